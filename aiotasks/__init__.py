@@ -1,0 +1,1 @@
+"""Wait for Affinity merge tasks, one or thousands, with asyncio."""

@@ -1,0 +1,37 @@
+"""What all tests share: virtual time, and a sandbox to talk to."""
+
+import asyncio
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import aiohappyeyeballs
+import async_solipsism
+import pytest
+
+
+REAL_TIME = Path(__file__).parent / "realtime"
+
+
+def pytest_asyncio_loop_factories(
+    config: pytest.Config, item: pytest.Item
+) -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:
+    """Run tests on a clock that jumps, except those that need signals, files or processes."""
+    if REAL_TIME in item.path.parents:
+        return {"real": asyncio.new_event_loop}
+    return {"virtual": async_solipsism.EventLoop}
+
+
+async def _start_connection(addr_infos: Any, *, loop: Any = None, **settings: Any) -> Any:
+    running = asyncio.get_running_loop()
+    assert isinstance(running, async_solipsism.EventLoop)
+    return await running.aiohappyeyeballs_start_connection(addr_infos, **settings)
+
+
+@pytest.fixture(autouse=True)
+def connections_on_virtual_time(
+    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Let aiohttp connect to the in-memory sockets of the virtual loop."""
+    if REAL_TIME not in request.path.parents:
+        monkeypatch.setattr(aiohappyeyeballs, "start_connection", _start_connection)
