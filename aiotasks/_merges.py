@@ -1,0 +1,100 @@
+"""The verbs for merges: start one, and look into the history and the suggestions."""
+
+from collections.abc import AsyncIterator, Callable
+from typing import Generic, cast
+
+from . import _wire
+from ._pacer import Lane
+from ._poller import Poller
+from .errors import (
+    ConfigurationError,
+    ConnectError,
+    DecodeError,
+    IndeterminateMergeError,
+    NetworkError,
+    ServerError,
+)
+from .models import DuplicateSuggestion, Kind, ProfileT, StateT
+
+
+class MergeService(Generic[StateT, ProfileT]):
+    """The verbs for merges of one kind; see ``Client.companies`` and ``Client.persons``."""
+
+    def __init__(self, poller: Callable[[], Poller], kind: Kind) -> None:
+        self._poller = poller
+        self._kind: Kind = kind
+
+    async def merge(self, primary_id: int, duplicate_id: int) -> str:
+        """Start merging a duplicate into a primary record, and return the URL of the task.
+
+        A merge of companies is **permanent**. The request is repeated only when it certainly did
+        not run: it was refused for a limit (429), or no byte of it was sent. When this call is
+        cancelled, the merge may have been started.
+
+        Raises:
+            ConfigurationError: when an id is none, or both are the same. Nothing was sent.
+            IndeterminateMergeError: when no answer tells whether the merge was started.
+            ConnectError: when there was no connection, after retries. Nothing was started.
+            ResponseError: when the API refuses it: ``AuthorizationError`` without the permission,
+                ``ConflictError``, ``MergedEntityError`` or ``ValidationError`` for the records.
+        """
+        poller = self._poller()
+        transport = poller.transport
+        request = _wire.merge(self._kind, primary_id, duplicate_id)
+        try:
+            answer = await transport.send(request, lane=Lane.MERGE)
+            ref = _wire.started_task(answer, self._kind)
+        except ConnectError:
+            raise
+        except (NetworkError, ServerError, DecodeError) as error:
+            raise IndeterminateMergeError(self._kind, primary_id, duplicate_id) from error
+        poller.note_started(ref)
+        return _wire.task_url(transport.origin, ref)
+
+    async def merges(
+        self, *, status: str | None = None, task_url: str | None = None
+    ) -> AsyncIterator[StateT]:
+        """Iterate over the organization's merges, newest first, page by page.
+
+        Args:
+            status: Only merges with this status.
+            task_url: Only merges of this task.
+
+        Raises:
+            ConfigurationError: when the status or the URL cannot be used.
+            AffinityError: when a page cannot be read, after retries.
+        """
+        transport = self._poller().transport
+        ids = [self._task_id(task_url)] if task_url is not None else None
+        request = _wire.list_merges(self._kind, status=status, task_ids=ids)
+        async for state in transport.pages(request):
+            yield cast(StateT, state)
+
+    async def get_merge(self, merge_id: int) -> StateT:
+        """Look at one merge of the history.
+
+        Raises:
+            NotFoundError: when there is no such merge.
+            AffinityError: when it cannot be learned, after retries.
+        """
+        request = _wire.get_merge(self._kind, merge_id)
+        return cast(StateT, await self._poller().transport.send(request))
+
+    async def suggestions(self) -> AsyncIterator[DuplicateSuggestion[ProfileT]]:
+        """Iterate over the duplicates that Affinity suggests.
+
+        A beta of the API: it needs the version 2026-07-15 or later (``api_version``).
+
+        Raises:
+            AffinityError: when a page cannot be read, after retries.
+        """
+        request = _wire.list_suggestions(self._kind)
+        async for suggestion in self._poller().transport.pages(request):
+            yield cast(DuplicateSuggestion[ProfileT], suggestion)
+
+    def _task_id(self, task_url: str) -> str:
+        ref = _wire.parse_task_url(task_url, self._poller().transport.origin)
+        if ref.kind != self._kind:
+            message = f"{task_url!r} is a task of {ref.kind} merges, not of {self._kind} merges"
+            raise ConfigurationError(message)
+        return ref.id

@@ -1,0 +1,259 @@
+"""The one place where a client waits: asks for what is due and hands out what it learns."""
+
+import asyncio
+import math
+from contextlib import suppress
+from typing import Final, get_args
+
+from . import _wire
+from ._pacer import Lane
+from ._schedule import GRACE, Pending, Schedule
+from ._transport import Transport, closed
+from ._wire import Page, Request, TaskRef
+from .errors import (
+    AffinityError,
+    AuthenticationError,
+    AuthorizationError,
+    MonthlyQuotaError,
+    NetworkError,
+    NotFoundError,
+    RateLimitError,
+    ResponseError,
+    ServerError,
+)
+from .models import Kind, MergeState, OutcomeState, TaskStatus
+from .policy import is_worth_a_retry, retry_delay
+
+
+VISIBILITY: Final = 30.0
+"""How long, in seconds, a task that this client started may be answered with 404."""
+
+REASON_LINGER: Final = 2.0
+"""How long a failure waits, in seconds, for others to ask for their reasons together."""
+
+_REASONS_PER_CALL = 100
+_REASON_PAGES = 5
+_MAX_LEAD = 1.0
+_FOR_ALL = (AuthenticationError, AuthorizationError)
+_IN_PASSING = (NetworkError, RateLimitError, ServerError)
+
+
+class Poller:
+    """Keeps the schedule, and asks by it as the slots allow.
+
+    It looks at a task that many wait for once. While the API does not answer it asks one task at a
+    time and ever more slowly; the waits go on until their deadlines.
+    """
+
+    def __init__(self, transport: Transport) -> None:
+        self.transport = transport
+        self._loop = asyncio.get_running_loop()
+        self._schedule = Schedule()
+        self._started: dict[TaskRef, float] = {}
+        self._asks: dict[TaskRef, asyncio.Task[None]] = {}
+        # In the order of their failing.
+        self._failed: dict[TaskRef, None] = {}
+        self._failures = 0
+        self._timer: asyncio.TimerHandle | None = None
+        self._due = asyncio.Event()
+        self._changed = asyncio.Event()
+        self._is_closed = False
+
+    def __repr__(self) -> str:
+        return f"<Poller: {self._schedule.count} pending, {len(self._asks)} asked>"
+
+    @property
+    def pending(self) -> int:
+        """How many tasks are waited for."""
+        return self._schedule.count
+
+    def add(self, pending: Pending) -> None:
+        """Take in a task. Its outcome is delivered, unless it is discarded first."""
+        if self._is_closed:
+            raise closed()
+        self._schedule.add(pending)
+        self._arm()
+
+    def discard(self, pending: Pending) -> None:
+        """Forget a task; the server goes on with it."""
+        self._schedule.discard(pending)
+        self._drop_unwanted(pending.ref)
+        self._changed.set()
+        if not self._schedule.count:
+            self._arm()
+
+    def note_started(self, ref: TaskRef) -> None:
+        """Remember that this client started a task just now."""
+        now = self._loop.time()
+        while self._started and now - next(iter(self._started.values())) > VISIBILITY:
+            del self._started[next(iter(self._started))]
+        self._started[ref] = now
+
+    async def run(self) -> None:
+        """Ask until cancelled."""
+        async with asyncio.TaskGroup() as group:
+            _ = group.create_task(self._explain_failures(), name="aiotasks: reasons")
+            await self._ask_what_is_due(group)
+
+    def close(self) -> None:
+        """Tell everybody who still waits that the client is closed."""
+        self._is_closed = True
+        self._schedule.give_up_all(OutcomeState.UNKNOWN, self._loop.time(), closed())
+        if self._timer is not None:
+            self._timer.cancel()
+
+    def _arm(self) -> None:
+        when = self._schedule.next_wake()
+        if self._timer is not None:
+            # A tick that comes too early costs less than a timer for each change.
+            if self._timer.when() <= when < math.inf:
+                return
+            self._timer.cancel()
+        self._timer = self._loop.call_at(when, self._on_timer) if when < math.inf else None
+
+    def _tick(self) -> None:
+        self._schedule.advance(self._loop.time())
+        for ref in list(self._asks):
+            self._drop_unwanted(ref)
+        if self._schedule.has_due:
+            self._due.set()
+        self._changed.set()
+        self._arm()
+
+    def _on_timer(self) -> None:
+        self._timer = None
+        self._tick()
+
+    def _drop_unwanted(self, ref: TaskRef) -> None:
+        if ref in self._asks and not self._schedule.wanted(ref):
+            _ = self._asks[ref].cancel()
+
+    async def _ask_what_is_due(self, group: asyncio.TaskGroup) -> None:
+        while True:
+            _ = await self._due.wait()
+            ref = await self._next_ref()
+            if ref is None:
+                self._due.clear()
+                continue
+            ask = group.create_task(self._ask(ref), name=f"aiotasks: ask {ref.id}")
+            self._asks[ref] = ask
+            if self._failures:
+                _ = await asyncio.wait([ask])
+                await asyncio.sleep(retry_delay(self._failures) if self._failures else 0)
+
+    async def _next_ref(self) -> TaskRef | None:
+        # The slot comes first: what is most urgent is known when the request can go.
+        slots = self.transport.slots
+        try:
+            await slots.acquire(Lane.POLL)
+        except MonthlyQuotaError as error:
+            self._give_up_all(OutcomeState.RUNNING, error)
+            return None
+        ref = self._schedule.take()
+        if ref is None:
+            slots.give_back()
+        elif not self._schedule.has_due:
+            self._due.clear()
+        return ref
+
+    async def _ask(self, ref: TaskRef) -> None:
+        try:
+            task = await self.transport.exchange(_wire.get_task(ref))
+        except AffinityError as error:
+            self._take_error(ref, error)
+        else:
+            self._failures = 0
+            if self._schedule.see(ref, task, now=self._loop.time(), lead=self._lead):
+                self._failed[ref] = None
+        finally:
+            del self._asks[ref]
+            self._schedule.put_back(ref)
+            self._tick()
+
+    @property
+    def _lead(self) -> float:
+        # A look that starts this long before a deadline is answered within its grace.
+        return min(max(0.0, self.transport.latency - GRACE), _MAX_LEAD)
+
+    def _take_error(self, ref: TaskRef, error: AffinityError) -> None:
+        now = self._loop.time()
+        if isinstance(error, _IN_PASSING):
+            self._take_outage(error)
+            return
+        self._failures = 0
+        if isinstance(error, _FOR_ALL):
+            self._give_up_all(OutcomeState.UNKNOWN, error)
+        elif isinstance(error, NotFoundError) and self._is_fresh(ref, now):
+            self._schedule.miss(ref, now=now, lead=self._lead)
+        else:
+            self._schedule.give_up(ref, error, now)
+
+    def _take_outage(self, error: AffinityError) -> None:
+        # A refusal is the pacer's affair: the task goes back in the queue and nothing is counted.
+        if isinstance(error, RateLimitError):
+            return
+        self._failures += 1
+        is_first_contact = isinstance(error, NetworkError) and not self.transport.was_answered
+        if is_first_contact and not is_worth_a_retry(error, self._failures, is_read=True):
+            self._give_up_all(OutcomeState.UNKNOWN, error)
+            self._failures = 0
+
+    def _is_fresh(self, ref: TaskRef, now: float) -> bool:
+        return now - self._started.get(ref, -math.inf) <= VISIBILITY
+
+    def _give_up_all(self, state: OutcomeState, error: AffinityError) -> None:
+        self._schedule.give_up_all(state, self._loop.time(), error)
+        self._tick()
+
+    async def _explain_failures(self) -> None:
+        while True:
+            await self._collect_failures()
+            refs = list(self._failed)[:_REASONS_PER_CALL]
+            for ref in refs:
+                del self._failed[ref]
+            for kind in get_args(Kind):
+                wanted = [ref for ref in refs if ref.kind == kind and self._schedule.wanted(ref)]
+                if wanted:
+                    await self._explain(kind, wanted)
+
+    async def _collect_failures(self) -> None:
+        while not self._failed:
+            await self._next_change()
+        # Only a task that is still pending can fail and be asked for in the same call.
+        with suppress(TimeoutError):
+            async with asyncio.timeout(REASON_LINGER):
+                while len(self._failed) < min(_REASONS_PER_CALL, self._schedule.tasks):
+                    await self._next_change()
+
+    async def _next_change(self) -> None:
+        self._changed.clear()
+        _ = await self._changed.wait()
+
+    async def _explain(self, kind: Kind, refs: list[TaskRef]) -> None:
+        ids = [ref.id for ref in refs]
+        reasons: dict[str, str] = {}
+        exact = _wire.list_merges(kind, task_ids=ids)
+        newest = _wire.list_merges(kind, status=TaskStatus.FAILED)
+        # How many terms a filter takes is not documented; the newest failures are the fallback.
+        for request in (exact, newest):
+            try:
+                await self._read_reasons(request, ids, reasons)
+                break
+            except ResponseError:
+                continue
+            except AffinityError:
+                break
+        for ref in refs:
+            self._schedule.explain(ref, reasons.get(ref.id), self._loop.time())
+
+    async def _read_reasons(
+        self, request: Request[Page[MergeState]] | None, ids: list[str], reasons: dict[str, str]
+    ) -> None:
+        for _ in range(_REASON_PAGES):
+            if request is None or len(reasons) == len(ids):
+                return
+            page = await self.transport.send(request, lane=Lane.POLL)
+            for merge in page.data:
+                if merge.error_message and merge.task_id in ids:
+                    reasons.setdefault(merge.task_id, merge.error_message)
+            request = _wire.follow(request, page, self.transport.origin)

@@ -1,0 +1,290 @@
+"""The verbs for tasks: look at one, wait for one or for many, list them."""
+
+import asyncio
+import math
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Iterable
+from copy import copy
+from types import TracebackType
+from typing import Self
+
+from . import _wire
+from ._poller import Poller
+from ._schedule import Pending, Terms
+from .errors import ClosedError, ConfigurationError
+from .models import Kind, MergeTask, Outcome, Outcomes, OutcomeState, Progress
+from .policy import Backoff, poll_backoff
+
+
+class Watch:
+    """Tasks that are waited for, as an async iterator of their outcomes in the order they settle.
+
+    It has to be entered with ``async with``; leaving it forgets what is still pending and leaves
+    the server's tasks alone. ``add`` takes more URLs at any time. After an ``add``, call ``close``
+    when no more will come: the iteration ends once everything has settled. A watch that only has
+    the URLs it was opened with needs no ``close``.
+    """
+
+    def __init__(
+        self, poller: Poller, urls: Iterable[str], timeout: float, backoff: Backoff
+    ) -> None:
+        self._poller = poller
+        self._urls = urls
+        self._terms = Terms(timeout, backoff, self._deliver)
+        self._pending: set[Pending] = set()
+        self._outcomes: deque[tuple[int, Outcome]] = deque()
+        self._changed = asyncio.Event()
+        self._count = 0
+        self._is_open = False
+        self._is_complete = False
+
+    def __repr__(self) -> str:
+        state = "open" if self._is_open else "closed"
+        return f"<Watch: {len(self._pending)} of {self._count} pending, {state}>"
+
+    async def __aenter__(self) -> Self:
+        self._is_open = True
+        try:
+            for url in self._urls:
+                self._add(url)
+        except BaseException:
+            self._forget()
+            raise
+        self._is_complete = self._count > 0
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._forget()
+
+    def add(self, task_url: str) -> None:
+        """Wait for one more task; its ``timeout`` counts from now.
+
+        A URL that cannot be used costs nobody anything: its outcome is ``UNKNOWN``, and the
+        ``ConfigurationError`` is on it.
+
+        Raises:
+            ClosedError: when the watch was closed or left, or is not entered yet.
+        """
+        if not self._is_open:
+            message = "This watch is not open: add URLs inside its `async with`, before close()"
+            raise ClosedError(message)
+        self._is_complete = False
+        self._add(task_url)
+
+    def close(self) -> None:
+        """Say that no more URLs will come. What is pending goes on."""
+        self._is_open = False
+        self._is_complete = True
+        self._changed.set()
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> Outcome:
+        return (await self.next_settled())[1]
+
+    async def next_settled(self) -> tuple[int, Outcome]:
+        """Return the next outcome and the number (from 0) of the URL that it belongs to."""
+        while not self._outcomes:
+            if not self._pending and (self._is_complete or not self._is_open):
+                self._is_open = False
+                raise StopAsyncIteration
+            self._changed.clear()
+            _ = await self._changed.wait()
+        return self._outcomes.popleft()
+
+    @property
+    def count(self) -> int:
+        """How many URLs were given."""
+        return self._count
+
+    def _add(self, url: str) -> None:
+        index, self._count = self._count, self._count + 1
+        try:
+            ref = _wire.parse_task_url(url, self._poller.transport.origin)
+        except ConfigurationError as error:
+            self._emit(index, Outcome(url=url, state=OutcomeState.UNKNOWN, error=error))
+            return
+        now = asyncio.get_running_loop().time()
+        pending = Pending(ref, url, self._terms, now=now, index=index)
+        self._poller.add(pending)
+        self._pending.add(pending)
+
+    def _forget(self) -> None:
+        self._is_open = False
+        for pending in self._pending:
+            self._poller.discard(pending)
+        self._pending.clear()
+        self._changed.set()
+
+    def _deliver(self, pending: Pending, outcome: Outcome) -> None:
+        self._pending.discard(pending)
+        self._emit(pending.index, outcome)
+
+    def _emit(self, index: int, outcome: Outcome) -> None:
+        self._outcomes.append((index, outcome))
+        self._changed.set()
+
+
+class TaskService:
+    """The verbs for merge tasks; see ``Client.tasks``."""
+
+    def __init__(self, poller: Callable[[], Poller]) -> None:
+        self._poller = poller
+
+    async def get(self, task_url: str) -> MergeTask:
+        """Look at a task once.
+
+        Args:
+            task_url: What ``merge`` returned. Its kind and id count; the request goes to the
+                client's own origin.
+
+        Raises:
+            ConfigurationError: when the URL is none of a task, or one of another host.
+            NotFoundError: when there is no such task, or no more.
+            AffinityError: when it cannot be learned, after retries.
+        """
+        transport = self._poller().transport
+        ref = _wire.parse_task_url(task_url, transport.origin)
+        return await transport.send(_wire.get_task(ref))
+
+    async def wait(
+        self,
+        task_url: str,
+        *,
+        timeout: float | None = 300.0,  # noqa: ASYNC109 - it bounds the server's work, not ours
+        poll_interval: float = 2.0,
+        max_poll_interval: float = 30.0,
+        backoff: Backoff | None = None,
+    ) -> MergeTask:
+        """Wait until a task has succeeded, looking at it ever less often.
+
+        The first look is at once, the next after ``poll_interval``, then 1.5 times as long each
+        time up to ``max_poll_interval``, each with up to 10 % of jitter, and a last one at the
+        deadline. Outages and exhausted limits delay looks; they do not fail the wait. Cancelling
+        it leaves the merge alone.
+
+        Args:
+            task_url: What ``merge`` returned.
+            timeout: Seconds until the wait gives up, by at most 0.05 s late; ``None`` for never.
+            poll_interval: Seconds from the first look to the second.
+            max_poll_interval: The longest time between two looks, in seconds.
+            backoff: Any tenacity wait strategy in place of the two intervals.
+
+        Returns:
+            The task as it ended.
+
+        Raises:
+            TaskFailedError: when a merge of it failed, with the server's reason.
+            TaskTimeoutError: when the time was up; the task goes on at the server.
+            UnknownStatusError: when it ended with a status that this version does not know.
+            AffinityError: when it cannot be learned what became of it.
+        """
+        async with self.watch(
+            [task_url],
+            timeout=timeout,
+            poll_interval=poll_interval,
+            max_poll_interval=max_poll_interval,
+            backoff=backoff,
+        ) as watch:
+            outcome = await anext(watch)
+        if outcome.error is not None:
+            # An error that ends many waits is raised by each of them: each raises its own.
+            raise copy(outcome.error) from outcome.error.__cause__
+        assert outcome.task is not None  # noqa: S101 - a success was seen
+        return outcome.task
+
+    async def wait_many(
+        self,
+        task_urls: Iterable[str],
+        *,
+        timeout: float | None = 300.0,  # noqa: ASYNC109 - it bounds the server's work, not ours
+        poll_interval: float = 2.0,
+        max_poll_interval: float = 30.0,
+        backoff: Backoff | None = None,
+        on_progress: Callable[[Progress], object] | None = None,
+    ) -> Outcomes:
+        """Wait for many tasks and return what became of each, in the order of the URLs.
+
+        Nothing that happens to one task costs another its outcome, and nothing is raised for a
+        task: outcomes are values. A key that is refused (401, 403) settles all of them at once.
+        A URL that is given twice is asked for once.
+
+        Args:
+            task_urls: Any iterable; it is read at once.
+            timeout: Seconds for all of them together; ``None`` for no limit.
+            poll_interval: As for ``wait``, for each task by itself.
+            max_poll_interval: As for ``wait``.
+            backoff: As for ``wait``.
+            on_progress: Called with a ``Progress`` after each outcome, in this task. What it
+                raises ends the wait.
+
+        Raises:
+            ConfigurationError: when a setting cannot be used, or ``task_urls`` is one string.
+        """
+        watch = self.watch(
+            task_urls,
+            timeout=timeout,
+            poll_interval=poll_interval,
+            max_poll_interval=max_poll_interval,
+            backoff=backoff,
+        )
+        async with watch:
+            outcomes: list[Outcome | None] = [None] * watch.count
+            for done in range(1, watch.count + 1):
+                index, outcome = await watch.next_settled()
+                outcomes[index] = outcome
+                if on_progress is not None:
+                    on_progress(Progress(total=watch.count, done=done, outcome=outcome))
+        return Outcomes([outcome for outcome in outcomes if outcome is not None])
+
+    def watch(
+        self,
+        task_urls: Iterable[str] = (),
+        *,
+        timeout: float | None = 300.0,
+        poll_interval: float = 2.0,
+        max_poll_interval: float = 30.0,
+        backoff: Backoff | None = None,
+    ) -> Watch:
+        """Return a watch: outcomes as they settle, and more URLs at any time.
+
+        The settings are those of ``wait``; each task's ``timeout`` counts from when it was added.
+
+        Raises:
+            ConfigurationError: when a setting cannot be used, or ``task_urls`` is one string.
+        """
+        poller = self._poller()
+        if isinstance(task_urls, str | bytes):
+            message = "task_urls is a single string: give a list, or use wait() for one task"
+            raise ConfigurationError(message)
+        schedule = poll_backoff(poll_interval, max_poll_interval) if backoff is None else backoff
+        return Watch(poller, task_urls, _seconds(timeout), schedule)
+
+    async def list(self, kind: Kind, *, status: str | None = None) -> AsyncIterator[MergeTask]:
+        """Iterate over the organization's tasks of a kind, newest first, page by page.
+
+        Args:
+            kind: ``"company"`` or ``"person"``.
+            status: Only tasks with this status.
+
+        Raises:
+            ConfigurationError: when the kind or the status cannot be used.
+            AffinityError: when a page cannot be read, after retries.
+        """
+        async for task in self._poller().transport.pages(_wire.list_tasks(kind, status)):
+            yield task
+
+
+def _seconds(timeout: float | None) -> float:
+    if timeout is None:
+        return math.inf
+    if not 0 <= timeout < math.inf:
+        message = f"timeout must be a number of seconds, 0 or more, or None, not {timeout!r}"
+        raise ConfigurationError(message)
+    return timeout

@@ -1,0 +1,257 @@
+"""The only path a request takes: slot, send, decode, retry."""
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterator, Mapping
+from datetime import UTC, datetime
+from typing import Any, Final, TypeVar
+
+import aiohttp
+from yarl import URL
+
+from . import _wire
+from ._pacer import Lane, Pacer, choose_lane, read_limits
+from ._wire import Page, Request
+from .errors import (
+    AffinityError,
+    ClosedError,
+    ConnectError,
+    DecodeError,
+    MonthlyQuotaError,
+    NetworkError,
+    RateLimitError,
+    RequestTimeoutError,
+)
+from .policy import is_worth_a_retry, retry_delay
+
+
+T = TypeVar("T")
+
+MAX_BODY: Final = 16 * 1024 * 1024
+"""The largest answer that is read, in bytes; a page of a hundred tasks has fifteen thousand."""
+
+# The deadline is ours; aiohttp's own timeouts could not be told from it. Only a connection that
+# does not come about is timed by aiohttp, because then nothing has been sent.
+_CONNECT_TIMEOUT = 10.0
+_TIMEOUT = aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT_TIMEOUT)
+_CONNECT_ERRORS = (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError)
+# A slow answer is remembered for a while, because the next may be as slow.
+_LATENCY_DECAY = 0.9
+
+
+class Slots:
+    """Lets requests through when the pacer says so, by lane and in order within a lane."""
+
+    def __init__(self, pacer: Pacer) -> None:
+        self.pacer = pacer
+        self._loop = asyncio.get_running_loop()
+        self._queues: Mapping[Lane, deque[asyncio.Future[None]]] = {lane: deque() for lane in Lane}
+        self._timer: asyncio.TimerHandle | None = None
+        self._turn = 0
+        self._is_closed = False
+
+    def __repr__(self) -> str:
+        waiting = ", ".join(
+            f"{len(queue)} {lane.name.lower()}" for lane, queue in self._queues.items()
+        )
+        return f"<Slots: {self.pacer.in_flight} in flight; waiting: {waiting}>"
+
+    async def acquire(self, lane: Lane) -> None:
+        """Wait for a slot. Whoever gets it must send, or give it back.
+
+        Raises:
+            MonthlyQuotaError: when the month is used up.
+            ClosedError: when the client is.
+        """
+        if self._is_closed:
+            raise closed()
+        turn: asyncio.Future[None] = self._loop.create_future()
+        self._queues[lane].append(turn)
+        self.pump()
+        try:
+            await turn
+        except asyncio.CancelledError:
+            if turn.done() and not turn.cancelled() and turn.exception() is None:
+                self.give_back()
+            raise
+
+    def give_back(self) -> None:
+        """Return a slot that was not used."""
+        self.pacer.unsend()
+        self.pump()
+
+    def pump(self) -> None:
+        """Let through whoever may go now, and come back when the next may."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        while waiting := self._waiting():
+            now = self._loop.time()
+            if self.pacer.is_month_used_up(now):
+                self.refuse_all(_month_used_up())
+                return
+            delay = self.pacer.delay(now)
+            if delay > 0:
+                # With nothing in flight no answer would wake anybody: the timer has to.
+                if delay < float("inf"):
+                    self._timer = self._loop.call_later(delay, self.pump)
+                return
+            self._turn += 1
+            self.pacer.send()
+            self._queues[choose_lane(waiting, self._turn)].popleft().set_result(None)
+
+    def refuse_all(self, error: AffinityError) -> None:
+        """Turn everybody away."""
+        for queue in self._queues.values():
+            while queue:
+                turn = queue.popleft()
+                if not turn.done():
+                    turn.set_exception(error)
+
+    def close(self) -> None:
+        """Turn everybody away and stop the timer."""
+        self._is_closed = True
+        self.refuse_all(closed())
+        if self._timer is not None:
+            self._timer.cancel()
+
+    def _waiting(self) -> dict[Lane, int]:
+        for queue in self._queues.values():
+            while queue and queue[0].done():
+                _ = queue.popleft()
+        waiting = {lane: len(queue) for lane, queue in self._queues.items()}
+        return waiting if any(waiting.values()) else {}
+
+
+class Transport:
+    """Sends requests to one origin, through one pacer."""
+
+    def __init__(
+        self,
+        session: aiohttp.ClientSession,
+        *,
+        origin: str,
+        headers: Mapping[str, str],
+        pacer: Pacer,
+        request_timeout: float,
+    ) -> None:
+        self.origin = origin
+        self.slots = Slots(pacer)
+        self.was_answered = False
+        self.latency = 0.0
+        self._session = session
+        self._headers = dict(headers)
+        self._body_headers = {**headers, "Content-Type": "application/json"}
+        self._request_timeout = request_timeout
+        self._loop = asyncio.get_running_loop()
+
+    async def send(self, request: Request[T], *, lane: Lane = Lane.INTERACTIVE) -> T:
+        """Send a request, again where that is safe and may help, and return what it answers.
+
+        Raises:
+            AffinityError: the last of the failures.
+        """
+        attempt = 0
+        while True:
+            await self.slots.acquire(lane)
+            try:
+                return await self.exchange(request)
+            except AffinityError as error:
+                attempt += 1
+                if not is_worth_a_retry(error, attempt, is_read=request.method == "GET"):
+                    raise
+                is_paced = isinstance(error, RateLimitError)
+            # After a refusal the pacer knows better when to go on.
+            if not is_paced:
+                await asyncio.sleep(retry_delay(attempt))
+
+    async def pages(self, request: Request[Page[T]]) -> AsyncIterator[T]:
+        """Iterate over all that a list holds, from the newest on.
+
+        Raises:
+            DecodeError: when the pages lead in a circle.
+            AffinityError: when a page cannot be read.
+        """
+        seen = set()
+        following: Request[Page[T]] | None = request
+        while following is not None:
+            if following.target in seen:
+                raise DecodeError(200, "its nextUrl leads in a circle")
+            seen.add(following.target)
+            page = await self.send(following)
+            for item in page.data:
+                yield item
+            following = _wire.follow(following, page, self.origin)
+
+    async def exchange(self, request: Request[T]) -> T:
+        """Send once, in a slot that was acquired, and give that back whatever happens.
+
+        Raises:
+            NetworkError: when no answer came.
+            ResponseError: when the answer is an error.
+            DecodeError: when the answer cannot be read.
+        """
+        pacer = self.slots.pacer
+        started = self._loop.time()
+        was_answered = False
+        try:
+            async with asyncio.timeout(self._request_timeout), self._send(request) as response:
+                was_answered = self.was_answered = True
+                limits = read_limits(response.headers, datetime.now(UTC))
+                pacer.answer(self._loop.time(), response.status, limits)
+                body = await _read_body(response)
+                return _wire.decode(request, response.status, response.headers, body)
+        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            raise self._network_error(error) from error
+        finally:
+            if was_answered:
+                self.latency = max(self._loop.time() - started, self.latency * _LATENCY_DECAY)
+            pacer.end(was_answered=was_answered)
+            self.slots.pump()
+
+    def _send(self, request: Request[Any]) -> Any:
+        if self._session.closed:
+            raise closed()
+        return self._session.request(
+            request.method,
+            URL(self.origin + request.target, encoded=True),
+            data=request.body,
+            headers=self._headers if request.body is None else self._body_headers,
+            allow_redirects=False,
+            raise_for_status=False,
+            timeout=_TIMEOUT,
+        )
+
+    def _network_error(self, error: Exception) -> NetworkError:
+        if isinstance(error, _CONNECT_ERRORS):
+            return ConnectError(f"No connection to {self.origin}: {error}")
+        if isinstance(error, TimeoutError):
+            return RequestTimeoutError(
+                f"No answer from {self.origin} within {self._request_timeout:g} s"
+            )
+        return NetworkError(f"The connection to {self.origin} broke: {error!r}")
+
+
+async def _read_body(response: aiohttp.ClientResponse) -> bytes:
+    chunks = []
+    size = 0
+    async for chunk in response.content.iter_any():
+        chunks.append(chunk)
+        size += len(chunk)
+        if size > MAX_BODY:
+            response.close()
+            raise DecodeError(response.status, f"it is larger than {MAX_BODY} bytes")
+    return b"".join(chunks)
+
+
+def closed() -> ClosedError:
+    """Return the error of everything that is used outside its scope."""
+    return ClosedError(
+        "The client is closed: use it inside `async with Client(...) as client:`, "
+        "and with a session that is open"
+    )
+
+
+def _month_used_up() -> MonthlyQuotaError:
+    message = "The organization's calls of this month are used up, or down to the reserve"
+    return MonthlyQuotaError(429, "rate-limit", message)

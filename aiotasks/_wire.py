@@ -1,0 +1,372 @@
+"""The API's shapes as plain functions: request parts out, answers to models or errors.
+
+Nothing here does I/O or knows the time. A task URL is only a name: its kind and its id are taken
+out, and each request is built anew on the configured origin.
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from ipaddress import ip_address
+from typing import Any, Final, Generic, NamedTuple, NoReturn, TypeVar, cast
+from urllib.parse import quote
+
+import msgspec
+
+from .errors import (
+    AuthenticationError,
+    AuthorizationError,
+    ConfigurationError,
+    ConflictError,
+    DecodeError,
+    MergedEntityError,
+    NotFoundError,
+    RateLimitError,
+    ResponseError,
+    ServerError,
+    ValidationError,
+)
+from .models import (
+    CompanyMergeState,
+    CompanyProfile,
+    DuplicateSuggestion,
+    Kind,
+    MergeTask,
+    PersonMergeState,
+    PersonProfile,
+)
+
+
+T = TypeVar("T")
+
+DEFAULT_BASE_URL: Final = "https://api.affinity.co"
+# The second is the host of the example in Affinity's own documentation of the merge call.
+_AFFINITY_ORIGINS = frozenset({DEFAULT_BASE_URL, "https://api.affinit.com"})
+_PAGE_LIMIT = 100
+# The largest integer that the API's document allows for an id: 2^53 - 1.
+_MAX_ID = 9_007_199_254_740_991
+_SHOWN = 120
+
+_BASE_URL = re.compile(r"(https?)://([a-z0-9.-]+|\[[0-9a-f:.]+\])(?::([0-9]{1,5}))?/?", re.ASCII)
+_TASK_URL = re.compile(
+    r"(?P<origin>[^/]+://[^/?#@\\]+)(?:/v2)?/tasks/"
+    r"(?P<kind>company|person)-merges/(?P<id>[A-Za-z0-9][A-Za-z0-9_-]{0,63})/?",
+    re.ASCII,
+)
+_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}", re.ASCII)
+_STATUS = re.compile(r"[A-Za-z][A-Za-z_-]{0,63}", re.ASCII)
+_MERGED = re.compile(r"(\d+)\W+no longer exists as it has been merged into\W+(\d+)", re.ASCII)
+
+
+class TaskRef(NamedTuple):
+    """What a task URL names."""
+
+    kind: Kind
+    id: str
+
+
+class Pagination(msgspec.Struct, frozen=True, rename="camel"):
+    """Where the next page of a list is."""
+
+    next_url: str | None = None
+
+
+class Page(msgspec.Struct, Generic[T], frozen=True):
+    """One page of a list, newest first."""
+
+    data: list[T]
+    pagination: Pagination = Pagination()
+
+
+class Started(msgspec.Struct, frozen=True, rename="camel"):
+    """The answer to a merge."""
+
+    task_url: str
+
+
+class _Problem(msgspec.Struct, frozen=True):
+    code: str | None = None
+    message: str | None = None
+    param: str | None = None
+
+
+class _Problems(msgspec.Struct, frozen=True):
+    errors: list[_Problem] = []
+
+
+Decoder = msgspec.json.Decoder
+
+
+@dataclass(frozen=True, slots=True)
+class Request(Generic[T]):
+    """What to send, below the origin, and how to read the answer."""
+
+    method: str
+    target: str
+    decoder: "Decoder[T]"
+    body: bytes | None = None
+
+
+# The last is what deep nesting comes to.
+_UNREADABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
+
+_TASK: Decoder[MergeTask] = Decoder(MergeTask)
+_TASKS: Decoder[Page[MergeTask]] = Decoder(Page[MergeTask])
+_STARTED: Decoder[Started] = Decoder(Started)
+_PROBLEMS: Decoder[_Problems] = Decoder(_Problems)
+_STATE: Mapping[Kind, Decoder[Any]] = {
+    "company": Decoder(CompanyMergeState),
+    "person": Decoder(PersonMergeState),
+}
+_STATES: Mapping[Kind, Decoder[Any]] = {
+    "company": Decoder(Page[CompanyMergeState]),
+    "person": Decoder(Page[PersonMergeState]),
+}
+_SUGGESTIONS: Mapping[Kind, Decoder[Any]] = {
+    "company": Decoder(Page[DuplicateSuggestion[CompanyProfile]]),
+    "person": Decoder(Page[DuplicateSuggestion[PersonProfile]]),
+}
+
+
+def parse_base_url(base_url: object) -> str:
+    """Return the origin to talk to, in its canonical form.
+
+    Raises:
+        ConfigurationError: when it is no origin, or neither https nor a loopback address.
+    """
+    match = _BASE_URL.fullmatch(base_url.lower()) if isinstance(base_url, str) else None
+    if match is None:
+        _refuse(
+            f"{_shown(base_url)} is not a base URL: give the scheme and the host alone, "
+            f"as in {DEFAULT_BASE_URL} (no path, no /v2, no user)"
+        )
+    scheme, host, port = match.groups()
+    if scheme == "http" and not _is_loopback(host):
+        _refuse(f"{_shown(base_url)} would send the API key in the clear: use https")
+    return _canonical(scheme, host, port)
+
+
+def parse_task_url(task_url: object, origin: str) -> TaskRef:
+    """Return what a task URL names.
+
+    Accepted are URLs of the own ``origin`` and of Affinity's hosts, with or without ``/v2``: the
+    API's document shows both, and one of them on another host.
+
+    Raises:
+        ConfigurationError: when it is not a task URL, or one of another host.
+    """
+    match = _TASK_URL.fullmatch(task_url) if isinstance(task_url, str) else None
+    if match is None:
+        _refuse(
+            f"{_shown(task_url)} is not a task URL: "
+            f"it should look like {origin}/v2/tasks/company-merges/<task id>"
+        )
+    base = _BASE_URL.fullmatch(match["origin"].lower())
+    given = _canonical(*base.groups()) if base else match["origin"]
+    if given != origin and given not in _AFFINITY_ORIGINS:
+        _refuse(
+            f"{_shown(task_url)} is a task of {_shown(given)}, but this client talks to {origin}: "
+            "give the client the base_url that the task came from"
+        )
+    return TaskRef(_kind(match["kind"]), match["id"])
+
+
+def started_task(answer: Started, kind: Kind) -> TaskRef:
+    """Return the task that the answer to a merge names.
+
+    The server may name it by whatever host it knows itself; only its kind and id count.
+
+    Raises:
+        DecodeError: when the answer names no task of this kind.
+    """
+    match = _TASK_URL.fullmatch(answer.task_url)
+    if match is None or match["kind"] != kind:
+        raise DecodeError(202, f"its taskUrl {_shown(answer.task_url)} names no {kind} merge task")
+    return TaskRef(kind, match["id"])
+
+
+def task_url(origin: str, ref: TaskRef) -> str:
+    """Return the URL that names a task."""
+    return f"{origin}/v2/tasks/{ref.kind}-merges/{ref.id}"
+
+
+def next_target(next_url: str, origin: str) -> str:
+    """Return the part below the origin of a link to the next page.
+
+    It is followed as given, because its path may differ from the one asked for.
+
+    Raises:
+        DecodeError: when it leads away from the origin.
+    """
+    target = next_url.removeprefix(origin)
+    if target == next_url or re.fullmatch(r"/[!-\[\]-~]*", target) is None:
+        raise DecodeError(200, f"its nextUrl {_shown(next_url)} leads away from {origin}")
+    return target
+
+
+def get_task(ref: TaskRef) -> Request[MergeTask]:
+    """Ask for one task."""
+    return Request("GET", f"/v2/tasks/{ref.kind}-merges/{ref.id}", _TASK)
+
+
+def list_tasks(kind: Kind, status: str | None = None) -> Request[Page[MergeTask]]:
+    """Ask for the newest tasks; the filter of this list knows ``status`` only."""
+    return Request("GET", _listing(f"tasks/{_kind(kind)}-merges", _status_term(status)), _TASKS)
+
+
+def list_merges(
+    kind: Kind, *, status: str | None = None, task_ids: list[str] | None = None
+) -> Request[Page[Any]]:
+    """Ask for the newest merges, of any of some tasks if told."""
+    term = _status_term(status)
+    if task_ids:
+        # `&` binds more tightly than `|`, so the status stands in each of the alternatives.
+        prefix = f"{term} & " if term else ""
+        term = " | ".join(f"{prefix}taskId={_checked_id(task)}" for task in task_ids)
+    return Request("GET", _listing(f"{_kind(kind)}-merges", term), _STATES[kind])
+
+
+def get_merge(kind: Kind, merge_id: int) -> Request[Any]:
+    """Ask for one merge."""
+    number = _checked_number("merge_id", merge_id)
+    return Request("GET", f"/v2/{kind}-merges/{number}", _STATE[kind])
+
+
+def list_suggestions(kind: Kind) -> Request[Page[Any]]:
+    """Ask for the duplicates that Affinity suggests (beta, API version 2026-07-15 and later)."""
+    return Request(
+        "GET", f"/v2/duplicates/{kind}-suggestions?limit={_PAGE_LIMIT}", _SUGGESTIONS[kind]
+    )
+
+
+def merge(kind: Kind, primary_id: int, duplicate_id: int) -> Request[Started]:
+    """Ask for a merge.
+
+    Raises:
+        ConfigurationError: when an id is none, or both are the same.
+    """
+    primary = _checked_number("primary_id", primary_id)
+    duplicate = _checked_number("duplicate_id", duplicate_id)
+    if primary == duplicate:
+        _refuse(f"A {kind} cannot be merged into itself: both ids are {primary}")
+    name = kind.capitalize()
+    body = {f"primary{name}Id": primary, f"duplicate{name}Id": duplicate}
+    return Request("POST", f"/v2/{kind}-merges", _STARTED, msgspec.json.encode(body))
+
+
+def follow(request: Request[Page[T]], page: Page[T], origin: str) -> Request[Page[T]] | None:
+    """Return the request for the page after ``page``, if there is one."""
+    if page.pagination.next_url is None:
+        return None
+    return Request("GET", next_target(page.pagination.next_url, origin), request.decoder)
+
+
+def decode(request: Request[T], status: int, headers: Mapping[str, str], body: bytes) -> T:
+    """Turn an answer into what was asked for, or raise the error that it is.
+
+    Raises:
+        ResponseError: of the class that the status stands for.
+        DecodeError: when the answer is a success that cannot be read.
+    """
+    if not 200 <= status < 300:  # noqa: PLR2004 - HTTP's own numbers
+        raise _response_error(status, headers, body)
+    try:
+        return request.decoder.decode(body)
+    except _UNREADABLE as error:
+        kind = headers.get("Content-Type", "no content type")
+        raise DecodeError(status, f"{error} ({len(body)} bytes of {_shown(kind)})") from error
+
+
+def _response_error(status: int, headers: Mapping[str, str], body: bytes) -> ResponseError:
+    problem = _first_problem(body)
+    message = problem.message or _unexplained(status, headers)
+    details = (status, problem.code, message, problem.param, headers.get("X-Request-Id"))
+    merged = _MERGED.search(message)
+    if status == 422 and merged:  # noqa: PLR2004
+        source, target = map(int, merged.groups())
+        return MergedEntityError(*details, source_id=source, target_id=target)
+    return _error_class(status, problem.code)(*details)
+
+
+def _error_class(status: int, code: str | None) -> type[ResponseError]:
+    if status >= 500 or status == 408 or code == "timeout":  # noqa: PLR2004
+        return ServerError
+    return _ERRORS.get(status, ResponseError)
+
+
+_ERRORS: Mapping[int, type[ResponseError]] = {
+    400: ValidationError,
+    401: AuthenticationError,
+    403: AuthorizationError,
+    404: NotFoundError,
+    409: ConflictError,
+    422: ValidationError,
+    429: RateLimitError,
+}
+
+
+def _first_problem(body: bytes) -> _Problem:
+    # Proxies answer with HTML, and nothing of that is worth showing.
+    try:
+        problems = _PROBLEMS.decode(body).errors
+    except _UNREADABLE:
+        problems = []
+    return problems[0] if problems else _Problem()
+
+
+def _unexplained(status: int, headers: Mapping[str, str]) -> str:
+    if 300 <= status < 400:  # noqa: PLR2004
+        return f"It redirects to {_shown(headers.get('Location', ''))}, which is not followed"
+    return "The server gave no reason that can be read"
+
+
+def _canonical(scheme: str, host: str, port: str | None) -> str:
+    default = {"https": "443", "http": "80"}[scheme]
+    return f"{scheme}://{host}" + (f":{int(port)}" if port and port != default else "")
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _listing(path: str, expression: str) -> str:
+    query = f"limit={_PAGE_LIMIT}" + (f"&filter={quote(expression, safe='')}" if expression else "")
+    return f"/v2/{path}?{query}"
+
+
+def _status_term(status: str | None) -> str:
+    if status is None:
+        return ""
+    if _STATUS.fullmatch(status) is None:
+        _refuse(f"{_shown(status)} is not a status: try in-progress, success or failed")
+    return f"status={status}"
+
+
+def _checked_id(task_id: str) -> str:
+    if _ID.fullmatch(task_id) is None:
+        _refuse(f"{_shown(task_id)} is not a task id")
+    return task_id
+
+
+def _checked_number(name: str, value: int) -> int:
+    if type(value) is not int or not 0 < value <= _MAX_ID:
+        _refuse(f"{name} must be a positive whole number, not {_shown(value)}")
+    return value
+
+
+def _kind(kind: str) -> Kind:
+    if kind not in _STATE:
+        _refuse(f"{_shown(kind)} is not a kind: it is company or person")
+    return cast(Kind, kind)
+
+
+def _shown(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…"
+
+
+def _refuse(message: str) -> NoReturn:
+    raise ConfigurationError(message)

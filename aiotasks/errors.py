@@ -1,0 +1,245 @@
+"""Everything that ``aiotasks`` raises, under one base.
+
+Each error carries its data as attributes, says what to do next, survives ``copy`` and ``pickle``,
+and never shows the key.
+"""
+
+from typing import TYPE_CHECKING
+
+
+if TYPE_CHECKING:
+    from .models import MergeTask
+
+
+class AffinityError(Exception):
+    """The base of all errors of this library."""
+
+
+class ConfigurationError(AffinityError, ValueError):
+    """Raised before anything is sent: an argument, a setting or a task URL cannot be used."""
+
+
+class ClosedError(AffinityError):
+    """Raised when a client or a watch is used outside its scope, or on another event loop."""
+
+
+class NetworkError(AffinityError):
+    """Raised when no answer came: no connection, or one that broke.
+
+    ``was_sent`` is false when it is certain that no byte of the request left.
+    """
+
+    was_sent = True
+
+
+class ConnectError(NetworkError):
+    """Raised when there was no connection to send the request on."""
+
+    was_sent = False
+
+
+class RequestTimeoutError(NetworkError, TimeoutError):
+    """Raised when no answer came within ``request_timeout``."""
+
+
+class DecodeError(AffinityError):
+    """Raised when an answer is not what the API documents; ``status`` is its HTTP status."""
+
+    def __init__(self, status: int, problem: str) -> None:
+        super().__init__(status, problem)
+        self.status = status
+        self.problem = problem
+
+    def __str__(self) -> str:
+        return (
+            f"The answer (HTTP {self.status}) cannot be read: {self.problem}. "
+            "Check that base_url is that of the Affinity API and that no proxy answers for it."
+        )
+
+
+class ResponseError(AffinityError):
+    """Raised when the API answers with an error; its subclasses name the frequent ones.
+
+    ``code``, ``message`` and ``param`` are the API's own words. ``request_id`` helps Affinity's
+    support to find the request, where the answer names one.
+    """
+
+    advice = "See the API's message."
+
+    def __init__(
+        self,
+        status: int,
+        code: str | None,
+        message: str,
+        param: str | None = None,
+        request_id: str | None = None,
+    ) -> None:
+        super().__init__(status, code, message, param, request_id)
+        self.status = status
+        self.code = code
+        self.message = message
+        self.param = param
+        self.request_id = request_id
+
+    def __str__(self) -> str:
+        where = f"{self.code}, HTTP {self.status}" if self.code else f"HTTP {self.status}"
+        place = f" (parameter {self.param})" if self.param else ""
+        request = f" [request {self.request_id}]" if self.request_id else ""
+        return f"{self.message.rstrip('.')}{place} ({where}). {self.advice}{request}"
+
+
+class AuthenticationError(ResponseError):
+    """Raised when the API does not know the key (401)."""
+
+    advice = "Check the API key: AFFINITY_API_KEY, or the api_key given to Client."
+
+
+class AuthorizationError(ResponseError):
+    """Raised when the key's user may not do this (403)."""
+
+    advice = (
+        "Merging and its lists need the 'Manage duplicates' permission and the organization "
+        "admin role."
+    )
+
+
+class NotFoundError(ResponseError):
+    """Raised when there is no such task, merge or record (404)."""
+
+    advice = "Check the id; tasks may stop being readable some time after they ended."
+
+
+class ConflictError(ResponseError):
+    """Raised when the request contradicts the present state (409)."""
+
+    advice = "Another merge may be under way with this record: wait for it, then look again."
+
+
+class ValidationError(ResponseError):
+    """Raised when the API refuses what it was asked (400 or 422)."""
+
+    advice = "Check the ids that were sent."
+
+
+class MergedEntityError(ValidationError):
+    """Raised when a record is gone because it was merged into another (422).
+
+    This is exact proof of a merge: ``source_id`` now lives on as ``target_id``.
+    """
+
+    advice = "Use the record that it was merged into."
+
+    def __init__(
+        self,
+        status: int,
+        code: str | None,
+        message: str,
+        param: str | None = None,
+        request_id: str | None = None,
+        *,
+        source_id: int | None = None,
+        target_id: int | None = None,
+    ) -> None:
+        super().__init__(status, code, message, param, request_id)
+        self.source_id = source_id
+        self.target_id = target_id
+
+
+class RateLimitError(ResponseError):
+    """Raised when requests kept being refused (429), long after the library had slowed down."""
+
+    advice = "Another program may be using up the key's limit: try again later."
+
+
+class MonthlyQuotaError(RateLimitError):
+    """Raised when the organization's calls of the month are used up, or down to ``reserve``."""
+
+    advice = "Nothing is lost: go on when the month's limit resets, or lower reserve."
+
+
+class ServerError(ResponseError):
+    """Raised when the API failed on its side (5xx) and kept failing."""
+
+    advice = "Try again later."
+
+
+class TaskFailedError(AffinityError):
+    """Raised when a task ended with a failed merge; ``reason`` is the server's, if it gave one."""
+
+    def __init__(self, task_url: str, task: "MergeTask", reason: str | None) -> None:
+        super().__init__(task_url, task, reason)
+        self.task_url = task_url
+        self.task = task
+        self.reason = reason
+
+    def __str__(self) -> str:
+        summary = self.task.results_summary
+        part = (
+            f" in {summary.failed} of its {summary.total} merges"
+            if summary and summary.total > 1
+            else ""
+        )
+        reason = self.reason or "the server gave no reason; see the merge history"
+        return f"The task failed{part}: {reason} ({self.task_url})"
+
+
+class TaskTimeoutError(AffinityError, TimeoutError):
+    """Raised when the time was up before the task ended. It goes on at the server.
+
+    ``task`` is the last that was seen of it, or ``None`` if it never was.
+    """
+
+    def __init__(self, task_url: str, task: "MergeTask | None", waited: float) -> None:
+        super().__init__(task_url, task, waited)
+        self.task_url = task_url
+        self.task = task
+        self.waited = waited
+
+    def __str__(self) -> str:
+        seen = f"last seen as {self.task.status}" if self.task else "never seen"
+        return (
+            f"The task had not ended after {self.waited:.1f} s ({seen}). "
+            f"It goes on at the server: wait again for {self.task_url}"
+        )
+
+
+class UnknownStatusError(AffinityError):
+    """Raised when a task ended with a status that this version does not know."""
+
+    def __init__(self, task_url: str, task: "MergeTask") -> None:
+        super().__init__(task_url, task)
+        self.task_url = task_url
+        self.task = task
+
+    def __str__(self) -> str:
+        return (
+            f"The task has the status {str(self.task.status)!r}, which this version does not know, "
+            f"and nothing of it is in progress. Look at its merges ({self.task_url})"
+        )
+
+
+class IndeterminateMergeError(AffinityError):
+    """Raised when a merge was sent and no answer tells whether it was started.
+
+    It is never repeated by itself. ``__cause__`` is what went wrong.
+    """
+
+    def __init__(self, kind: str, primary_id: int, duplicate_id: int) -> None:
+        super().__init__(kind, primary_id, duplicate_id)
+        self.kind = kind
+        self.primary_id = primary_id
+        self.duplicate_id = duplicate_id
+
+    def __str__(self) -> str:
+        return (
+            f"The merge of {self.kind} {self.duplicate_id} into {self.primary_id} may have been "
+            "started: look for it in the merge history before you send it again."
+        )
+
+
+class PlanError(AffinityError):
+    """Raised when a list of pairs cannot be made into a plan."""
+
+
+class LedgerError(AffinityError):
+    """Raised when the record of a job cannot be read or written."""

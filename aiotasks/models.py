@@ -1,0 +1,245 @@
+"""What the API answers and what a wait comes to, as immutable values."""
+
+from collections.abc import Sequence
+from datetime import datetime
+from enum import StrEnum
+from typing import Generic, Literal, Self, TypeAlias, TypeVar, overload
+
+from msgspec import Struct, field
+
+from .errors import AffinityError
+
+
+Kind: TypeAlias = Literal["company", "person"]
+"""What is merged: companies or persons."""
+
+
+class TaskStatus(StrEnum):
+    """How far a task or a merge is.
+
+    A status that this version does not know is kept as the server sent it: it compares equal to
+    its string, and ``status in list(TaskStatus)`` is false for it.
+    """
+
+    PENDING = "pending"
+    IN_PROGRESS = "in-progress"
+    SUCCESS = "success"
+    FAILED = "failed"
+
+    @classmethod
+    def _missing_(cls, value: object) -> Self | None:
+        if not isinstance(value, str):
+            return None
+        unknown = str.__new__(cls, value)
+        unknown._name_ = value
+        unknown._value_ = value
+        return unknown
+
+
+class ResultsSummary(Struct, frozen=True, kw_only=True, rename="camel", gc=False):
+    """How many merges of a task are in which state."""
+
+    total: int = 0
+    in_progress: int = 0
+    success: int = 0
+    failed: int = 0
+
+
+class MergeTask(Struct, frozen=True, kw_only=True, rename="camel", gc=False):
+    """A server-side task: a batch of merges, of one merge where this library started it.
+
+    ``results_summary`` can be missing. ``status`` alone does not prove a success: see
+    ``OutcomeState.FAILED``.
+    """
+
+    id: str
+    status: TaskStatus
+    results_summary: ResultsSummary | None = None
+
+
+class MergeState(Struct, frozen=True, kw_only=True, rename="camel", gc=False):
+    """One merge as the merge history shows it; only here stands why it failed."""
+
+    id: int
+    status: TaskStatus
+    task_id: str
+    started_at: datetime | None = None
+    completed_at: datetime | None = None
+    error_message: str | None = None
+
+
+class CompanyMergeState(MergeState, frozen=True, kw_only=True, rename="camel", gc=False):
+    """The merge of a duplicate company into a primary one."""
+
+    primary_id: int = field(name="primaryCompanyId")
+    duplicate_id: int = field(name="duplicateCompanyId")
+
+
+class PersonMergeState(MergeState, frozen=True, kw_only=True, rename="camel", gc=False):
+    """The merge of a duplicate person into a primary one."""
+
+    primary_id: int = field(name="primaryPersonId")
+    duplicate_id: int = field(name="duplicatePersonId")
+
+
+class CompanyProfile(Struct, frozen=True, kw_only=True, rename="camel"):
+    """A company as a suggestion names it."""
+
+    id: int
+    name: str | None = None
+    domain: str | None = None
+    domains: tuple[str, ...] = ()
+    is_global: bool | None = None
+    is_enriched: bool | None = None
+
+
+class PersonProfile(Struct, frozen=True, kw_only=True, rename="camel"):
+    """A person as a suggestion names them."""
+
+    id: int
+    first_name: str | None = None
+    last_name: str | None = None
+    primary_email_address: str | None = None
+    email_addresses: tuple[str, ...] = ()
+    type: str | None = None
+
+
+StateT = TypeVar("StateT", bound=MergeState)
+ProfileT = TypeVar("ProfileT", CompanyProfile, PersonProfile)
+
+
+class DuplicateSuggestion(Struct, Generic[ProfileT], frozen=True, kw_only=True, rename="camel"):
+    """Records that Affinity takes for duplicates of one another, and by which criterion.
+
+    ``match_criteria`` is ``domain-match``, ``domain-redirect`` or ``name`` for companies,
+    ``intelligent`` or ``name`` for persons, or whatever the server adds to these.
+    """
+
+    id: str
+    match_criteria: str
+    primary_profile: ProfileT
+    duplicate_profiles: tuple[ProfileT, ...] = ()
+
+
+class Quota(Struct, frozen=True, kw_only=True):
+    """What is known of the limits; ``None`` where no answer has told yet.
+
+    ``limit``, ``remaining`` and ``reset`` (seconds) are those of the user's minute, the ``org_``
+    ones those of the organization's month. ``remaining`` counts all use of the key, that of other
+    programs included, and takes off what is on its way.
+    """
+
+    limit: int | None = None
+    remaining: int | None = None
+    reset: float | None = None
+    org_limit: int | None = None
+    org_remaining: int | None = None
+    org_reset: float | None = None
+    in_flight: int = 0
+    sent: int = 0
+    refused: int = 0
+
+
+class OutcomeState(StrEnum):
+    """What a wait came to.
+
+    ``FAILED`` also stands for a task that ended as ``success`` with failed merges in it: a
+    partial failure is never reported as a success. ``RUNNING`` means that the time was up first;
+    the task goes on at the server. ``UNKNOWN`` means that it could not be learned: the outcome's
+    ``error`` says why.
+    """
+
+    SUCCESS = "success"
+    FAILED = "failed"
+    RUNNING = "running"
+    UNKNOWN = "unknown"
+
+
+class Outcome(Struct, frozen=True, kw_only=True):
+    """What became of one awaited task.
+
+    ``task`` is the last that was seen of it, ``error`` what ``wait`` would have raised, ``reason``
+    the server's own words for a failure. ``polls`` counts the answers that told something about
+    the task, ``waited`` the seconds from the start of the wait.
+    """
+
+    url: str
+    state: OutcomeState
+    task: MergeTask | None = None
+    error: AffinityError | None = None
+    reason: str | None = None
+    polls: int = 0
+    waited: float = 0.0
+
+
+class Progress(Struct, frozen=True, kw_only=True):
+    """How far a ``wait_many`` is: what ``on_progress`` is called with after each outcome."""
+
+    total: int
+    done: int
+    outcome: Outcome
+
+
+class Outcomes(Sequence[Outcome]):
+    """The outcomes of ``wait_many``, one for each URL and in the order of the URLs."""
+
+    __slots__ = ("_items",)
+
+    def __init__(self, items: Sequence[Outcome]) -> None:
+        self._items = tuple(items)
+
+    @overload
+    def __getitem__(self, index: int) -> Outcome: ...
+    @overload
+    def __getitem__(self, index: slice) -> "Outcomes": ...
+    def __getitem__(self, index: int | slice) -> "Outcome | Outcomes":
+        if isinstance(index, slice):
+            return Outcomes(self._items[index])
+        return self._items[index]
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Outcomes) and self._items == other._items
+
+    def __hash__(self) -> int:
+        return hash(self._items)
+
+    def __repr__(self) -> str:
+        counts = (f"{len(self._of(state))} {state}" for state in OutcomeState if self._of(state))
+        return f"<Outcomes: {', '.join(counts) or 'none'}>"
+
+    def _of(self, state: OutcomeState) -> "Outcomes":
+        return Outcomes([outcome for outcome in self._items if outcome.state is state])
+
+    @property
+    def succeeded(self) -> "Outcomes":
+        """The tasks that ended well, in every one of their merges."""
+        return self._of(OutcomeState.SUCCESS)
+
+    @property
+    def failed(self) -> "Outcomes":
+        """The tasks in which a merge failed, with the server's ``reason``."""
+        return self._of(OutcomeState.FAILED)
+
+    @property
+    def running(self) -> "Outcomes":
+        """The tasks that were still running when the time was up."""
+        return self._of(OutcomeState.RUNNING)
+
+    @property
+    def unknown(self) -> "Outcomes":
+        """The tasks of which nothing certain could be learned, with the ``error`` that says why."""
+        return self._of(OutcomeState.UNKNOWN)
+
+    def raise_for_failures(self) -> None:
+        """Raise one error for everything that is not a success.
+
+        Raises:
+            ExceptionGroup: of the ``error`` of each outcome that failed, still runs or is unknown.
+        """
+        errors = [outcome.error for outcome in self._items if outcome.error is not None]
+        if errors:
+            message = f"{len(errors)} of {len(self)} tasks did not succeed"
+            raise ExceptionGroup(message, errors)
