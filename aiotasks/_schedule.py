@@ -87,6 +87,38 @@ def verdict(task: MergeTask) -> OutcomeState:
     return OutcomeState.RUNNING if is_running else OutcomeState.UNKNOWN
 
 
+def cut_short(pending: Pending, now: float) -> Outcome:
+    """Return what a wait comes to if it ends now."""
+    if pending.phase is Phase.REASON:
+        return _failed(pending, None, now)
+    error = TaskTimeoutError(pending.url, pending.task, now - pending.since)
+    return _outcome(pending, OutcomeState.RUNNING, now, error)
+
+
+def _failed(pending: Pending, reason: str | None, now: float) -> Outcome:
+    assert pending.task is not None  # noqa: S101 - it was seen to have failed
+    error = TaskFailedError(pending.url, pending.task, reason)
+    return _outcome(pending, OutcomeState.FAILED, now, error, reason)
+
+
+def _outcome(
+    pending: Pending,
+    state: OutcomeState,
+    now: float,
+    error: AffinityError | None,
+    reason: str | None = None,
+) -> Outcome:
+    return Outcome(
+        url=pending.url,
+        state=state,
+        task=pending.task,
+        error=error,
+        reason=reason,
+        polls=pending.polls,
+        waited=now - pending.since,
+    )
+
+
 class Schedule:
     """All pending tasks of a client: one record and one heap entry for each waiter's task."""
 
@@ -176,7 +208,7 @@ class Schedule:
         """Settle a failed task, with the server's reason if it gave one."""
         for pending in list(self.wanted(ref)):
             if pending.phase is Phase.REASON:
-                self._fail(pending, reason, now)
+                self._deliver(pending, _failed(pending, reason, now))
 
     def give_up(self, ref: TaskRef, error: AffinityError, now: float) -> None:
         """Settle a task of which nothing can be learned."""
@@ -188,7 +220,7 @@ class Schedule:
         """Settle everything, because nothing more can be learned of anything."""
         for pending in list(self._everything()):
             if pending.phase is Phase.REASON:
-                self._fail(pending, None, now)
+                self._run_out(pending, now)
             else:
                 self._settle(pending, state, now, error)
 
@@ -244,36 +276,15 @@ class Schedule:
         self._wake_at(pending, min(now + delay, last_look))
 
     def _run_out(self, pending: Pending, now: float) -> None:
-        if pending.phase is Phase.REASON:
-            self._fail(pending, None, now)
-            return
-        waited = now - pending.since
-        error = TaskTimeoutError(pending.url, pending.task, waited)
-        self._settle(pending, OutcomeState.RUNNING, now, error)
-
-    def _fail(self, pending: Pending, reason: str | None, now: float) -> None:
-        assert pending.task is not None  # noqa: S101 - it was seen to have failed
-        error = TaskFailedError(pending.url, pending.task, reason)
-        self._settle(pending, OutcomeState.FAILED, now, error, reason)
+        self._deliver(pending, cut_short(pending, now))
 
     def _settle(
-        self,
-        pending: Pending,
-        state: OutcomeState,
-        now: float,
-        error: AffinityError | None,
-        reason: str | None = None,
+        self, pending: Pending, state: OutcomeState, now: float, error: AffinityError | None
     ) -> None:
+        self._deliver(pending, _outcome(pending, state, now, error))
+
+    def _deliver(self, pending: Pending, outcome: Outcome) -> None:
         self.discard(pending)
-        outcome = Outcome(
-            url=pending.url,
-            state=state,
-            task=pending.task,
-            error=error,
-            reason=reason,
-            polls=pending.polls,
-            waited=now - pending.since,
-        )
         pending.terms.deliver(pending, outcome)
 
     def _wake_at(self, pending: Pending, when: float) -> None:

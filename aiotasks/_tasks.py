@@ -10,7 +10,7 @@ from typing import Self
 
 from . import _wire
 from ._poller import Poller
-from ._schedule import Pending, Terms
+from ._schedule import Pending, Terms, cut_short
 from .errors import ClosedError, ConfigurationError
 from .models import Kind, MergeTask, Outcome, Outcomes, OutcomeState, Progress
 from .policy import Backoff, poll_backoff
@@ -31,7 +31,7 @@ class Watch:
         self._poller = poller
         self._urls = urls
         self._terms = Terms(timeout, backoff, self._deliver)
-        self._pending: set[Pending] = set()
+        self._pending: dict[Pending, None] = {}
         self._outcomes: deque[tuple[int, Outcome]] = deque()
         self._changed = asyncio.Event()
         self._count = 0
@@ -99,6 +99,12 @@ class Watch:
         return self._outcomes.popleft()
 
     @property
+    def unsettled(self) -> list[Outcome]:
+        """What would become of the tasks that are still pending if the wait ended now."""
+        now = asyncio.get_running_loop().time()
+        return [cut_short(pending, now) for pending in self._pending]
+
+    @property
     def count(self) -> int:
         """How many URLs were given."""
         return self._count
@@ -113,7 +119,7 @@ class Watch:
         now = asyncio.get_running_loop().time()
         pending = Pending(ref, url, self._terms, now=now, index=index)
         self._poller.add(pending)
-        self._pending.add(pending)
+        self._pending[pending] = None
 
     def _forget(self) -> None:
         self._is_open = False
@@ -123,7 +129,7 @@ class Watch:
         self._changed.set()
 
     def _deliver(self, pending: Pending, outcome: Outcome) -> None:
-        self._pending.discard(pending)
+        del self._pending[pending]
         self._emit(pending.index, outcome)
 
     def _emit(self, index: int, outcome: Outcome) -> None:

@@ -224,12 +224,16 @@ class Transport:
 
     def _network_error(self, error: Exception) -> NetworkError:
         if isinstance(error, _CONNECT_ERRORS):
-            return ConnectError(f"No connection to {self.origin}: {error}")
+            reason = str(getattr(error, "os_error", error)) or type(error).__name__
+            return ConnectError(
+                f"No connection to {self.origin} ({reason}). Check base_url and the network."
+            )
         if isinstance(error, TimeoutError):
             return RequestTimeoutError(
-                f"No answer from {self.origin} within {self._request_timeout:g} s"
+                f"No answer from {self.origin} within {self._request_timeout:g} s. "
+                "Try again later, or give the client a longer request_timeout."
             )
-        return NetworkError(f"The connection to {self.origin} broke: {error!r}")
+        return NetworkError(f"The connection to {self.origin} broke ({error!r}). Try again.")
 
 
 async def _read_body(response: aiohttp.ClientResponse) -> bytes:

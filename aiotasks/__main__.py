@@ -1,0 +1,21 @@
+"""The ``aiotasks`` command, which needs the extra ``cli``."""
+
+import sys
+
+
+_EXTRA = {"typer", "rich"}
+
+
+def main() -> None:
+    """Run the command line, or say what to install for it."""
+    try:
+        from .cli import app  # noqa: PLC0415 - only here can its absence be told
+    except ModuleNotFoundError as error:
+        if error.name not in _EXTRA:
+            raise
+        sys.exit("The command line needs its extra: pip install 'affinity-aiotasks[cli]'")
+    app(prog_name="aiotasks")
+
+
+if __name__ == "__main__":
+    main()

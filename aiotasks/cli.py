@@ -1,0 +1,476 @@
+"""The ``aiotasks`` command: results go to standard output, everything else to standard error."""
+
+import asyncio
+import os
+import signal
+import sys
+from collections import Counter
+from collections.abc import Coroutine, Mapping
+from enum import IntEnum
+from importlib.metadata import version
+from itertools import islice
+from pathlib import Path
+from typing import Annotated, Any, NamedTuple, NoReturn, Self, TypedDict
+
+import msgspec
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from . import _wire
+from ._schedule import verdict
+from .client import Client
+from .errors import (
+    AffinityError,
+    AuthenticationError,
+    AuthorizationError,
+    ClosedError,
+    ConfigurationError,
+    MonthlyQuotaError,
+    NetworkError,
+    ServerError,
+)
+from .models import Kind, MergeTask, Outcome, OutcomeState, Quota
+from .models import Progress as WaitProgress
+from .sandbox import Sandbox
+
+
+class Exit(IntEnum):
+    """What the command came to; of several, the highest counts."""
+
+    SUCCEEDED = 0
+    FAILED = 1
+    WRONG_USE = 2
+    RUNNING = 3
+    NOT_AUTHORISED = 4
+    UNREACHABLE = 5
+
+
+_EXIT_CODES = """
+Exit codes: 0 all succeeded, 1 some failed, 2 wrong use, 3 still running or interrupted,
+4 not authorised, 5 API unreachable. Of several, the highest counts.
+"""
+_EXIT_OF_ERROR: tuple[tuple[tuple[type[AffinityError], ...], Exit], ...] = (
+    ((ConfigurationError, ClosedError), Exit.WRONG_USE),
+    ((AuthenticationError, AuthorizationError), Exit.NOT_AUTHORISED),
+    ((NetworkError, ServerError), Exit.UNREACHABLE),
+    ((MonthlyQuotaError,), Exit.RUNNING),
+)
+_EXIT_OF_STATE = {
+    OutcomeState.SUCCESS: Exit.SUCCEEDED,
+    OutcomeState.FAILED: Exit.FAILED,
+    OutcomeState.RUNNING: Exit.RUNNING,
+    OutcomeState.UNKNOWN: Exit.FAILED,
+}
+
+_REFRESH = 0.25
+_MOST_PROBLEMS = 10
+
+app = typer.Typer(
+    help=f"Wait for Affinity's merge tasks. The API key is read from AFFINITY_API_KEY.\n{_EXIT_CODES}",
+    epilog="Try it without an account: aiotasks demo",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+_errors = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
+
+BaseUrl = Annotated[
+    str | None,
+    typer.Option(
+        help="Where the API is.  [env: AFFINITY_BASE_URL]", show_default=_wire.DEFAULT_BASE_URL
+    ),
+]
+ApiVersion = Annotated[
+    str | None,
+    typer.Option(
+        help="The API version to pin.  [env: AFFINITY_API_VERSION]", show_default="the key's own"
+    ),
+]
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"aiotasks {version('affinity-aiotasks')}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    *,
+    show_version: Annotated[
+        bool,
+        typer.Option("--version", help="Show the version.", callback=_show_version, is_eager=True),
+    ] = False,
+) -> None:
+    """Take the options that stand before a command."""
+
+
+@app.command(epilog=_EXIT_CODES)
+def wait(
+    urls: Annotated[list[str] | None, typer.Argument(metavar="URL", help="Task URLs.")] = None,
+    *,
+    file: Annotated[
+        Path | None, typer.Option(help="Read task URLs from a file, one a line; # comments.")
+    ] = None,
+    timeout: Annotated[float, typer.Option(help="Seconds until the wait gives up.")] = 300.0,
+    poll_interval: Annotated[float, typer.Option(help="Seconds to the second look.")] = 2.0,
+    max_poll_interval: Annotated[float, typer.Option(help="Most seconds between looks.")] = 30.0,
+    base_url: BaseUrl = None,
+    api_version: ApiVersion = None,
+) -> None:
+    """Wait for tasks, and print what became of each as a JSON line when it is known.
+
+    Without URLs and --file, they are read from standard input.
+    """
+    given = _given_urls(urls or [], file)
+    terms = _Terms(
+        timeout=timeout, poll_interval=poll_interval, max_poll_interval=max_poll_interval
+    )
+    _run(_wait(given, terms, _settings(base_url, api_version)))
+
+
+@app.command(epilog=_EXIT_CODES)
+def get(url: str, *, base_url: BaseUrl = None, api_version: ApiVersion = None) -> None:
+    """Look at a task once, and print it as a JSON line."""
+    _run(_get(url, _settings(base_url, api_version)))
+
+
+@app.command(epilog=_EXIT_CODES)
+def tasks(
+    *,
+    kind: Annotated[Kind, typer.Option(help="What was merged.")],
+    status: Annotated[str | None, typer.Option(help="Only tasks with this status.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="At most so many, the newest.")] = None,
+    base_url: BaseUrl = None,
+    api_version: ApiVersion = None,
+) -> None:
+    """List the organization's merge tasks, newest first, as JSON lines."""
+    _run(_tasks(kind, status, limit, _settings(base_url, api_version)))
+
+
+@app.command()
+def sandbox(
+    *,
+    port: Annotated[int, typer.Option(help="Where to listen; 0 takes a free port.")] = 0,
+    api_key: Annotated[str, typer.Option(help="The key that it accepts.")] = "sandbox-key",
+    quota: Annotated[int, typer.Option(help="Requests a window; 0 for no limit.")] = 900,
+    window: Annotated[float, typer.Option(help="Seconds of a window.")] = 60.0,
+    month_quota: Annotated[int, typer.Option(help="Requests a month; 0 for no limit.")] = 100_000,
+    duration: Annotated[str, typer.Option(help="Seconds a merge takes: 2, or 1-30.")] = "2",
+    failure_rate: Annotated[float, typer.Option(help="Share of merges that fail, 0 to 1.")] = 0.0,
+    latency: Annotated[str, typer.Option(help="Seconds an answer takes: 0.1, or 0.1-0.5.")] = "0",
+    list_lag: Annotated[float, typer.Option(help="Seconds until lists show a new task.")] = 0.0,
+    records: Annotated[int, typer.Option(help="Companies, and persons, from id 1 on.")] = 2000,
+    public_url: Annotated[
+        str | None, typer.Option(help="What task URLs begin with.", show_default="its own URL")
+    ] = None,
+    fault: Annotated[
+        list[str] | None,
+        typer.Option(help="What goes wrong, such as 503x3, disconnect-after@merge, 429:5@task."),
+    ] = None,
+    seed: Annotated[int, typer.Option(help="The same seed brings the same ids and luck.")] = 0,
+) -> None:
+    """Serve a stand-in for the API on loopback, for trying and testing, until Ctrl-C.
+
+    The first line on standard output is its base URL.
+    """
+    try:
+        server = Sandbox(
+            port=port,
+            api_key=api_key,
+            quota=quota,
+            window=window,
+            month_quota=month_quota,
+            duration=_draw("--duration", duration),
+            failure_rate=failure_rate,
+            latency=_draw("--latency", latency),
+            list_lag=list_lag,
+            companies=records,
+            persons=records,
+            public_url=public_url,
+            faults=fault or (),
+            seed=seed,
+        )
+    except ValueError as error:
+        _fail(str(error))
+    _run(_serve(server))
+
+
+@app.command(epilog=_EXIT_CODES)
+def demo(
+    merges: Annotated[int, typer.Option(min=1, max=1000, help="How many duplicates.")] = 300,
+) -> None:
+    """Merge a few hundred duplicates in a sandbox of its own. No account is needed."""
+    _run(_demo(merges))
+
+
+async def _wait(given: list["_Given"], terms: "_Terms", settings: dict[str, str]) -> Exit:
+    tally = _Tally({item.url: item.place for item in given})
+    async with (
+        Client.from_env(**settings) as client,
+        client.tasks.watch([item.url for item in given], **terms) as watch,
+    ):
+        try:
+            with _Screen("Waiting", len(given), client) as screen:
+                async for outcome in watch:
+                    _print_outcome(outcome)
+                    tally.add(outcome)
+                    screen.advance(tally.counted())
+        except asyncio.CancelledError:
+            for outcome in watch.unsettled:
+                _print_outcome(outcome)
+                tally.add(outcome)
+            raise
+        finally:
+            tally.say()
+    return tally.exit
+
+
+async def _get(url: str, settings: dict[str, str]) -> Exit:
+    async with Client.from_env(**settings) as client:
+        task = await client.tasks.get(url)
+    _print_task(url, task)
+    return _EXIT_OF_STATE[verdict(task)]
+
+
+async def _tasks(
+    kind: Kind, status: str | None, limit: int | None, settings: dict[str, str]
+) -> Exit:
+    async with Client.from_env(**settings) as client:
+        count = 0
+        async for task in client.tasks.list(kind, status=status):
+            _print_task(_wire.task_url(client.base_url, _wire.TaskRef(kind, task.id)), task)
+            count += 1
+            if count == limit:
+                break
+    return Exit.SUCCEEDED
+
+
+async def _serve(server: Sandbox) -> Exit:
+    stopped = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    loop.add_signal_handler(signal.SIGINT, stopped.set)
+    loop.add_signal_handler(signal.SIGTERM, stopped.set)
+    try:
+        async with server:
+            typer.echo(server.url)
+            sys.stdout.flush()
+            _say(f"Sandbox with the API key {server.api_key}. To use it from another terminal:")
+            _say(f"  export AFFINITY_BASE_URL={server.url} AFFINITY_API_KEY={server.api_key}")
+            _say("Ctrl-C ends it.")
+            _ = await stopped.wait()
+    except OSError as error:
+        reason = os.strerror(error.errno) if error.errno else str(error)
+        _say(f"Cannot listen on port {server.port}: {reason}. Choose another --port.")
+        return Exit.WRONG_USE
+    return Exit.SUCCEEDED
+
+
+async def _demo(merges: int) -> Exit:
+    busy = Sandbox(
+        duration=(0.5, 5.0), latency=(0.01, 0.05), failure_rate=0.03, window=10.0, seed=1
+    )
+    async with busy as server, Client(server.api_key, base_url=server.url) as client:
+        _say(f"A sandbox of the Affinity API listens on {server.url}.")
+        now = asyncio.get_running_loop().time
+        started = now()
+        pairs = [
+            (found.primary_profile.id, found.duplicate_profiles[0].id)
+            async for found in client.companies.suggestions()
+        ][:merges]
+        with _Screen("Starting merges", len(pairs), client) as screen:
+            async with asyncio.TaskGroup() as group:
+                starts = [group.create_task(client.companies.merge(*pair)) for pair in pairs]
+                for start in starts:
+                    start.add_done_callback(lambda _: screen.advance())
+        _say(f"{len(pairs)} merges are under way, {now() - started:.1f} s after the start.")
+        tally = _Tally()
+        with _Screen("Waiting", len(pairs), client) as screen:
+
+            def show(progress: WaitProgress) -> None:
+                tally.add(progress.outcome)
+                screen.advance(tally.counted())
+
+            await client.tasks.wait_many([start.result() for start in starts], on_progress=show)
+        _summarise(tally, len(pairs), client.quota, now() - started)
+    return Exit.SUCCEEDED
+
+
+def _summarise(tally: "_Tally", merges: int, quota: Quota, seconds: float) -> None:
+    typer.echo(f"\n{merges} duplicates in {seconds:.1f} s: {tally.counted()}")
+    for reason, count in tally.reasons.most_common():
+        typer.echo(f"  {count:>4} failed: {reason}")
+    typer.echo(
+        f"  {quota.sent} calls, {quota.sent / merges:.2f} a merge; "
+        f"{quota.refused} of them refused for a limit"
+    )
+
+
+class _Terms(TypedDict):
+    timeout: float
+    poll_interval: float
+    max_poll_interval: float
+
+
+class _Given(NamedTuple):
+    url: str
+    place: str
+
+
+def _given_urls(urls: list[str], file: Path | None) -> list[_Given]:
+    given = [_Given(url, "") for url in urls]
+    if file is not None:
+        try:
+            given += _lines(file.read_text("utf-8-sig", errors="replace"), str(file))
+        except OSError as error:
+            _fail(f"Cannot read {file}: {error.strerror}. Check --file.")
+    elif not given and not sys.stdin.isatty():
+        given = _lines(sys.stdin.read(), "standard input")
+    if not given:
+        _fail("There is no task URL: give some as arguments, by --file, or on standard input.")
+    return given
+
+
+def _lines(text: str, source: str) -> list[_Given]:
+    stripped = (line.strip() for line in text.splitlines())
+    return [
+        _Given(line, f"{source}:{number}: ")
+        for number, line in enumerate(stripped, start=1)
+        if line and not line.startswith("#")
+    ]
+
+
+def _draw(option: str, text: str) -> float | tuple[float, float]:
+    low, dash, high = text.partition("-")
+    try:
+        return (float(low), float(high)) if dash else float(low)
+    except ValueError:
+        _fail(f"{option} takes seconds such as 2, or a range such as 1-30, not {text!r}.")
+
+
+def _settings(base_url: str | None, api_version: str | None) -> dict[str, str]:
+    given = {"base_url": base_url, "api_version": api_version}
+    return {name: value for name, value in given.items() if value is not None}
+
+
+class _Tally:
+    """Counts outcomes, and keeps what is to be said of them at the end."""
+
+    def __init__(self, places: Mapping[str, str] | None = None) -> None:
+        self.exit = Exit.SUCCEEDED
+        self.reasons: Counter[str] = Counter()
+        self._states: Counter[OutcomeState] = Counter()
+        self._places = places or {}
+        self._problems: dict[str, None] = {}
+
+    def add(self, outcome: Outcome) -> None:
+        self._states[outcome.state] += 1
+        if outcome.state is OutcomeState.FAILED:
+            self.reasons[outcome.reason or "the server gave no reason"] += 1
+        self.exit = max(self.exit, _EXIT_OF_STATE[outcome.state])
+        if outcome.state is OutcomeState.UNKNOWN and outcome.error is not None:
+            self.exit = max(self.exit, _exit_of(outcome.error))
+            self._problems[f"{self._places.get(outcome.url, '')}{outcome.error}"] = None
+
+    def counted(self) -> str:
+        words = {OutcomeState.SUCCESS: "succeeded", OutcomeState.RUNNING: "still running"}
+        states = [state for state in OutcomeState if self._states[state]]
+        return ", ".join(f"{self._states[state]} {words.get(state, state)}" for state in states)
+
+    def say(self) -> None:
+        for problem in islice(self._problems, _MOST_PROBLEMS):
+            _say(problem)
+        if len(self._problems) > _MOST_PROBLEMS:
+            _say(f"… and {len(self._problems) - _MOST_PROBLEMS} more such problems")
+        _say(self.counted())
+
+
+class _Screen:
+    """A line of progress on standard error, if that is a terminal.
+
+    It is drawn by the event loop: rich's own refreshing would leave a thread behind.
+    """
+
+    def __init__(self, title: str, total: int, client: Client) -> None:
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("{task.fields[note]}", markup=False),
+        )
+        self._progress = Progress(
+            *columns,
+            console=_errors,
+            auto_refresh=False,
+            transient=True,
+            disable=not _errors.is_terminal,
+        )
+        self._task = self._progress.add_task(title, total=total, note="")
+        self._client = client
+        self._counted = ""
+
+    def __enter__(self) -> Self:
+        self._progress.start()
+        self._tick()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._timer.cancel()
+        self._progress.stop()
+
+    def advance(self, counted: str = "") -> None:
+        self._counted = counted
+        self._progress.advance(self._task)
+
+    def _tick(self) -> None:
+        quota = self._client.quota
+        notes = [self._counted, f"{quota.sent} calls"]
+        if quota.remaining == 0 and quota.reset is not None:
+            notes.append(f"the minute's limit is used up, {quota.reset:.0f} s to go")
+        self._progress.update(self._task, note=" · ".join(filter(None, notes)), refresh=True)
+        self._timer = asyncio.get_running_loop().call_later(_REFRESH, self._tick)
+
+
+def _print_task(url: str, task: MergeTask) -> None:
+    _print({"url": url, "task": task})
+
+
+def _print_outcome(outcome: Outcome) -> None:
+    error = None if outcome.error is None else str(outcome.error)
+    line = {name: getattr(outcome, name) for name in Outcome.__struct_fields__}
+    _print({**line, "error": error, "waited": round(outcome.waited, 3)})
+
+
+def _print(line: dict[str, Any]) -> None:
+    typer.echo(msgspec.json.encode(line))
+
+
+def _say(text: str) -> None:
+    _errors.print(text)
+
+
+def _fail(message: str) -> NoReturn:
+    _say(message)
+    raise typer.Exit(Exit.WRONG_USE)
+
+
+def _exit_of(error: AffinityError) -> Exit:
+    for classes, code in _EXIT_OF_ERROR:
+        if isinstance(error, classes):
+            return code
+    return Exit.FAILED
+
+
+def _run(command: Coroutine[Any, Any, Exit]) -> NoReturn:
+    try:
+        code = asyncio.run(command)
+    except KeyboardInterrupt:
+        _say("Interrupted. What was started goes on at the server; wait again for the same URLs.")
+        code = Exit.RUNNING
+    except AffinityError as error:
+        _say(str(error))
+        code = _exit_of(error)
+    raise typer.Exit(code)

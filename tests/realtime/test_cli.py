@@ -1,0 +1,313 @@
+"""The command line, as a user meets it."""
+
+import json
+import os
+import pty
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+from typer.testing import CliRunner, Result
+
+from aiotasks import __main__
+from aiotasks.cli import Exit, app
+
+
+Command = Callable[..., AbstractContextManager[subprocess.Popen[str]]]
+Serve = Callable[..., AbstractContextManager[str]]
+
+UNKNOWN = "00000000-0000-4000-8000-000000000000"
+# Sandboxes are shared by the tests of a module, so each test merges records of its own.
+DUPLICATES = iter(range(2, 2000, 2))
+
+
+def run(*arguments: str, stdin: str | None = None) -> Result:
+    return CliRunner().invoke(app, arguments, input=stdin)
+
+
+def lines(output: str) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in output.splitlines()]
+
+
+async def start_merge(url: str, primary_id: int, duplicate_id: int) -> str:
+    """Start a merge with nothing of the client, and return its task URL."""
+    body = {"primaryCompanyId": primary_id, "duplicateCompanyId": duplicate_id}
+    headers = {"Authorization": "Bearer sandbox-key"}
+    async with (
+        aiohttp.ClientSession(headers=headers) as session,
+        session.post(f"{url}/v2/company-merges", json=body) as response,
+    ):
+        return str((await response.json())["taskUrl"])
+
+
+@pytest.fixture
+async def task_url(environment: str) -> str:
+    """A task that will succeed."""
+    duplicate = next(DUPLICATES)
+    return await start_merge(environment, duplicate - 1, duplicate)
+
+
+@pytest.fixture
+async def failing_url(environment: str) -> str:
+    """A task that will fail, for there is no such duplicate."""
+    return await start_merge(environment, 1, 999_999)
+
+
+def test_version_and_help() -> None:
+    """The command tells its version, and the help of each command its exit codes."""
+    assert re.fullmatch(r"aiotasks \d+\.\d+\.\d+\n", run("--version").output)
+    for command in ("wait", "get", "tasks", "demo"):
+        assert "3 still running or interrupted" in " ".join(run(command, "--help").output.split())
+
+
+def test_wait_prints_an_outcome_for_each_task(task_url: str, failing_url: str) -> None:
+    """Outcomes go to standard output as JSON lines, the sum of them to standard error."""
+    done = run("wait", task_url, failing_url, "--poll-interval", "0.2")
+
+    outcomes = {line["url"]: line for line in lines(done.stdout)}
+    assert outcomes[task_url]["state"] == "success"
+    assert outcomes[failing_url]["reason"] == "Duplicate company not found"
+    assert outcomes[failing_url]["task"]["resultsSummary"]["failed"] == 1
+    assert done.stderr == "1 succeeded, 1 failed\n"
+    assert done.exit_code == Exit.FAILED
+
+
+def test_wait_succeeds_when_all_succeed(task_url: str) -> None:
+    """The exit code is 0 when all succeeded."""
+    assert run("wait", task_url, "--poll-interval", "0.2").exit_code == Exit.SUCCEEDED
+
+
+def test_wait_reads_files_and_names_the_line(task_url: str, tmp_path: Path) -> None:
+    """A bad line of a file is named by its place and costs the other lines nothing."""
+    file = tmp_path / "urls.txt"
+    file.write_text(f"\ufeff# tasks\n\n{task_url}\nnonsense\n", "utf-8")
+
+    done = run("wait", "--file", str(file), "--poll-interval", "0.2")
+
+    assert {line["state"] for line in lines(done.stdout)} == {"success", "unknown"}
+    assert f"{file}:4: 'nonsense' is not a task URL" in done.stderr
+    assert done.exit_code == Exit.WRONG_USE
+
+
+def test_wait_reads_standard_input(task_url: str) -> None:
+    """Without URLs and a file, they come from standard input."""
+    done = run("wait", "--poll-interval", "0.2", stdin=f"{task_url}\n")
+
+    assert [line["state"] for line in lines(done.stdout)] == ["success"]
+
+
+@pytest.mark.usefixtures("environment")
+def test_wait_wants_urls(tmp_path: Path) -> None:
+    """No URL at all, or a file that is not there, is wrong use, and said in a sentence."""
+    nothing = run("wait", stdin="")
+    missing = run("wait", "--file", str(tmp_path / "none.txt"))
+
+    assert "no task URL" in nothing.stderr
+    assert "Cannot read" in missing.stderr
+    assert nothing.exit_code == missing.exit_code == Exit.WRONG_USE
+
+
+@pytest.mark.usefixtures("environment")
+def test_many_problems_are_summed_up() -> None:
+    """Of many problems only the first are said; standard output has them all."""
+    done = run("wait", stdin="\n".join(f"nonsense-{number}" for number in range(20)))
+
+    assert len(lines(done.stdout)) == 20
+    assert "… and 10 more such problems" in done.stderr
+
+
+def test_wait_says_what_still_runs(task_url: str) -> None:
+    """A task that did not end in time is a result of its own."""
+    done = run("wait", task_url, "--timeout", "0.1")
+
+    assert lines(done.stdout)[0]["state"] == "running"
+    assert done.exit_code == Exit.RUNNING
+
+
+def test_a_wrong_key(task_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A key that is refused is told apart from a failure, once for all tasks."""
+    monkeypatch.setenv("AFFINITY_API_KEY", "another-key")
+
+    done = run("wait", task_url, f"{task_url[:-4]}0000")
+
+    assert done.stderr.count("Check the API key") == 1
+    assert "another-key" not in done.output
+    assert done.exit_code == Exit.NOT_AUTHORISED
+
+
+def test_no_key(task_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a key, the message names the variable to set."""
+    monkeypatch.delenv("AFFINITY_API_KEY")
+
+    done = run("wait", task_url)
+
+    assert "set AFFINITY_API_KEY" in done.stderr
+    assert done.exit_code == Exit.WRONG_USE
+
+
+@pytest.mark.usefixtures("environment")
+@pytest.mark.parametrize("command", ["get", "wait"])
+def test_nobody_answers(command: str) -> None:
+    """An API that cannot be reached ends the command soon, not at the timeout."""
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{unused.getsockname()[1]}"
+        done = run(command, f"{url}/v2/tasks/company-merges/{UNKNOWN}", "--base-url", url)
+
+    assert "No connection" in done.stderr
+    assert done.exit_code == Exit.UNREACHABLE
+
+
+def test_get(task_url: str, failing_url: str) -> None:
+    """The exit code of a look is that of the task it saw."""
+    assert run("get", task_url).exit_code == Exit.RUNNING
+    assert run("wait", task_url, failing_url, "--poll-interval", "0.2").exit_code == Exit.FAILED
+    succeeded, failed = run("get", task_url), run("get", failing_url)
+
+    assert lines(succeeded.stdout)[0]["task"]["status"] == "success"
+    assert succeeded.exit_code == Exit.SUCCEEDED
+    assert failed.exit_code == Exit.FAILED
+
+
+def test_get_of_no_task(environment: str) -> None:
+    """A task that is not there is a sentence, not a traceback."""
+    done = run("get", f"{environment}/v2/tasks/company-merges/{UNKNOWN}")
+
+    assert "HTTP 404" in done.stderr
+    assert done.exit_code == Exit.FAILED
+
+
+def test_tasks(task_url: str, failing_url: str) -> None:
+    """Tasks are listed newest first, by the URLs that the other commands take."""
+    newest = lines(run("tasks", "--kind", "company", "--limit", "1").stdout)
+    failed = lines(run("tasks", "--kind", "company", "--status", "failed").stdout)
+
+    assert [line["url"] for line in newest] in ([task_url], [failing_url])
+    assert all(line["task"]["status"] == "failed" for line in failed)
+    assert run("tasks", "--kind", "person").stdout == ""
+    assert run("tasks", "--kind", "place").exit_code == Exit.WRONG_USE
+
+
+@pytest.mark.usefixtures("environment")
+def test_a_month_that_is_used_up(serve: Serve) -> None:
+    """A used-up month stops the command with the code that says: go on later."""
+    with serve("--month-quota", "1") as url:
+        task = f"{url}/v2/tasks/company-merges/{UNKNOWN}"
+        assert run("get", task, "--base-url", url).exit_code == Exit.FAILED
+        done = run("get", task, "--base-url", url, "--api-version", "current")
+
+    assert "month" in done.stderr
+    assert done.exit_code == Exit.RUNNING
+
+
+@pytest.mark.usefixtures("environment")
+async def test_ctrl_c_ends_with_what_is_known(serve: Serve, command: Command) -> None:
+    """An interrupted wait prints what it knows within a second, and says that tasks go on."""
+    with serve("--duration", "100") as url:
+        running = await start_merge(url, 1, 2)
+        with command("wait", running, "nonsense", "--base-url", url) as process:
+            assert process.stdout is not None
+            first = process.stdout.readline()  # now it is waiting
+            started = time.monotonic()
+            process.send_signal(signal.SIGINT)
+            rest, errors = process.communicate(timeout=5)
+
+    assert time.monotonic() - started < 1
+    assert [line["state"] for line in lines(first + rest)] == ["unknown", "running"]
+    assert "1 still running, 1 unknown" in errors
+    assert "goes on at the server" in errors
+    assert process.returncode == Exit.RUNNING
+
+
+@pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
+def test_sandbox(command: Command, stop: signal.Signals) -> None:
+    """The first line of the sandbox is its URL, and being stopped is its normal end."""
+    with command("sandbox", "--duration", "1-2", "--latency", "0.01") as process:
+        assert process.stdout is not None
+        url = process.stdout.readline().strip()
+        assert re.fullmatch(r"http://127\.0\.0\.1:\d+", url)
+        process.send_signal(stop)
+        _, errors = process.communicate(timeout=5)
+
+    assert f"AFFINITY_BASE_URL={url}" in errors
+    assert process.returncode == Exit.SUCCEEDED
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--duration", "long"], "--duration takes seconds"),
+        (["--failure-rate", "2"], "failure_rate has to be from 0 to 1"),
+        (["--fault", "nonsense"], "'nonsense' is no fault"),
+    ],
+)
+def test_sandbox_refuses_wrong_settings(arguments: list[str], message: str) -> None:
+    """A setting that makes no sense is named."""
+    done = run("sandbox", *arguments)
+
+    assert message in done.stderr
+    assert done.exit_code == Exit.WRONG_USE
+
+
+def test_sandbox_says_that_its_port_is_taken() -> None:
+    """A port that somebody else listens on is a sentence."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        done = run("sandbox", "--port", str(taken.getsockname()[1]))
+
+    assert "Address already in use" in done.stderr
+    assert done.exit_code == Exit.WRONG_USE
+
+
+def test_demo() -> None:
+    """The demo merges, waits and sums up, with nothing but itself."""
+    done = run("demo", "--merges", "40")
+
+    assert "40 duplicates in" in done.stdout
+    assert re.search(r"\d+ calls, \d+\.\d\d a merge; 0 of them refused", done.stdout)
+    assert done.exit_code == Exit.SUCCEEDED
+
+
+def test_progress_on_a_terminal(task_url: str) -> None:
+    """On a terminal progress is drawn while it waits; it leaves the outcomes alone."""
+    command = [sys.executable, "-m", "aiotasks", "wait", task_url, "--poll-interval", "1"]
+    ours, theirs = pty.openpty()
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=theirs) as process:
+        os.close(theirs)
+        assert process.stdout is not None
+        output = process.stdout.read().decode()
+    drawn = os.read(ours, 65536).decode()
+    os.close(ours)
+
+    assert [line["state"] for line in lines(output)] == ["success"]
+    assert "Waiting" in drawn
+    assert "0/1" in drawn
+    assert process.returncode == Exit.SUCCEEDED
+
+
+def test_the_extra_is_named_when_it_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without its extra, the command says what to install."""
+    monkeypatch.delitem(sys.modules, "aiotasks.cli")
+    monkeypatch.setitem(sys.modules, "typer", None)
+
+    with pytest.raises(SystemExit, match=re.escape("pip install 'affinity-aiotasks[cli]'")):
+        __main__.main()
+
+
+def test_other_missing_modules_are_not_blamed_on_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A module that is missing for another reason is told as it is."""
+    monkeypatch.delitem(sys.modules, "aiotasks.cli")
+    monkeypatch.setitem(sys.modules, "msgspec", None)
+
+    with pytest.raises(ModuleNotFoundError, match="msgspec"):
+        __main__.main()
