@@ -1,0 +1,7 @@
+"""A local server that speaks Affinity's merge API, to test against."""
+
+from aiotasks.sandbox._faults import OPERATIONS, Fault
+from aiotasks.sandbox._server import Sandbox
+
+
+__all__ = ["OPERATIONS", "Fault", "Sandbox"]

@@ -1,0 +1,222 @@
+"""What can go wrong on request."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Self
+
+from aiotasks.sandbox import _effects as effects
+from aiotasks.sandbox._effects import Effect
+from aiotasks.sandbox._limits import Cause
+from aiotasks.sandbox._reply import JSON
+
+
+OPERATIONS = (
+    "merge",
+    "merges",
+    "get_merge",
+    "task",
+    "tasks",
+    "record",
+    "records",
+    "suggestions",
+    "rate_limit",
+    "whoami",
+    "other",
+)
+_SHOW_STATUS = ("merges", "get_merge", "task", "tasks")
+_TEXT = re.compile(r"(?P<name>.+?)(?:@(?P<on>\w+?))?(?:\s*x(?P<times>[1-9]\d*|\*))?")
+_HELP = (
+    "{text!r} is no fault: write a status from 400 to 599 (503), 429:SECONDS, disconnect, "
+    "disconnect-after, hang, truncate, malformed, huge, html, wrong-types, latency=SECONDS or "
+    "status=WORD, then @OPERATION if it should hit only one ({operations}), then xTIMES (x* for "
+    "every time)."
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """One way in which a request can go wrong.
+
+    Make one with the class methods and give it to ``Sandbox.inject``. A fault replaces the work
+    that was asked for, unless it comes ``after_work`` or can only spoil a real answer.
+
+    Attributes:
+        name: how it is written on a command line.
+        after_work: whether the request has its effect all the same.
+        on: the operations that it may hit; empty for any.
+        times: how many requests it hits; None for all.
+    """
+
+    name: str
+    effect: Effect = field(repr=False)
+    after_work: bool = True
+    on: tuple[str, ...] = ()
+    times: int | None = 1
+
+    @classmethod
+    def status(
+        cls,
+        status: int,
+        *,
+        html: bool = False,
+        after_work: bool = False,
+        retry_after: float | str | None = None,
+    ) -> Self:
+        """Answer with a status; with a proxy's page instead of the API's JSON if ``html``."""
+        answer = effects.page(status) if html else effects.error(status)
+        effect = effects.then(answer, effects.retry_after(retry_after))
+        return cls(str(status), effect, after_work)
+
+    @classmethod
+    def rate_limit(
+        cls,
+        *,
+        cause: Cause = "minute",
+        retry_after: float | str | None = None,
+        as_date: bool = False,
+    ) -> Self:
+        """Answer 429 with the headers of one of the three limits.
+
+        ``retry_after`` is in seconds, told as an HTTP date if ``as_date``; a text is sent as it is.
+        """
+        later = effects.retry_after(retry_after, as_date=as_date)
+        effect = effects.then(effects.error(429), effects.blame(cause), later)
+        return cls("429", effect, after_work=False)
+
+    @classmethod
+    def disconnect(cls, *, after_work: bool = False) -> Self:
+        """Drop the connection without an answer."""
+        name = "disconnect-after" if after_work else "disconnect"
+        return cls(name, effects.end("disconnect"), after_work)
+
+    @classmethod
+    def hang(cls, *, after_work: bool = False) -> Self:
+        """Never answer; the request stays open until the client leaves."""
+        return cls("hang", effects.end("hang"), after_work)
+
+    @classmethod
+    def truncate(cls) -> Self:
+        """Promise the whole body, send half of it, then drop the connection."""
+        return cls("truncate", effects.end("truncate"))
+
+    @classmethod
+    def malformed(cls) -> Self:
+        """Send half of the JSON as if it were all of it."""
+        return cls("malformed", effects.halve())
+
+    @classmethod
+    def huge(cls, size: int = 64 * 2**20) -> Self:
+        """Pad the JSON with blanks to ``size`` bytes."""
+        return cls("huge", effects.pad(size))
+
+    @classmethod
+    def wrong_types(cls) -> Self:
+        """Put numbers where the JSON has texts, and texts where it has numbers."""
+        return cls("wrong-types", effects.edit(effects.swap_types))
+
+    @classmethod
+    def task_status(cls, status: str) -> Self:
+        """Show another status in tasks and merges, such as one that the API may add."""
+        effect = effects.edit(effects.relabel(status))
+        return cls(f"status={status}", effect, on=_SHOW_STATUS)
+
+    @classmethod
+    def redirect(cls, location: str, *, status: int = 302) -> Self:
+        """Send the client elsewhere."""
+        effect = effects.then(effects.page(status), effects.set_headers({"Location": location}))
+        return cls("redirect", effect, after_work=False)
+
+    @classmethod
+    def content(cls, body: bytes, *, content_type: str = JSON, status: int = 200) -> Self:
+        """Answer with exactly this body."""
+        return cls("content", effects.answer(status, body, content_type), after_work=False)
+
+    @classmethod
+    def headers(cls, headers: Mapping[str, str | None]) -> Self:
+        """Set headers of the answer; None takes one away."""
+        return cls("headers", effects.set_headers(headers))
+
+    @classmethod
+    def limit_headers(cls, value: str | None = None) -> Self:
+        """Set all rate-limit headers to one text, such as ``unlimited``; None takes them away."""
+        return cls.headers(dict.fromkeys(effects.LIMIT_HEADERS, value))
+
+    @classmethod
+    def latency(cls, seconds: float) -> Self:
+        """Answer later by this many seconds; the work is done at once."""
+        return cls(f"latency={seconds:g}", effects.delay(seconds))
+
+    @classmethod
+    def parse(cls, text: str) -> "Fault":
+        """Read a fault as written on a command line: ``NAME[@OPERATION][xTIMES]``.
+
+        It happens once unless ``xTIMES`` says how often; ``x*`` is every time.
+
+        Raises:
+            ValueError: the text names no fault; the message lists what is allowed.
+        """
+        found = _TEXT.fullmatch(text.strip())
+        fault = _named(found["name"]) if found else None
+        if found is None or fault is None or found["on"] not in {None, *OPERATIONS}:
+            raise ValueError(_HELP.format(text=text, operations=", ".join(OPERATIONS)))
+        times = None if found["times"] == "*" else int(found["times"] or 1)
+        return replace(fault, on=(found["on"],) if found["on"] else fault.on, times=times)
+
+    def hits(self, operation: str) -> bool:
+        """Tell whether the fault may happen to an operation."""
+        return not self.on or operation in self.on
+
+
+_PLAIN = {
+    "429": Fault.rate_limit(),
+    "disconnect": Fault.disconnect(),
+    "disconnect-after": Fault.disconnect(after_work=True),
+    "hang": Fault.hang(),
+    "truncate": Fault.truncate(),
+    "malformed": Fault.malformed(),
+    "huge": Fault.huge(),
+    "html": Fault.status(200, html=True),
+    "wrong-types": Fault.wrong_types(),
+}
+_NUMBER = r"\d+(?:\.\d+)?"
+
+
+def _named(name: str) -> Fault | None:
+    if name in _PLAIN:
+        return _PLAIN[name]
+    if re.fullmatch(r"[45]\d\d", name):
+        return Fault.status(int(name))
+    if found := re.fullmatch(rf"429:({_NUMBER})", name):
+        return Fault.rate_limit(retry_after=found[1])
+    if found := re.fullmatch(rf"latency=({_NUMBER})", name):
+        return Fault.latency(float(found[1]))
+    if found := re.fullmatch(r"status=([\w-]+)", name):
+        return Fault.task_status(found[1])
+    return None
+
+
+class Faults:
+    """The faults that are still to happen, oldest first."""
+
+    def __init__(self) -> None:
+        self._waiting: list[Fault] = []
+
+    def add(self, fault: Fault) -> None:
+        self._waiting.append(fault)
+
+    def clear(self) -> None:
+        self._waiting.clear()
+
+    def take(self, operation: str) -> Fault | None:
+        """Take the oldest fault that may hit the operation, and count it."""
+        for place, fault in enumerate(self._waiting):
+            if fault.hits(operation):
+                self._count(place, fault)
+                return fault
+        return None
+
+    def _count(self, place: int, fault: Fault) -> None:
+        if fault.times is not None:
+            left = replace(fault, times=fault.times - 1)
+            self._waiting[place : place + 1] = [left] if left.times else []

@@ -1,0 +1,354 @@
+"""The sandbox: a server on loopback, and the handles to steer and read it."""
+
+import asyncio
+import re
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from itertools import count
+from random import Random
+from types import EllipsisType
+from typing import Self
+from urllib.parse import parse_qs
+
+from aiohttp import web
+
+from aiotasks.sandbox._app import App, Clock
+from aiotasks.sandbox._faults import OPERATIONS, Fault, Faults
+from aiotasks.sandbox._limits import MONTH, Limits, Window
+from aiotasks.sandbox._records import KINDS, Directory, KindName
+from aiotasks.sandbox._reply import Reply
+from aiotasks.sandbox._routes import Call, Route, find
+from aiotasks.sandbox._settings import Settings
+from aiotasks.sandbox._state import IN_PROGRESS, SUCCESS, Draw, Pair, State, Task, draw
+
+
+TOO_MANY = 429
+# Only what hangs on after its cancellation ever waits this long.
+_SHUTDOWN = 0.1
+_TASK_URL = re.compile(r"/tasks/(company|person)-merges/([^/]+)$")
+
+
+class Sandbox(Settings):
+    """Serve the merge API on loopback while the scope is open.
+
+    All its time is the running loop's, so tests on a virtual clock need no real seconds. The same
+    ``seed`` and the same requests give the same ids, durations and failures. Leaving the scope
+    closes the server at once, whatever requests are still open. A sandbox is entered only once.
+
+    Durations and latencies are seconds: a number for always the same, a pair for anything between,
+    or a function that draws one from the ``random.Random`` it is given. Companies and persons have
+    the ids from 1 to the number given, or exactly the ids given; every second one is a duplicate
+    of the one before it.
+
+    What says how merges run and how requests are answered (``duration``, ``failure_rate``,
+    ``latency``, ``list_lag``, ``permissions``, ...) may be set anew while it serves; the quota
+    through ``set_quota``.
+
+    Args:
+        host: where to listen.
+        port: where to listen; 0 takes a free one.
+        api_key: the only key that is let in.
+        api_version: the version that answers requests which name none.
+        permissions: whether the key may manage duplicates.
+        quota: requests in each ``window``; 0 for no limit and no headers about it.
+        window: seconds after which the quota is fresh.
+        window_offset: seconds from the start to the first fresh quota; 0 for a whole window.
+        month_quota: requests in 30 days; 0 for no limit and no headers about it.
+        max_concurrent: requests that may be open at once; None for any number.
+        retry_after: whether a refusal says when to come back.
+        duration: how long a merge takes.
+        failure_rate: share of the merges that fail, from 0 to 1.
+        exclusive_primary: whether a record can receive only one merge at a time.
+        latency: how long an answer takes; its work is done when the request arrives.
+        list_lag: seconds until a new task or merge appears in the lists.
+        task_lag: seconds until a new task can be read by its id.
+        public_url: what task URLs begin with; None for the URL of the sandbox.
+        companies: how many companies there are, or their ids.
+        persons: how many persons there are, or their ids.
+        faults: what goes wrong from the start, as faults or as texts for ``Fault.parse``.
+        seed: where all chance comes from.
+
+    Attributes:
+        requests: how many requests have arrived.
+        refused: how many of them were answered with 429.
+        calls: how many of them asked for each operation, such as ``merge`` or ``tasks``.
+        in_flight: how many are open now.
+        max_in_flight: how many were open at once at most.
+
+    Raises:
+        ValueError: a setting makes no sense; the message names it.
+    """
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.requests = 0
+        self.refused = 0
+        self.calls: Counter[str] = Counter()
+        self.in_flight = 0
+        self.max_in_flight = 0
+        self._url = ""
+        self._handlers: set[asyncio.Task[None]] = set()
+        self._answers = count(1)
+        self._latencies = Random(self.seed)  # noqa: S311 - a seed has to bring the same again
+        self._faults = Faults()
+        for fault in self.faults:
+            self.inject(fault)
+
+    def __repr__(self) -> str:
+        if not self._url:
+            return "<Sandbox: not entered>"
+        now = self._now()
+        running = sum(
+            task.status(now) == IN_PROGRESS
+            for state in self._app.states.values()
+            for task in state.tasks
+        )
+        return f"<Sandbox {self._url}: {self.requests} requests, {running} tasks in progress>"
+
+    async def __aenter__(self) -> Self:
+        if self._url:
+            message = "A Sandbox serves only once: make a new one for each scope."
+            raise RuntimeError(message)
+        server = web.Server(self._handle, handler_cancellation=True, access_log=None)
+        self._runner = web.ServerRunner(server, shutdown_timeout=_SHUTDOWN)
+        await self._runner.setup()
+        try:
+            await web.TCPSite(self._runner, self.host, self.port).start()
+        except BaseException:
+            await self._runner.cleanup()
+            raise
+        self._open()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        for handler in self._handlers:
+            handler.cancel()
+        await self._runner.cleanup()
+
+    @property
+    def url(self) -> str:
+        """Where it listens, without a slash at the end."""
+        self._now()
+        return self._url
+
+    def inject(
+        self,
+        fault: Fault | str,
+        *,
+        on: str | EllipsisType | None = ...,
+        times: int | EllipsisType | None = ...,
+    ) -> None:
+        """Let the next requests suffer a fault, after those that were injected before.
+
+        Only admitted requests suffer it: those with the right key and within the limits.
+
+        Args:
+            fault: the fault, or a text for ``Fault.parse``.
+            on: the operation that it hits; None for any. By default what the fault says.
+            times: how many requests it hits; None for all. By default what the fault says.
+
+        Raises:
+            ValueError: the text names no fault, ``on`` no operation, or ``times`` no number of
+                requests.
+        """
+        if isinstance(fault, str):
+            fault = Fault.parse(fault)
+        if on not in {..., None, *OPERATIONS}:
+            message = f"on has to be None or one of {', '.join(OPERATIONS)}, not {on!r}"
+            raise ValueError(message)
+        if isinstance(times, int) and times < 1:
+            message = f"times has to be None or 1 and more, not {times!r}"
+            raise ValueError(message)
+        if not isinstance(on, EllipsisType):
+            fault = replace(fault, on=() if on is None else (on,))
+        if not isinstance(times, EllipsisType):
+            fault = replace(fault, times=times)
+        self._faults.add(fault)
+
+    def clear_faults(self) -> None:
+        """Take back all faults that have not happened yet."""
+        self._faults.clear()
+
+    def start_merge(
+        self,
+        kind: KindName,
+        primary_id: int,
+        duplicate_id: int,
+        *,
+        duration: Draw | None = None,
+        outcome: str | None = None,
+        reason: str | None = None,
+        task_url: str | None = None,
+    ) -> str:
+        """Start a merge without a request, as another user would, and return its task URL.
+
+        Nothing is refused, and it does not count as posted.
+
+        Args:
+            kind: what the records are.
+            primary_id: the record that stays.
+            duplicate_id: the record that goes.
+            duration: how long it takes; ``math.inf`` until ``finish``. By default as for all.
+            outcome: ``success``, ``failed`` or any other status. By default as for all.
+            reason: why it fails; implies the outcome ``failed``.
+            task_url: the task that it joins, so that the task becomes a batch.
+        """
+        now = self._now()
+        task = self._task(task_url)[1] if task_url is not None else None
+        task = self._app.states[kind].start(
+            primary_id,
+            duplicate_id,
+            now,
+            duration=duration,
+            outcome=outcome,
+            reason=reason,
+            task=task,
+        )
+        return self._app.task_url(kind, task)
+
+    def finish(self, task_url: str, *, outcome: str = SUCCESS, reason: str | None = None) -> None:
+        """End now what a task has in progress."""
+        state, task = self._task(task_url)
+        state.finish(task, self._now(), outcome=outcome, reason=reason)
+
+    def set_status(self, task_url: str, status: str | None) -> None:
+        """Let a task show a status, whatever its merges do; None lets it show its own again."""
+        self._task(task_url)[1].shown = status
+
+    def status(self, task_url: str) -> str:
+        """Tell what status a task shows now."""
+        return self._task(task_url)[1].status(self._now())
+
+    def task_urls(self, kind: KindName) -> list[str]:
+        """List the tasks of all merges, oldest first."""
+        self._now()
+        return [self._app.task_url(kind, task) for task in self._app.states[kind].tasks]
+
+    def merged(self, kind: KindName) -> dict[int, int]:
+        """Map each record that was merged away to the one that it was merged into."""
+        now = self._now()
+        return self._app.states[kind].merged(now)
+
+    def posted(self, kind: KindName) -> Counter[Pair]:
+        """Count the accepted merge requests for each pair of primary and duplicate."""
+        self._now()
+        return self._app.states[kind].posted.copy()
+
+    def use_quota(self, count: int) -> None:
+        """Spend requests of this minute and month, as another program with the same key would."""
+        now = self._now()
+        self._app.limits.use(count, now)
+
+    def set_quota(self, quota: int) -> None:
+        """Change the requests in each window, this one included; 0 for no limit."""
+        self._now()
+        self._app.limits.minute.limit = quota
+
+    def _open(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        now = self._loop.time()
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        self._url = f"http://{host}:{self._runner.addresses[0][1]}"
+        origin = now + self.window_offset
+        self._app = App(
+            {kind: self._state(kind) for kind in KINDS},
+            limits=Limits(
+                minute=Window(self.quota, self.window, origin=origin),
+                month=Window(self.month_quota, MONTH, origin=now),
+                max_concurrent=self.max_concurrent,
+            ),
+            rules=self,
+            clock=Clock(started=now, epoch=time.time()),
+            task_origin=(self.public_url or self._url).rstrip("/"),
+        )
+
+    def _state(self, kind: KindName) -> State:
+        ids = self.companies if kind == "company" else self.persons
+        random = Random(f"{self.seed} {kind}")  # noqa: S311 - a seed has to bring the same again
+        return State(KINDS[kind], Directory(KINDS[kind], ids), habits=self, random=random)
+
+    def _now(self) -> float:
+        if not self._url:
+            message = "Enter the Sandbox first: async with Sandbox() as sandbox."
+            raise RuntimeError(message)
+        return self._loop.time()
+
+    def _task(self, task_url: str) -> tuple[State, Task]:
+        self._now()
+        found = _TASK_URL.search(task_url)
+        state = self._app.states["person" if found and found[1] == "person" else "company"]
+        task = state.task_by_id.get(found[2]) if found else None
+        if task is None:
+            message = f"task_url {task_url!r} names no task of this sandbox"
+            raise ValueError(message)
+        return state, task
+
+    async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
+        route = find(request.method, request.path)
+        with self._counted(route.operation, request.task):
+            call = Call(
+                method=request.method,
+                path=request.path,
+                query=parse_qs(request.rel_url.raw_query_string, keep_blank_values=True),
+                headers=request.headers,
+                body=await request.read(),
+                origin=f"http://{request.host}",
+            )
+            reply = self._reply(call, route)
+            if reply.delay:
+                await asyncio.sleep(reply.delay)
+            return await _send(request, reply)
+
+    @contextmanager
+    def _counted(self, operation: str, handler: asyncio.Task[None]) -> Iterator[None]:
+        self._handlers.add(handler)
+        self.requests += 1
+        self.calls[operation] += 1
+        self.in_flight += 1
+        self.max_in_flight = max(self.max_in_flight, self.in_flight)
+        try:
+            yield
+        finally:
+            self.in_flight -= 1
+            self._handlers.discard(handler)
+
+    def _reply(self, call: Call, route: Route) -> Reply:
+        now = self._now()
+        refusal = self._app.admit(call, now, in_flight=self.in_flight)
+        fault = None if refusal else self._faults.take(route.operation)
+        headers = self._app.headers(now)
+        if refusal:
+            reply = refusal.reply()
+        elif fault and not fault.after_work:
+            reply = Reply(500, b"")
+        else:
+            reply = self._app.answer(call, route, now)
+        headers["X-Request-Id"] = f"sandbox-{next(self._answers)}"
+        delay = 0.0 if refusal else draw(self.latency, self._latencies)
+        reply = replace(reply, headers=headers | reply.headers, delay=delay)
+        if fault:
+            reply = fault.effect(reply)
+        self.refused += reply.status == TOO_MANY
+        return reply
+
+
+async def _send(request: web.BaseRequest, reply: Reply) -> web.StreamResponse:
+    if reply.ending == "hang":
+        await asyncio.get_running_loop().create_future()
+    if reply.ending == "disconnect":
+        request.protocol.force_close()
+    if reply.ending == "truncate":
+        return await _send_half(request, reply)
+    return web.Response(status=reply.status, body=reply.body, headers=reply.headers)
+
+
+async def _send_half(request: web.BaseRequest, reply: Reply) -> web.StreamResponse:
+    response = web.StreamResponse(status=reply.status, headers=reply.headers)
+    response.content_length = len(reply.body)
+    await response.prepare(request)
+    await response.write(reply.body[: len(reply.body) // 2])
+    request.protocol.force_close()
+    return response
