@@ -48,12 +48,14 @@ from .models import (
     ResultsSummary,
     TaskStatus,
 )
+from .policy import Backoff
 
 
 __all__ = [
     "AffinityError",
     "AuthenticationError",
     "AuthorizationError",
+    "Backoff",
     "Client",
     "ClosedError",
     "CompanyMergeState",

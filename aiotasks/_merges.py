@@ -7,11 +7,13 @@ from . import _wire
 from ._pacer import Lane
 from ._poller import Poller
 from .errors import (
+    AffinityError,
     ConfigurationError,
     ConnectError,
     DecodeError,
     IndeterminateMergeError,
     NetworkError,
+    ResponseError,
     ServerError,
 )
 from .models import DuplicateSuggestion, Kind, ProfileT, StateT
@@ -44,9 +46,9 @@ class MergeService(Generic[StateT, ProfileT]):
         try:
             answer = await transport.send(request, lane=Lane.MERGE)
             ref = _wire.started_task(answer, self._kind)
-        except ConnectError:
-            raise
-        except (NetworkError, ServerError, DecodeError) as error:
+        except (NetworkError, ResponseError, DecodeError) as error:
+            if _did_not_run(error):
+                raise
             raise IndeterminateMergeError(self._kind, primary_id, duplicate_id) from error
         poller.note_started(ref)
         return _wire.task_url(transport.origin, ref)
@@ -98,3 +100,10 @@ class MergeService(Generic[StateT, ProfileT]):
             message = f"{task_url!r} is a task of {ref.kind} merges, not of {self._kind} merges"
             raise ConfigurationError(message)
         return ref.id
+
+
+def _did_not_run(error: AffinityError) -> bool:
+    if isinstance(error, ResponseError):
+        # A redirect is no refusal: what answers with it may have passed the merge on.
+        return error.status >= 400 and not isinstance(error, ServerError)  # noqa: PLR2004
+    return isinstance(error, ConnectError)

@@ -21,7 +21,7 @@ D = TypeVar("D")
 
 START_IN_FLIGHT: Final = 4
 MAX_HOLD: Final = 120.0
-"""The longest that a ``Retry-After`` is believed, in seconds."""
+"""The longest that a ``Retry-After`` or the reset of a minute is believed, in seconds."""
 
 _MIN_HOLD = 1.0
 # Whole seconds and the way of the answer make `reset` jump by this much within one minute.
@@ -84,7 +84,7 @@ def _seconds(text: str | None, now: datetime) -> float | None:
         return seconds
     try:
         moment = parsedate_to_datetime(text)
-    except ValueError:
+    except (ValueError, OverflowError):
         return None
     return max(
         0.0, ((moment if moment.tzinfo else moment.replace(tzinfo=UTC)) - now).total_seconds()
@@ -129,8 +129,9 @@ class Pacer:
         if now >= self._resets_at:
             self._forget_minute()
         if not self._is_known:
-            return math.inf if self._is_probing else 0.0
-        if self.in_flight >= int(self._allowed):
+            is_full = self.in_flight >= self._max_in_flight
+            return math.inf if self._is_probing or is_full else 0.0
+        if self.in_flight >= int(self._allowed) or self._is_month_at_stake():
             return math.inf
         return self._minute_delay(now)
 
@@ -139,6 +140,11 @@ class Pacer:
             return 0.0
         # What is on its way may be counted already: its answers will tell.
         return math.inf if self._remaining > 0 and self.in_flight else self._resets_at - now
+
+    def _is_month_at_stake(self) -> bool:
+        # What is on its way may be counted already, as in the minute.
+        remaining = self._limits.org_remaining
+        return remaining is not None and 0 < remaining - self._reserve <= self.in_flight
 
     def _forget_minute(self) -> None:
         self._is_known = False
@@ -164,9 +170,11 @@ class Pacer:
             self.refused += 1
             self._refuse(now, limits)
             return
-        self._is_known = True
-        self._refusals = 0
-        self._grow()
+        # An answer to what was sent before a refusal does not stand for the probe.
+        if now >= self._held_until:
+            self._is_known = True
+            self._refusals = 0
+            self._grow()
         if limits.retry_after is not None and status >= 500:  # noqa: PLR2004
             self._hold(now, limits.retry_after)
 
@@ -211,9 +219,7 @@ class Pacer:
             _or(limits.org_remaining, self._limits.org_remaining),
         )
         if limits.user_remaining is not None:
-            self._learn_minute(
-                limits.user_remaining, now + max(_or(limits.user_reset, 60), _MIN_HOLD)
-            )
+            self._learn_minute(limits.user_remaining, now + _bounded(_or(limits.user_reset, 60)))
 
     def _learn_minute(self, remaining: int, resets_at: float) -> None:
         if self._remaining is None or resets_at > self._resets_at + _JUMP:
@@ -237,11 +243,15 @@ class Pacer:
         self._allowed = 1.0
 
     def _hold(self, now: float, seconds: float) -> None:
-        self._held_until = max(self._held_until, now + min(max(seconds, _MIN_HOLD), MAX_HOLD))
+        self._held_until = max(self._held_until, now + _bounded(seconds))
 
     def _grow(self) -> None:
         step = 1.0 if self._allowed < self._threshold else 1 / self._allowed
         self._allowed = min(self._allowed + step, float(self._max_in_flight))
+
+
+def _bounded(seconds: float) -> float:
+    return min(max(seconds, _MIN_HOLD), MAX_HOLD)
 
 
 def _or(value: T | None, default: D) -> T | D:
@@ -249,4 +259,5 @@ def _or(value: T | None, default: D) -> T | D:
 
 
 def _until(moment: float, now: float) -> float | None:
-    return None if math.isinf(moment) else max(0.0, moment - now)
+    # Outside the client's scope there is no clock, and `now` is infinite too.
+    return None if math.isinf(moment - now) else max(0.0, moment - now)

@@ -109,10 +109,10 @@ class Poller:
             if self._timer.when() <= when < math.inf:
                 return
             self._timer.cancel()
-        self._timer = self._loop.call_at(when, self._on_timer) if when < math.inf else None
+        self._timer = self._loop.call_at(when, self._on_timer, when) if when < math.inf else None
 
-    def _tick(self) -> None:
-        self._schedule.advance(self._loop.time())
+    def _tick(self, now: float) -> None:
+        self._schedule.advance(now)
         for ref in list(self._asks):
             self._drop_unwanted(ref)
         if self._schedule.has_due:
@@ -120,13 +120,15 @@ class Poller:
         self._changed.set()
         self._arm()
 
-    def _on_timer(self) -> None:
+    def _on_timer(self, when: float) -> None:
         self._timer = None
-        self._tick()
+        # Loops fire early by up to their clock's resolution, and would do so again and again.
+        self._tick(max(when, self._loop.time()))
 
     def _drop_unwanted(self, ref: TaskRef) -> None:
         if ref in self._asks and not self._schedule.wanted(ref):
-            _ = self._asks[ref].cancel()
+            # Not at once: a task that is cancelled before its first step never gives its slot back.
+            _ = self._loop.call_soon(self._asks[ref].cancel)
 
     async def _ask_what_is_due(self, group: asyncio.TaskGroup) -> None:
         while True:
@@ -157,10 +159,11 @@ class Poller:
         return ref
 
     async def _ask(self, ref: TaskRef) -> None:
+        failures = self._failures
         try:
             task = await self.transport.exchange(_wire.get_task(ref))
         except AffinityError as error:
-            self._take_error(ref, error)
+            self._take_error(ref, error, failures + 1)
         else:
             self._failures = 0
             if self._schedule.see(ref, task, now=self._loop.time(), lead=self._lead):
@@ -168,17 +171,17 @@ class Poller:
         finally:
             del self._asks[ref]
             self._schedule.put_back(ref)
-            self._tick()
+            self._tick(self._loop.time())
 
     @property
     def _lead(self) -> float:
-        # A look that starts this long before a deadline is answered within its grace.
-        return min(max(0.0, self.transport.latency - GRACE), _MAX_LEAD)
+        # A look that starts this long before a deadline is answered in the middle of its grace.
+        return min(max(0.0, self.transport.latency - GRACE / 2), _MAX_LEAD)
 
-    def _take_error(self, ref: TaskRef, error: AffinityError) -> None:
+    def _take_error(self, ref: TaskRef, error: AffinityError, failures: int) -> None:
         now = self._loop.time()
         if isinstance(error, _IN_PASSING):
-            self._take_outage(error)
+            self._take_outage(error, failures)
             return
         self._failures = 0
         if isinstance(error, _FOR_ALL):
@@ -188,11 +191,12 @@ class Poller:
         else:
             self._schedule.give_up(ref, error, now)
 
-    def _take_outage(self, error: AffinityError) -> None:
+    def _take_outage(self, error: AffinityError, failures: int) -> None:
         # A refusal is the pacer's affair: the task goes back in the queue and nothing is counted.
         if isinstance(error, RateLimitError):
             return
-        self._failures += 1
+        # Failures of what was on its way together are one event, not many.
+        self._failures = max(self._failures, failures)
         is_first_contact = isinstance(error, NetworkError) and not self.transport.was_answered
         if is_first_contact and not is_worth_a_retry(error, self._failures, is_read=True):
             self._give_up_all(OutcomeState.UNKNOWN, error)
@@ -203,7 +207,7 @@ class Poller:
 
     def _give_up_all(self, state: OutcomeState, error: AffinityError) -> None:
         self._schedule.give_up_all(state, self._loop.time(), error)
-        self._tick()
+        self._tick(self._loop.time())
 
     async def _explain_failures(self) -> None:
         while True:
@@ -221,9 +225,15 @@ class Poller:
             await self._next_change()
         # Only a task that is still pending can fail and be asked for in the same call.
         with suppress(TimeoutError):
-            async with asyncio.timeout(REASON_LINGER):
+            async with asyncio.timeout_at(self._linger_until()):
                 while len(self._failed) < min(_REASONS_PER_CALL, self._schedule.tasks):
                     await self._next_change()
+
+    def _linger_until(self) -> float:
+        # A reason that comes after its deadline is of no use.
+        waiting = (pending for ref in self._failed for pending in self._schedule.wanted(ref))
+        deadline = min((pending.deadline for pending in waiting), default=math.inf)
+        return min(self._loop.time() + REASON_LINGER, deadline - self.transport.latency)
 
     async def _next_change(self) -> None:
         self._changed.clear()
@@ -239,10 +249,9 @@ class Poller:
             try:
                 await self._read_reasons(request, ids, reasons)
                 break
-            except ResponseError:
-                continue
-            except AffinityError:
-                break
+            except AffinityError as error:
+                if isinstance(error, _IN_PASSING) or not isinstance(error, ResponseError):
+                    break
         for ref in refs:
             self._schedule.explain(ref, reasons.get(ref.id), self._loop.time())
 

@@ -64,7 +64,7 @@ class Pending:
         self.since = now
         self.deadline = now + terms.timeout
         self.phase = Phase.LATER
-        self.wake = now
+        self.wake = math.inf
         self.looks = 0
         self.is_last_look = False
         self.polls = 0
@@ -190,9 +190,7 @@ class Schedule:
         """
         self._asked.discard(ref)
         state = verdict(task)
-        for pending in list(self.wanted(ref)):
-            if pending.phase is Phase.REASON:
-                continue
+        for pending in self._undecided(ref):
             pending.task = task
             pending.polls += 1
             self._judge(pending, state, now, lead)
@@ -201,7 +199,7 @@ class Schedule:
     def miss(self, ref: TaskRef, *, now: float, lead: float) -> None:
         """Take in that a task, started just now, cannot be seen yet."""
         self._asked.discard(ref)
-        for pending in list(self.wanted(ref)):
+        for pending in self._undecided(ref):
             self._look_later(pending, now, lead)
 
     def explain(self, ref: TaskRef, reason: str | None, now: float) -> None:
@@ -213,7 +211,7 @@ class Schedule:
     def give_up(self, ref: TaskRef, error: AffinityError, now: float) -> None:
         """Settle a task of which nothing can be learned."""
         self._asked.discard(ref)
-        for pending in list(self.wanted(ref)):
+        for pending in self._undecided(ref):
             self._settle(pending, OutcomeState.UNKNOWN, now, error)
 
     def give_up_all(self, state: OutcomeState, now: float, error: AffinityError) -> None:
@@ -223,6 +221,8 @@ class Schedule:
                 self._run_out(pending, now)
             else:
                 self._settle(pending, state, now, error)
+        self._asked.difference_update(self._due)
+        self._due.clear()
 
     def discard(self, pending: Pending) -> None:
         """Forget a task that nobody waits for any more."""
@@ -240,6 +240,10 @@ class Schedule:
     def _everything(self) -> Iterator[Pending]:
         return (pending for waiting in self._by_ref.values() for pending in waiting)
 
+    def _undecided(self, ref: TaskRef) -> list[Pending]:
+        # What was seen to have failed stays so, whatever a later look tells.
+        return [pending for pending in self.wanted(ref) if pending.phase is not Phase.REASON]
+
     def _queue(self, ref: TaskRef) -> None:
         # Queued or on its way already: all who wait for it share that answer.
         if ref not in self._asked:
@@ -253,18 +257,22 @@ class Schedule:
                 self._settle(pending, state, now, None)
             case OutcomeState.FAILED:
                 pending.phase = Phase.REASON
-                self._wake_at(pending, max(pending.deadline, now) + GRACE)
+                self._wake_at(pending, pending.deadline + GRACE)
             case OutcomeState.UNKNOWN:
                 error = UnknownStatusError(pending.url, pending.task)
                 self._settle(pending, state, now, error)
-            case OutcomeState.RUNNING:
+            case OutcomeState.RUNNING:  # pragma: no branch - there is no other
                 self._look_later(pending, now, lead)
 
     def _look_later(self, pending: Pending, now: float, lead: float) -> None:
-        if pending.is_last_look or now >= pending.deadline:
+        # The look that others needed is not the last one of a task that waits for its own.
+        has_looked_last = pending.is_last_look and pending.phase is Phase.LOOK
+        if has_looked_last or now >= pending.deadline:
             self._run_out(pending, now)
             return
-        pending.looks += 1
+        # The looks of others bring news, but must not make this wait any slower.
+        if pending.phase is Phase.LOOK or not pending.looks:
+            pending.looks += 1
         try:
             delay = poll_delay(pending.terms.backoff, pending.looks)
         except AffinityError as error:
@@ -288,6 +296,8 @@ class Schedule:
         pending.terms.deliver(pending, outcome)
 
     def _wake_at(self, pending: Pending, when: float) -> None:
+        if when == pending.wake:
+            return
         pending.wake = when
         if when < math.inf:
             self._entries += 1

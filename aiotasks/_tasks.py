@@ -35,6 +35,7 @@ class Watch:
         self._outcomes: deque[tuple[int, Outcome]] = deque()
         self._changed = asyncio.Event()
         self._count = 0
+        self._was_entered = False
         self._is_open = False
         self._is_complete = False
 
@@ -43,7 +44,10 @@ class Watch:
         return f"<Watch: {len(self._pending)} of {self._count} pending, {state}>"
 
     async def __aenter__(self) -> Self:
-        self._is_open = True
+        if self._was_entered:
+            message = "A watch can be entered once: make a new one for each `async with`"
+            raise ClosedError(message)
+        self._was_entered = self._is_open = True
         try:
             for url in self._urls:
                 self._add(url)

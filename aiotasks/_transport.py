@@ -48,6 +48,7 @@ class Slots:
         self._queues: Mapping[Lane, deque[asyncio.Future[None]]] = {lane: deque() for lane in Lane}
         self._timer: asyncio.TimerHandle | None = None
         self._turn = 0
+        self._latest = 0.0
         self._is_closed = False
 
     def __repr__(self) -> str:
@@ -75,6 +76,14 @@ class Slots:
                 self.give_back()
             raise
 
+    def now(self) -> float:
+        """Return the time by which the pacer is asked and told; it never goes back.
+
+        Loops fire timers early by up to their clock's resolution: a hold has then ended all the same.
+        """
+        self._latest = max(self._latest, self._loop.time())
+        return self._latest
+
     def give_back(self) -> None:
         """Return a slot that was not used."""
         self.pacer.unsend()
@@ -85,8 +94,8 @@ class Slots:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+        now = self.now()
         while waiting := self._waiting():
-            now = self._loop.time()
             if self.pacer.is_month_used_up(now):
                 self.refuse_all(_month_used_up())
                 return
@@ -94,7 +103,7 @@ class Slots:
             if delay > 0:
                 # With nothing in flight no answer would wake anybody: the timer has to.
                 if delay < float("inf"):
-                    self._timer = self._loop.call_later(delay, self.pump)
+                    self._timer = self._loop.call_at(now + delay, self._on_timer, now + delay)
                 return
             self._turn += 1
             self.pacer.send()
@@ -114,6 +123,10 @@ class Slots:
         self.refuse_all(closed())
         if self._timer is not None:
             self._timer.cancel()
+
+    def _on_timer(self, when: float) -> None:
+        self._latest = max(self._latest, when)
+        self.pump()
 
     def _waiting(self) -> dict[Lane, int]:
         for queue in self._queues.values():
@@ -198,7 +211,7 @@ class Transport:
             async with asyncio.timeout(self._request_timeout), self._send(request) as response:
                 was_answered = self.was_answered = True
                 limits = read_limits(response.headers, datetime.now(UTC))
-                pacer.answer(self._loop.time(), response.status, limits)
+                pacer.answer(self.slots.now(), response.status, limits)
                 body = await _read_body(response)
                 return _wire.decode(request, response.status, response.headers, body)
         except (aiohttp.ClientError, TimeoutError, OSError) as error:

@@ -7,7 +7,7 @@ out, and each request is built anew on the configured origin.
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from ipaddress import ip_address
+from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import Any, Final, Generic, NamedTuple, NoReturn, TypeVar, cast
 from urllib.parse import quote
 
@@ -47,7 +47,11 @@ _PAGE_LIMIT = 100
 _MAX_ID = 9_007_199_254_740_991
 _SHOWN = 120
 
-_BASE_URL = re.compile(r"(https?)://([a-z0-9.-]+|\[[0-9a-f:.]+\])(?::([0-9]{1,5}))?/?", re.ASCII)
+_LABEL = "[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?"
+_BASE_URL = re.compile(
+    rf"(https?)://({_LABEL}(?:\.{_LABEL})*\.?|\[[0-9a-f:.]+\])(?::([0-9]{{1,5}}))?/?", re.ASCII
+)
+_MAX_PORT = 65_535
 _TASK_URL = re.compile(
     r"(?P<origin>[^/]+://[^/?#@\\]+)(?:/v2)?/tasks/"
     r"(?P<kind>company|person)-merges/(?P<id>[A-Za-z0-9][A-Za-z0-9_-]{0,63})/?",
@@ -55,7 +59,10 @@ _TASK_URL = re.compile(
 )
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}", re.ASCII)
 _STATUS = re.compile(r"[A-Za-z][A-Za-z_-]{0,63}", re.ASCII)
-_MERGED = re.compile(r"(\d+)\W+no longer exists as it has been merged into\W+(\d+)", re.ASCII)
+_MERGED = re.compile(
+    r"\b(\d{1,16})\W+no longer exists as it has been merged into\W+(\d{1,16})\b", re.ASCII
+)
+_USER = re.compile(r"//[^/@]*@")
 
 
 class TaskRef(NamedTuple):
@@ -134,8 +141,8 @@ def parse_base_url(base_url: object) -> str:
     Raises:
         ConfigurationError: when it is no origin, or neither https nor a loopback address.
     """
-    match = _BASE_URL.fullmatch(base_url.lower()) if isinstance(base_url, str) else None
-    if match is None:
+    match = _BASE_URL.fullmatch(_lower(base_url)) if isinstance(base_url, str) else None
+    if match is None or not _is_connectable(match[2], match[3]):
         _refuse(
             f"{_shown(base_url)} is not a base URL: give the scheme and the host alone, "
             f"as in {DEFAULT_BASE_URL} (no path, no /v2, no user)"
@@ -161,7 +168,7 @@ def parse_task_url(task_url: object, origin: str) -> TaskRef:
             f"{_shown(task_url)} is not a task URL: "
             f"it should look like {origin}/v2/tasks/company-merges/<task id>"
         )
-    base = _BASE_URL.fullmatch(match["origin"].lower())
+    base = _BASE_URL.fullmatch(_lower(match["origin"]))
     given = _canonical(*base.groups()) if base else match["origin"]
     if given != origin and given not in _AFFINITY_ORIGINS:
         _refuse(
@@ -321,15 +328,32 @@ def _unexplained(status: int, headers: Mapping[str, str]) -> str:
 
 
 def _canonical(scheme: str, host: str, port: str | None) -> str:
-    default = {"https": "443", "http": "80"}[scheme]
-    return f"{scheme}://{host}" + (f":{int(port)}" if port and port != default else "")
+    default = {"https": 443, "http": 80}[scheme]
+    number = int(port or default)
+    return f"{scheme}://{host}" + (f":{number}" if number != default else "")
+
+
+def _lower(text: str) -> str:
+    # There are letters beyond ASCII whose lower case is within it.
+    return text.lower() if text.isascii() else text
+
+
+def _is_connectable(host: str, port: str | None) -> bool:
+    if port is not None and not 0 < int(port) <= _MAX_PORT:
+        return False
+    return not host.startswith("[") or isinstance(_address(host), IPv6Address)
 
 
 def _is_loopback(host: str) -> bool:
+    address = _address(host)
+    return host == "localhost" if address is None else address.is_loopback
+
+
+def _address(host: str) -> IPv4Address | IPv6Address | None:
     try:
-        return ip_address(host.strip("[]")).is_loopback
+        return ip_address(host.strip("[]"))
     except ValueError:
-        return host == "localhost"
+        return None
 
 
 def _listing(path: str, expression: str) -> str:
@@ -364,7 +388,8 @@ def _kind(kind: str) -> Kind:
 
 
 def _shown(value: object) -> str:
-    text = repr(value)
+    # Some put the key where a URL has its user.
+    text = _USER.sub("//…@", repr(value))
     return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…"
 
 

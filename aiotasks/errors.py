@@ -179,8 +179,12 @@ class TaskFailedError(AffinityError):
             if summary and summary.total > 1
             else ""
         )
-        reason = self.reason or "the server gave no reason; see the merge history"
-        return f"The task failed{part}: {reason} ({self.task_url})"
+        advice = (
+            f"{self.reason.rstrip('.')}. Settle that before you merge the records again"
+            if self.reason
+            else "the server gave no reason; see the merge history"
+        )
+        return f"The task failed{part}: {advice} ({self.task_url})"
 
 
 class TaskTimeoutError(AffinityError, TimeoutError):

@@ -1,0 +1,156 @@
+"""A sandbox that remembers when it was asked, a client to it, and servers that are worse."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+from weakref import WeakSet
+
+import pytest
+from aiohttp import web
+
+from aiotasks import Client
+from aiotasks.sandbox import Sandbox
+
+
+class Asked(NamedTuple):
+    """One request, as it arrived."""
+
+    at: float
+    method: str
+    target: str
+    key: str | None
+
+
+class Recorded(Sandbox):
+    """A sandbox that remembers what it was asked, and when on the loop's clock."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.asked: list[Asked] = []
+
+    async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
+        now = asyncio.get_running_loop().time()
+        key = request.headers.get("Authorization")
+        self.asked.append(Asked(now, request.method, request.path_qs, key))
+        return await super()._handle(request)
+
+    def looks(self, task_url: str) -> list[float]:
+        """When a task was looked at."""
+        target = task_url[task_url.index("/v2/") :]
+        return [asked.at for asked in self.asked if asked.target == target]
+
+    def start(self, count: int, *, first: int = 1, **settings: Any) -> list[str]:
+        """Start merges of neighbouring companies, and return their task URLs."""
+        return [
+            self.start_merge("company", 2 * number - 1, 2 * number, **settings)
+            for number in range(first, first + count)
+        ]
+
+
+@dataclass
+class Host:
+    """A server of few words: what it was sent, and by how many connections."""
+
+    url: str
+    heard: list[bytes]
+    connections: int = 0
+
+    @property
+    def requests(self) -> int:
+        """How many requests came with a whole head."""
+        return sum(data.count(b" HTTP/1.1\r\n") for data in self.heard)
+
+
+_servers: WeakSet[Any] = WeakSet()
+Speak = Callable[[asyncio.StreamWriter], Awaitable[None]]
+
+
+@asynccontextmanager
+async def host(speak: Speak) -> AsyncIterator[Host]:
+    """Serve bytes: ``speak`` is called with the connection after each request."""
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        _servers.add(asyncio.current_task())
+        server.connections += 1
+        try:
+            while data := await reader.read(65536):
+                server.heard.append(data)
+                await speak(writer)
+        except ConnectionError:
+            pass
+        finally:
+            writer.close()
+
+    listener = await asyncio.start_server(serve, "127.0.0.1", 0)
+    server = Host(f"http://127.0.0.1:{listener.sockets[0].getsockname()[1]}", [])
+    try:
+        yield server
+    finally:
+        listener.close()
+
+
+def saying(data: bytes, *, then_close: bool = False) -> Speak:
+    """Always answer the same."""
+
+    async def speak(writer: asyncio.StreamWriter) -> None:
+        writer.write(data)
+        await writer.drain()
+        if then_close:
+            writer.close()
+
+    return speak
+
+
+def connect(sandbox: Sandbox, **settings: Any) -> Client:
+    """Return a client of a sandbox."""
+    return Client(**{"api_key": sandbox.api_key, "base_url": sandbox.url, **settings})
+
+
+def now() -> float:
+    """Tell the time of the loop."""
+    return asyncio.get_running_loop().time()
+
+
+def hurry() -> None:
+    """Switch asyncio's debug mode off, which takes most of the time of a long test."""
+    asyncio.get_running_loop().set_debug(False)
+
+
+def client_tasks() -> list[str]:
+    """Name the asyncio tasks besides the test's own and the servers'."""
+    others = {asyncio.current_task(), *_servers}
+    return sorted(
+        task.get_name()
+        for task in asyncio.all_tasks() - others
+        if "RequestHandler." not in repr(task.get_coro())
+    )
+
+
+async def assert_idle(client: Client) -> None:
+    """Hold that a client has nothing left to do, and nothing left over, without time passing."""
+    for _ in range(5):
+        # What was cancelled ends in the loop's next rounds.
+        await asyncio.sleep(0)
+    assert client._scope is not None
+    poller = client._scope.poller
+    assert client.quota.in_flight == 0
+    assert poller.pending == 0
+    assert poller._asks == {}
+    assert poller._schedule._asked == set(poller._schedule._due)
+    assert client._scope.session.connector is not None
+    assert not client._scope.session.connector._acquired
+    assert client_tasks() == ["aiotasks: poller", "aiotasks: reasons"]
+
+
+@pytest.fixture
+async def sandbox() -> AsyncIterator[Recorded]:
+    async with Recorded(quota=0, month_quota=0) as sandbox:
+        yield sandbox
+
+
+@pytest.fixture
+async def client(sandbox: Recorded) -> AsyncIterator[Client]:
+    async with connect(sandbox) as client:
+        yield client

@@ -1,0 +1,386 @@
+"""The scope: what it needs, what it owns, and what is no use of it."""
+
+import asyncio
+import math
+import warnings
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import aiohttp
+import async_solipsism
+import pytest
+
+from aiotasks import AffinityError, Client, ClosedError, ConfigurationError, TaskFailedError
+from aiotasks.sandbox import Sandbox
+from tests.client.conftest import Recorded, assert_idle, client_tasks, connect, now
+
+
+def test_a_client_needs_no_loop_to_be_made() -> None:
+    """Settings are checked when the client is made, and nothing is opened yet."""
+    client = Client("secret-key")
+    assert client.base_url == "https://api.affinity.co"
+    assert repr(client) == "<Client https://api.affinity.co: not entered>"
+    assert client.quota.sent == 0
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"api_key": ""}, "API key"),
+        ({"api_key": "a b"}, "API key"),
+        ({"api_key": "a\r\nX-Evil: 1"}, "API key"),
+        ({"api_key": "schlüssel"}, "API key"),
+        ({"api_key": None}, "API key"),
+        ({"base_url": "http://api.affinity.co"}, "in the clear"),
+        ({"base_url": "https://api.affinity.co/v2"}, "not a base URL"),
+        ({"base_url": "https://user@api.affinity.co"}, "not a base URL"),
+        ({"base_url": None}, "not a base URL"),
+        ({"api_version": "1\r\n2"}, "api_version"),
+        ({"api_version": ""}, "api_version"),
+        ({"api_version": 2024}, "api_version"),
+        ({"request_timeout": 0}, "request_timeout"),
+        ({"request_timeout": math.nan}, "request_timeout"),
+        ({"request_timeout": math.inf}, "request_timeout"),
+        ({"max_in_flight": 0}, "max_in_flight"),
+        ({"max_in_flight": 1.5}, "max_in_flight"),
+        ({"max_in_flight": True}, "max_in_flight"),
+        ({"reserve": -1}, "reserve"),
+    ],
+    ids=str,
+)
+def test_wrong_settings_are_named(settings: dict[str, Any], message: str) -> None:
+    """What cannot be used is a ConfigurationError that names it, and never shows the key."""
+    with pytest.raises(ConfigurationError, match=message) as caught:
+        Client(**{"api_key": "secret-key", **settings})
+    assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "base_url", ["http://localhost:8080", "http://127.3.2.1", "http://[::1]:1/"]
+)
+def test_plain_http_is_for_loopback(base_url: str) -> None:
+    """A local server needs no certificate."""
+    assert Client("key", base_url=base_url).base_url == base_url.rstrip("/")
+
+
+async def test_the_key_is_never_shown(sandbox: Recorded) -> None:
+    """Neither the client nor an error shows the key."""
+    async with connect(sandbox, api_key="secret-key") as client:
+        assert "secret" not in repr(client)
+        with pytest.raises(AffinityError) as caught:
+            await client.tasks.get(f"{sandbox.url}/v2/tasks/company-merges/a")
+        assert "secret" not in repr(caught.value) + str(caught.value)
+
+
+async def test_from_env_reads_three_variables(
+    sandbox: Recorded, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The key, the origin and the version come from the environment."""
+    monkeypatch.setenv("AFFINITY_API_KEY", sandbox.api_key)
+    monkeypatch.setenv("AFFINITY_BASE_URL", sandbox.url)
+    monkeypatch.setenv("AFFINITY_API_VERSION", "current")
+    (url,) = sandbox.start(1)
+    async with Client.from_env() as client:
+        await client.tasks.get(url)
+    assert client._headers["X-Affinity-Api-Version"] == "current"
+
+
+def test_from_env_lets_settings_win(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is given is used instead of the environment, and empty variables count as unset."""
+    monkeypatch.setenv("AFFINITY_API_KEY", "one")
+    monkeypatch.setenv("AFFINITY_BASE_URL", "")
+    monkeypatch.delenv("AFFINITY_API_VERSION", raising=False)
+    client = Client.from_env(api_key="two", api_version="2024-01-01")
+    assert client.base_url == "https://api.affinity.co"
+    assert client._headers["Authorization"] == "Bearer two"
+    assert client._headers["X-Affinity-Api-Version"] == "2024-01-01"
+
+
+def test_from_env_needs_a_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a key anywhere the error says where to put it."""
+    monkeypatch.setenv("AFFINITY_API_KEY", "")
+    with pytest.raises(ConfigurationError, match="set AFFINITY_API_KEY"):
+        Client.from_env()
+
+
+async def test_an_own_session_is_closed(sandbox: Recorded) -> None:
+    """Without a session the client opens one and closes it, and all its tasks are gone."""
+    (url,) = sandbox.start(1)
+    async with connect(sandbox) as client:
+        assert client._scope is not None
+        session = client._scope.session
+        await client.tasks.get(url)
+        await assert_idle(client)
+    assert session.closed
+    assert client_tasks() == []
+    assert repr(client) == f"<Client {sandbox.url}: closed>"
+
+
+async def test_a_borrowed_session_is_never_closed(sandbox: Recorded) -> None:
+    """A given session is used as it is, with its traces, and left open."""
+    traced = []
+
+    async def trace(_session: Any, _context: Any, params: aiohttp.TraceRequestStartParams) -> None:
+        traced.append(str(params.url))
+
+    config = aiohttp.TraceConfig()
+    config.on_request_start.append(trace)
+    (url,) = sandbox.start(1)
+    async with aiohttp.ClientSession(
+        trace_configs=[config], raise_for_status=True, timeout=aiohttp.ClientTimeout(total=0.001)
+    ) as session:
+        async with connect(sandbox, session=session) as client:
+            await client.tasks.wait(url)
+            with pytest.raises(AffinityError):
+                await client.tasks.get(f"{sandbox.url}/v2/tasks/company-merges/a")
+        assert not session.closed
+        assert traced[0] == url
+        async with session.get(f"{sandbox.url}/v2/auth/whoami", raise_for_status=False) as answer:
+            assert answer.status == 401
+
+
+async def test_two_clients_may_share_a_session(sandbox: Recorded) -> None:
+    """Leaving one client leaves the session to the other."""
+    (url,) = sandbox.start(1)
+    async with aiohttp.ClientSession() as session, connect(sandbox, session=session) as one:
+        async with connect(sandbox, session=session) as other:
+            await other.tasks.get(url)
+        await one.tasks.get(url)
+
+
+async def test_a_closed_session_is_refused(sandbox: Recorded) -> None:
+    """A session that is closed already is an error when the scope is entered."""
+    session = aiohttp.ClientSession()
+    await session.close()
+    with pytest.raises(ClosedError, match="session is closed"):
+        await connect(sandbox, session=session).__aenter__()
+    assert client_tasks() == []
+
+
+async def test_a_session_with_auth_is_refused(sandbox: Recorded) -> None:
+    """A session that would replace the key by an authorization of its own is an error."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        session = aiohttp.ClientSession(auth=aiohttp.BasicAuth("user", "password"))
+    async with session:
+        with pytest.raises(ConfigurationError, match="auth"):
+            await connect(sandbox, session=session).__aenter__()
+
+
+async def test_the_headers_of_a_session_do_not_replace_the_key(sandbox: Recorded) -> None:
+    """A session with an Authorization header of its own still sends the client's key here."""
+    (url,) = sandbox.start(1)
+    async with (
+        aiohttp.ClientSession(headers={"Authorization": "Basic x"}) as session,
+        connect(sandbox, session=session) as client,
+    ):
+        await client.tasks.get(url)
+    assert [asked.key for asked in sandbox.asked] == [f"Bearer {sandbox.api_key}"]
+
+
+async def test_a_session_that_is_closed_meanwhile(sandbox: Recorded) -> None:
+    """A session that its owner closes during the scope makes calls and waits say so at once."""
+    (url,) = sandbox.start(1, duration=math.inf)
+    session = aiohttp.ClientSession()
+    async with connect(sandbox, session=session) as client:
+        waiting = asyncio.create_task(client.tasks.wait(url))
+        await client.tasks.get(url)
+        await session.close()
+        with pytest.raises(ClosedError, match="session that is open"):
+            await client.tasks.get(url)
+        with pytest.raises(ClosedError):
+            await waiting
+        assert now() <= 2.2
+        assert client.quota.in_flight == 0
+
+
+CALLS: dict[str, Callable[[Client], Awaitable[object]]] = {
+    "get": lambda client: client.tasks.get("https://api.affinity.co/v2/tasks/company-merges/a"),
+    "wait": lambda client: client.tasks.wait("https://api.affinity.co/v2/tasks/company-merges/a"),
+    "wait_many": lambda client: client.tasks.wait_many([]),
+    "list": lambda client: anext(aiter(client.tasks.list("company"))),
+    "merge": lambda client: client.companies.merge(1, 2),
+    "merges": lambda client: anext(aiter(client.persons.merges())),
+    "get_merge": lambda client: client.persons.get_merge(1),
+    "suggestions": lambda client: anext(aiter(client.persons.suggestions())),
+}
+
+
+@pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
+async def test_outside_its_scope_a_client_is_of_no_use(
+    sandbox: Recorded, call: Callable[[Client], Awaitable[object]]
+) -> None:
+    """Before and after its scope every call is a ClosedError that says what to do."""
+    client = connect(sandbox)
+    with pytest.raises(ClosedError, match="async with Client"):
+        await call(client)
+    async with client:
+        pass
+    with pytest.raises(ClosedError, match="async with Client"):
+        await call(client)
+    assert sandbox.requests == 0
+
+
+async def test_a_client_is_entered_once(sandbox: Recorded) -> None:
+    """Neither a second scope after the first nor one within it is opened."""
+    client = connect(sandbox)
+    async with client:
+        with pytest.raises(ClosedError, match="entered once"):
+            await client.__aenter__()
+    with pytest.raises(ClosedError, match="make a new Client"):
+        await client.__aenter__()
+
+
+async def test_a_scope_is_left_once(sandbox: Recorded) -> None:
+    """Leaving what was never entered is a ClosedError."""
+    with pytest.raises(ClosedError):
+        await connect(sandbox).__aexit__(None, None, None)
+
+
+@pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
+async def test_a_client_belongs_to_its_loop(
+    client: Client, call: Callable[[Client], Awaitable[object]]
+) -> None:
+    """Use on another event loop is a clear error instead of a hang."""
+
+    def elsewhere() -> None:
+        with asyncio.Runner(loop_factory=async_solipsism.EventLoop) as runner:
+            with pytest.raises(ClosedError, match="another event loop"):
+                runner.run(call(client))  # type: ignore[arg-type]
+            with pytest.raises(ClosedError, match="another event loop"):
+                runner.run(client.__aexit__(None, None, None))
+
+    await asyncio.to_thread(elsewhere)
+
+
+async def test_the_quota_is_free_to_read() -> None:
+    """What the headers told is there to read, before, in and after the scope."""
+    async with Recorded(quota=50, month_quota=1000) as sandbox:
+        client = connect(sandbox)
+        assert (client.quota.limit, client.quota.remaining, client.quota.reset) == (None,) * 3
+        (url,) = sandbox.start(1)
+        async with client:
+            await client.tasks.get(url)
+            await asyncio.sleep(10)
+            quota = client.quota
+            assert (quota.limit, quota.remaining, quota.reset) == (50, 49, 50.0)
+            assert (quota.org_limit, quota.org_remaining) == (1000, 999)
+            assert quota.org_reset == pytest.approx(30 * 86400 - 10)
+            assert (quota.in_flight, quota.sent, quota.refused) == (0, 1, 0)
+        assert client.quota.sent == 1
+        assert client.quota.limit == 50
+        assert client.quota.reset is None
+        assert sandbox.requests == 1
+
+
+async def test_a_repr_shows_what_goes_on(sandbox: Recorded, client: Client) -> None:
+    """The state of the waits and of the slots can be read from outside."""
+    (url,) = sandbox.start(1)
+    waiting = asyncio.create_task(client.tasks.wait(url))
+    sandbox.latency = 1.0
+    calls = [asyncio.create_task(client.companies.merge(3, 4 + number)) for number in range(2)]
+    await asyncio.sleep(0.5)
+    assert "<Poller: 1 pending, 0 asked>" in repr(client)
+    assert "<Slots: 1 in flight; waiting: 0 interactive, 1 merge, 1 poll>" in repr(client)
+    await asyncio.gather(waiting, *calls)
+    assert "<Poller: 0 pending, 0 asked>" in repr(client)
+    assert "<Slots: 0 in flight; waiting: 0 interactive, 0 merge, 0 poll>" in repr(client)
+
+
+@pytest.mark.parametrize("error", [ValueError("mine"), KeyboardInterrupt(), TimeoutError("mine")])
+async def test_the_error_of_the_body_comes_out_as_itself(
+    sandbox: Recorded, error: BaseException
+) -> None:
+    """What is raised in the body leaves the scope as it is, in no ExceptionGroup."""
+    with pytest.raises(type(error)) as caught:
+        async with connect(sandbox):
+            raise error
+    assert caught.value is error
+    assert client_tasks() == []
+
+
+async def test_a_failed_wait_leaves_the_scope_as_itself(sandbox: Recorded) -> None:
+    """The usual ``except TaskFailedError`` around the scope works."""
+    (url,) = sandbox.start(1, duration=0.0, reason="Locked")
+    with pytest.raises(TaskFailedError, match="Locked"):
+        async with connect(sandbox) as client:
+            await client.tasks.wait(url)
+    assert client_tasks() == []
+
+
+async def test_leaving_the_scope_ends_the_waits_of_others(sandbox: Recorded) -> None:
+    """Whoever still waits in another task is told that the client is closed."""
+    running = sandbox.start(3, duration=math.inf)
+    async with connect(sandbox) as client:
+        one = asyncio.create_task(client.tasks.wait(running[0]))
+        many = asyncio.create_task(client.tasks.wait_many(running))
+        await asyncio.sleep(5)
+    with pytest.raises(ClosedError, match="client is closed"):
+        await one
+    outcomes = await many
+    assert [type(outcome.error) for outcome in outcomes.unknown] == [ClosedError] * 3
+    assert now() == 5.0
+    assert client_tasks() == []
+
+
+async def test_leaving_the_scope_turns_away_who_waits_for_a_slot() -> None:
+    """A call that has not got its slot yet is a ClosedError, at once."""
+    async with Recorded(quota=1) as sandbox:
+        (url,) = sandbox.start(1)
+        async with connect(sandbox) as client:
+            await client.tasks.get(url)
+            calls = [asyncio.create_task(client.tasks.get(url)) for _ in range(3)]
+            await asyncio.sleep(5)
+        for call in calls:
+            with pytest.raises(ClosedError):
+                await call
+        assert now() == 5.0
+        assert sandbox.requests == 1
+
+
+async def test_leaving_the_scope_with_a_cancelled_call_in_the_queue() -> None:
+    """Of two calls that wait for a slot one may be cancelled in the moment of leaving."""
+    async with Recorded(quota=1) as sandbox:
+        (url,) = sandbox.start(1)
+        async with connect(sandbox) as client:
+            await client.tasks.get(url)
+            stays, goes = [asyncio.create_task(client.tasks.get(url)) for _ in range(2)]
+            await asyncio.sleep(5)
+            goes.cancel()
+        await asyncio.wait([stays, goes])
+        assert goes.cancelled()
+        assert isinstance(stays.exception(), ClosedError)
+
+
+async def test_leaving_the_scope_ends_the_retries_of_others(sandbox: Recorded) -> None:
+    """A call that pauses before its next try finds the client closed."""
+    (url,) = sandbox.start(1)
+    sandbox.inject("503x*")
+    async with connect(sandbox) as client:
+        call = asyncio.create_task(client.tasks.get(url))
+        await asyncio.sleep(0.1)
+    with pytest.raises(ClosedError):
+        await call
+    assert sandbox.requests == 1
+
+
+async def test_a_watch_outlives_no_client(sandbox: Recorded) -> None:
+    """A watch that is still open takes nothing more once its client is closed."""
+    running = sandbox.start(2, duration=math.inf)
+    async with connect(sandbox) as client:
+        watch = await client.tasks.watch(running[:1]).__aenter__()
+    assert isinstance((await anext(watch)).error, ClosedError)
+    with pytest.raises(ClosedError):
+        watch.add(running[1])
+    await watch.__aexit__(None, None, None)
+
+
+async def test_two_clients_live_side_by_side(sandbox: Recorded) -> None:
+    """Each client has its own limits and its own key."""
+    (url,) = sandbox.start(1)
+    async with Sandbox(api_key="other") as second, connect(sandbox) as one, connect(second) as two:
+        await one.tasks.get(url)
+        other = await two.companies.merge(1, 2)
+        await two.tasks.get(other)
+    assert (one.quota.sent, two.quota.sent) == (1, 2)
+    assert (sandbox.requests, second.requests) == (1, 2)

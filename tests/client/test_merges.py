@@ -1,0 +1,249 @@
+"""Starting merges: once, or provably not at all."""
+
+import asyncio
+from typing import Any
+
+import aiohappyeyeballs
+import pytest
+
+from aiotasks import (
+    AffinityError,
+    AuthenticationError,
+    AuthorizationError,
+    Client,
+    ConflictError,
+    ConnectError,
+    DecodeError,
+    IndeterminateMergeError,
+    MergedEntityError,
+    NetworkError,
+    RateLimitError,
+    RequestTimeoutError,
+    ResponseError,
+    ServerError,
+    ValidationError,
+)
+from aiotasks.sandbox import Fault
+from tests.client.conftest import Recorded, assert_idle, connect, host, now, saying
+
+
+@pytest.mark.parametrize("kind", ["company", "person"])
+async def test_a_merge_returns_its_task_url(sandbox: Recorded, client: Client, kind: Any) -> None:
+    """One POST starts the merge, and its URL is what the verbs for tasks take."""
+    service: Any = client.companies if kind == "company" else client.persons
+    url = await service.merge(1, 2)
+    assert url == sandbox.task_urls(kind)[0]
+    assert sandbox.posted(kind) == {(1, 2): 1}
+    assert (await client.tasks.wait(url)).status == "success"
+    assert sandbox.merged(kind) == {2: 1}
+    assert sandbox.calls["merge"] == 1
+
+
+async def test_a_record_that_was_merged_away_says_where_it_went(
+    sandbox: Recorded, client: Client
+) -> None:
+    """The error that proves a merge carries both ids."""
+    sandbox.start_merge("company", 1, 2, duration=0.0)
+    with pytest.raises(MergedEntityError) as caught:
+        await client.companies.merge(3, 2)
+    assert (caught.value.source_id, caught.value.target_id) == (2, 1)
+
+
+async def test_a_record_that_is_busy_is_a_conflict(sandbox: Recorded, client: Client) -> None:
+    """A merge that contradicts one under way is refused, and the error says to wait."""
+    await client.companies.merge(1, 2)
+    with pytest.raises(ConflictError, match="wait for it"):
+        await client.companies.merge(3, 2)
+    assert sum(sandbox.posted("company").values()) == 1
+
+
+REFUSALS = [
+    (400, ValidationError),
+    (401, AuthenticationError),
+    (403, AuthorizationError),
+    (409, ConflictError),
+    (422, ValidationError),
+]
+
+
+@pytest.mark.parametrize(("status", "error"), REFUSALS)
+async def test_a_refused_merge_did_not_run(
+    sandbox: Recorded, client: Client, status: int, error: type[ResponseError]
+) -> None:
+    """The API's refusals are raised as they are, after one request."""
+    sandbox.inject(Fault.status(status), times=None)
+    with pytest.raises(error):
+        await client.companies.merge(1, 2)
+    assert sandbox.requests == 1
+
+
+@pytest.mark.parametrize("cause", ["minute", "concurrency"])
+@pytest.mark.parametrize("retry_after", [None, 7])
+async def test_a_merge_refused_for_a_limit_is_repeated(
+    sandbox: Recorded, client: Client, cause: Any, retry_after: int | None
+) -> None:
+    """429 means that the merge did not run: it is sent again when the limit allows."""
+    sandbox.inject(Fault.rate_limit(cause=cause, retry_after=retry_after), times=2)
+    await client.companies.merge(1, 2)
+    assert sandbox.requests == 3
+    assert sandbox.posted("company") == {(1, 2): 1}
+    wait = retry_after or {"minute": 60, "concurrency": 1}[cause]
+    assert now() >= 2 * wait
+
+
+async def test_a_merge_refused_again_and_again_is_raised(sandbox: Recorded, client: Client) -> None:
+    """After ten refusals the merge has provably not run, and that is what the error says."""
+    sandbox.inject(Fault.rate_limit(cause="concurrency"), times=None)
+    with pytest.raises(RateLimitError):
+        await client.companies.merge(1, 2)
+    assert sandbox.requests == 10
+    assert not sandbox.posted("company")
+
+
+async def test_a_merge_without_a_connection_is_repeated(
+    sandbox: Recorded, client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No byte of it was sent, so it may be sent again, and in the end it runs once."""
+    start_connection = aiohappyeyeballs.start_connection
+    tries = []
+
+    async def start(*arguments: Any, **settings: Any) -> Any:
+        tries.append(now())
+        if len(tries) < 4:
+            raise ConnectionRefusedError
+        return await start_connection(*arguments, **settings)
+
+    monkeypatch.setattr(aiohappyeyeballs, "start_connection", start)
+    await client.companies.merge(1, 2)
+    assert len(tries) == 4
+    assert sandbox.posted("company") == {(1, 2): 1}
+
+
+async def test_a_merge_that_finds_no_connection_was_not_started(
+    sandbox: Recorded, client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A ConnectError stays one: nothing is indeterminate about it."""
+
+    async def refuse(*_arguments: Any, **_settings: Any) -> None:
+        raise ConnectionRefusedError
+
+    monkeypatch.setattr(aiohappyeyeballs, "start_connection", refuse)
+    with pytest.raises(ConnectError) as caught:
+        await client.companies.merge(1, 2)
+    assert not caught.value.was_sent
+    assert sandbox.requests == 0
+    await assert_idle(client)
+
+
+UNCLEAR = {
+    "disconnect before the work": (Fault.disconnect(), NetworkError),
+    "disconnect after the work": (Fault.disconnect(after_work=True), NetworkError),
+    "500": (Fault.status(500), ServerError),
+    "500 after the work": (Fault.status(500, after_work=True), ServerError),
+    "502": (Fault.status(502, html=True, after_work=True), ServerError),
+    "503": (Fault.status(503, retry_after=1), ServerError),
+    "408": (Fault.status(408), ServerError),
+    "hang": (Fault.hang(after_work=True), RequestTimeoutError),
+    "truncated": (Fault.truncate(), NetworkError),
+    "malformed": (Fault.malformed(), DecodeError),
+    "html": (Fault.status(200, html=True, after_work=True), DecodeError),
+    "wrong types": (Fault.wrong_types(), DecodeError),
+    "nothing": (Fault.content(b"", status=204), DecodeError),
+    "no taskUrl": (Fault.content(b"{}", status=202), DecodeError),
+    "huge": (Fault.huge(17 * 2**20), DecodeError),
+}
+
+
+@pytest.mark.parametrize("name", UNCLEAR)
+@pytest.mark.parametrize("is_warm", [False, True], ids=["first request", "used connection"])
+async def test_a_merge_is_never_repeated_on_a_guess(
+    sandbox: Recorded, client: Client, name: str, is_warm: bool
+) -> None:
+    """Where no answer tells whether it runs, the merge is sent once and the error says so."""
+    fault, cause = UNCLEAR[name]
+    if is_warm:
+        await client.tasks.get(sandbox.start(1, first=9)[0])
+    sandbox.inject(fault, on="merge", times=None)
+    with pytest.raises(IndeterminateMergeError, match="merge history") as caught:
+        await client.companies.merge(1, 2)
+    assert isinstance(caught.value.__cause__, cause)
+    assert (caught.value.kind, caught.value.primary_id, caught.value.duplicate_id) == (
+        "company",
+        1,
+        2,
+    )
+    assert sandbox.calls["merge"] == 1
+    sandbox.clear_faults()
+    await client.companies.merge(5, 6)
+    await assert_idle(client)
+
+
+HOSTILE = [
+    "",
+    "task",
+    "https://api.affinity.co/v2/companies/1",
+    "https://api.affinity.co/v2/tasks/person-merges/a",
+    "https://api.affinity.co/v2/tasks/company-merges/",
+    "https://api.affinity.co/v2/tasks/company-merges/../../auth/whoami",
+    "https://api.affinity.co/v2/tasks/company-merges/%2e%2e",
+    "https://api.affinity.co/v2/tasks/company-merges/a%2Fb",
+    "https://api.affinity.co/v2/tasks/company-merges/a?x=1",
+    "https://api.affinity.co/v2/tasks/company-merges/a#b",
+    "https://api.affinity.co/v2/tasks/company-merges/a\\r\\nHost: evil",
+    "javascript:alert(1)",
+    "/v2/tasks/company-merges/a",
+    "//evil.example/v2/tasks/company-merges/a",
+]
+
+
+@pytest.mark.parametrize("task_url", HOSTILE)
+async def test_an_answer_that_names_no_task_is_unclear(
+    sandbox: Recorded, client: Client, task_url: str
+) -> None:
+    """A taskUrl that is none does not prove what was started, and nothing is requested from it."""
+    body = f'{{"taskUrl": "{task_url}"}}'.encode()
+    sandbox.inject(Fault.content(body, status=202), on="merge")
+    with pytest.raises(IndeterminateMergeError) as caught:
+        await client.companies.merge(1, 2)
+    assert isinstance(caught.value.__cause__, DecodeError)
+    assert sandbox.requests == 1
+
+
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+async def test_a_redirected_merge_is_neither_followed_nor_certain(
+    sandbox: Recorded, client: Client, status: int
+) -> None:
+    """A redirect is no refusal by the API: what answers so may have passed the merge on."""
+    async with host(saying(b"HTTP/1.1 202 Accepted\r\nContent-Length: 0\r\n\r\n")) as foreign:
+        sandbox.inject(Fault.redirect(f"{foreign.url}/v2/company-merges", status=status))
+        with pytest.raises(IndeterminateMergeError) as caught:
+            await client.companies.merge(1, 2)
+        assert "not followed" in str(caught.value.__cause__)
+        assert foreign.connections == 0
+    assert sandbox.requests == 1
+
+
+async def test_a_task_on_another_host_is_asked_for_at_home() -> None:
+    """A server that names its tasks by a public URL works, and that host is never talked to."""
+    async with host(saying(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")) as foreign:
+        async with Recorded(public_url=foreign.url) as sandbox, connect(sandbox) as client:
+            url = await client.companies.merge(1, 2)
+            assert sandbox.task_urls("company")[0].startswith(foreign.url)
+            assert url.startswith(sandbox.url)
+            assert (await client.tasks.wait(url)).status == "success"
+            assert len(sandbox.looks(url)) == 2
+        assert foreign.connections == 0
+
+
+async def test_a_cancelled_merge_is_sent_once_at_most(sandbox: Recorded, client: Client) -> None:
+    """Cancelling the caller cancels the request; the server may have got it, once."""
+    sandbox.latency = 5.0
+    with pytest.raises(TimeoutError) as caught:
+        async with asyncio.timeout(1.0):
+            await client.companies.merge(1, 2)
+    assert not isinstance(caught.value, AffinityError)
+    sandbox.latency = 0.0
+    assert sandbox.posted("company") == {(1, 2): 1}
+    await client.companies.merge(3, 4)
+    assert sandbox.calls["merge"] == 2
+    await assert_idle(client)

@@ -1,0 +1,155 @@
+"""Outages: a wait goes through them, unless there never was a server."""
+
+import asyncio
+import math
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from urllib.parse import urlsplit
+
+import pytest
+from tenacity import wait_fixed
+
+from aiotasks import (
+    Client,
+    ConnectError,
+    NetworkError,
+    RequestTimeoutError,
+    TaskTimeoutError,
+)
+from aiotasks.sandbox import Fault, Sandbox
+from tests.client.conftest import Recorded, assert_idle, connect, now
+
+
+OUTAGES = {
+    "503": Fault.status(503),
+    "502 of a proxy": Fault.status(502, html=True),
+    "disconnects": Fault.disconnect(),
+    "truncated": Fault.truncate(),
+    "hangs": Fault.hang(),
+}
+
+
+@pytest.mark.parametrize("name", OUTAGES)
+@pytest.mark.parametrize("count", [1, 30])
+async def test_an_outage_delays_a_wait(
+    sandbox: Recorded, client: Client, name: str, count: int
+) -> None:
+    """Minutes without an answer cost few requests and no outcome, and end soon after they end."""
+    urls = sandbox.start(count, duration=10.0)
+    loop = asyncio.get_running_loop()
+    loop.call_at(5.0, lambda: sandbox.inject(OUTAGES[name], times=None))
+    loop.call_at(185.0, sandbox.clear_faults)
+    outcomes = await client.tasks.wait_many(urls, timeout=None)
+    assert len(outcomes.succeeded) == count
+    assert 185.0 <= now() <= 185.0 + 46.0
+    during = [asked for asked in sandbox.asked if 5.0 <= asked.at < 185.0]
+    assert 3 <= len(during) <= 70
+    await assert_idle(client)
+
+
+@asynccontextmanager
+async def restarting(url: str, *, after: float) -> AsyncIterator[Sandbox]:
+    await asyncio.sleep(after)
+    async with Sandbox(port=urlsplit(url).port or 0, duration=0.0) as sandbox:
+        yield sandbox
+
+
+async def test_a_server_that_restarts_is_found_again() -> None:
+    """Refused connections for minutes, in the middle of a wait, only delay it."""
+    async with Sandbox(duration=math.inf) as before:
+        url = before.start_merge("company", 1, 2)
+        client = connect(before)
+        async with client:
+            waiting = asyncio.create_task(client.tasks.wait(url, timeout=None))
+            await asyncio.sleep(1.0)
+            await before.__aexit__(None, None, None)
+            async with restarting(before.url, after=180.0) as after:
+                # The same seed gives the first task the same id.
+                assert after.start_merge("company", 1, 2) == url
+                assert (await waiting).status == "success"
+                assert 181.0 <= now() <= 197.0
+            await assert_idle(client)
+
+
+async def test_an_outage_does_not_move_the_deadline(sandbox: Recorded, client: Client) -> None:
+    """What was seen before the outage is in the timeout's error."""
+    (url,) = sandbox.start(1, duration=10.0)
+    asyncio.get_running_loop().call_at(1.0, lambda: sandbox.inject("503x*"))
+    with pytest.raises(TaskTimeoutError) as caught:
+        await client.tasks.wait(url, timeout=100.0)
+    assert 100.0 <= now() <= 100.05
+    assert caught.value.task is not None
+
+
+async def test_a_short_hiccup_costs_little(sandbox: Recorded, client: Client) -> None:
+    """What fails together in one bad moment counts as one failure, so the pause after it is short."""
+    sandbox.latency = 0.1
+    urls = sandbox.start(100, duration=2.0)
+    loop = asyncio.get_running_loop()
+    loop.call_at(3.25, lambda: sandbox.inject(Fault.disconnect(), times=None))
+    loop.call_at(3.65, sandbox.clear_faults)
+    outcomes = await client.tasks.wait_many(urls, backoff=wait_fixed(3))
+    assert len(outcomes.succeeded) == 100
+    assert len([asked for asked in sandbox.asked if 3.25 < asked.at < 3.65]) >= 16
+    assert now() <= 8.0
+
+
+@pytest.mark.parametrize("seconds", [300.0, None])
+async def test_a_server_that_never_was_ends_the_waits(seconds: float | None) -> None:
+    """Without a single answer, ever, a wait ends after a few tries with what was wrong."""
+    async with Sandbox() as gone:
+        urls = [gone.start_merge("company", 2 * n + 1, 2 * n + 2) for n in range(20)]
+    async with connect(gone) as client:
+        with pytest.raises(ConnectError, match="Check base_url"):
+            await client.tasks.wait(urls[0], timeout=seconds)
+        assert 3.0 <= now() <= 4.5
+        outcomes = await client.tasks.wait_many(urls, timeout=seconds)
+        assert {type(outcome.error) for outcome in outcomes.unknown} == {ConnectError}
+        assert len(outcomes.unknown) == 20
+        assert client.quota.sent == 8
+        assert now() <= 10.5
+        await assert_idle(client)
+
+
+async def test_a_server_that_never_answers_ends_the_waits_too(sandbox: Recorded) -> None:
+    """A host that accepts connections and says nothing is no API either."""
+    (url,) = sandbox.start(1)
+    sandbox.inject(Fault.hang(), times=None)
+    async with connect(sandbox, request_timeout=10.0) as client:
+        with pytest.raises(RequestTimeoutError):
+            await client.tasks.wait(url, timeout=None)
+        assert 40.0 <= now() <= 46.0
+
+
+async def test_a_proxy_that_says_503_is_a_server(sandbox: Recorded, client: Client) -> None:
+    """Any answer shows that the address is right: then only the deadline ends a wait."""
+    (url,) = sandbox.start(1)
+    sandbox.inject(Fault.status(503, html=True), times=None)
+    with pytest.raises(TaskTimeoutError, match="never seen"):
+        await client.tasks.wait(url, timeout=1000.0)
+    assert 1000.0 <= now() <= 1000.05
+    assert sandbox.requests <= 130
+
+
+async def test_a_wait_starts_well_after_a_bad_one(sandbox: Recorded, client: Client) -> None:
+    """Failures are forgotten with the first answer: the next wait is as quick as ever."""
+    first, second = sandbox.start(2, duration=0.0)
+    sandbox.inject("503", times=6)
+    await client.tasks.wait(first, timeout=None)
+    began = now()
+    await client.tasks.wait(second)
+    assert now() == began
+
+
+async def test_a_get_during_an_outage_is_not_held_up(sandbox: Recorded, client: Client) -> None:
+    """The poller's pauses are its own: a call tries at once, and as often as always."""
+    (url,) = sandbox.start(1, duration=math.inf)
+    waiting = asyncio.create_task(client.tasks.wait(url, timeout=None))
+    await asyncio.sleep(1.0)
+    sandbox.inject(Fault.disconnect(), on="task", times=None)
+    await asyncio.sleep(100.0)
+    began = now()
+    with pytest.raises(NetworkError):
+        await client.tasks.get(url)
+    assert now() - began <= 5.25
+    waiting.cancel()

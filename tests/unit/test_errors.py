@@ -1,0 +1,265 @@
+"""The error tree: what each error is, says and carries."""
+
+import copy
+import pickle
+from typing import Any
+
+import pytest
+
+import aiotasks
+from aiotasks import (
+    AffinityError,
+    AuthenticationError,
+    AuthorizationError,
+    ClosedError,
+    ConfigurationError,
+    ConflictError,
+    ConnectError,
+    DecodeError,
+    IndeterminateMergeError,
+    LedgerError,
+    MergedEntityError,
+    MergeTask,
+    MonthlyQuotaError,
+    NetworkError,
+    NotFoundError,
+    PlanError,
+    RateLimitError,
+    RequestTimeoutError,
+    ResponseError,
+    ResultsSummary,
+    ServerError,
+    TaskFailedError,
+    TaskStatus,
+    TaskTimeoutError,
+    UnknownStatusError,
+    ValidationError,
+    errors,
+)
+
+
+URL = "https://api.affinity.co/v2/tasks/company-merges/a"
+TASK = MergeTask(id="a", status=TaskStatus("paused"))
+BATCH = MergeTask(
+    id="a", status=TaskStatus.SUCCESS, results_summary=ResultsSummary(total=3, success=2, failed=1)
+)
+
+BASES: dict[type[AffinityError], tuple[type[BaseException], ...]] = {
+    AffinityError: (Exception,),
+    ConfigurationError: (AffinityError, ValueError),
+    ClosedError: (AffinityError,),
+    NetworkError: (AffinityError,),
+    ConnectError: (NetworkError,),
+    RequestTimeoutError: (NetworkError, TimeoutError),
+    DecodeError: (AffinityError,),
+    ResponseError: (AffinityError,),
+    AuthenticationError: (ResponseError,),
+    AuthorizationError: (ResponseError,),
+    NotFoundError: (ResponseError,),
+    ConflictError: (ResponseError,),
+    ValidationError: (ResponseError,),
+    MergedEntityError: (ValidationError,),
+    RateLimitError: (ResponseError,),
+    MonthlyQuotaError: (RateLimitError,),
+    ServerError: (ResponseError,),
+    TaskFailedError: (AffinityError,),
+    TaskTimeoutError: (AffinityError, TimeoutError),
+    UnknownStatusError: (AffinityError,),
+    IndeterminateMergeError: (AffinityError,),
+    PlanError: (AffinityError,),
+    LedgerError: (AffinityError,),
+}
+
+# Each error as it is raised, and what it tells the reader to do.
+DETAILS = (400, "validation", "Bad id.", "primaryCompanyId", "r-1")
+SAMPLES: list[tuple[AffinityError, str]] = [
+    (ResponseError(*DETAILS), "See the API's message"),
+    (AuthenticationError(*DETAILS), "Check the API key"),
+    (AuthorizationError(*DETAILS), "'Manage duplicates' permission"),
+    (NotFoundError(*DETAILS), "Check the id"),
+    (ConflictError(*DETAILS), "wait for it"),
+    (ValidationError(*DETAILS), "Check the ids"),
+    (MergedEntityError(*DETAILS, source_id=7, target_id=8), "Use the record"),
+    (RateLimitError(*DETAILS), "try again later"),
+    (MonthlyQuotaError(*DETAILS), "go on when the month's limit resets"),
+    (ServerError(*DETAILS), "Try again later"),
+    (DecodeError(200, "it is empty"), "Check that base_url"),
+    (TaskFailedError(URL, BATCH, "Primary company not found."), "before you merge"),
+    (TaskFailedError(URL, TASK, None), "see the merge history"),
+    (TaskTimeoutError(URL, TASK, 61.5), "wait again"),
+    (TaskTimeoutError(URL, None, 61.5), "It goes on at the server: wait again"),
+    (UnknownStatusError(URL, TASK), "Look at its merges"),
+    (IndeterminateMergeError("company", 1, 2), "look for it in the merge history"),
+]
+
+
+def name_of(value: object) -> str | None:
+    return type(value).__name__ if isinstance(value, AffinityError) else None
+
+
+def test_the_tree() -> None:
+    """Every error has the one base, and those that say so are Python's own kinds too."""
+    found = {
+        value
+        for value in vars(errors).values()
+        if isinstance(value, type) and issubclass(value, BaseException)
+    }
+    assert found == set(BASES)
+    assert {each: each.__bases__ for each in BASES} == BASES
+
+
+def test_every_error_is_sampled() -> None:
+    """Every error with data of its own is among the samples of this module."""
+    with_data = {each for each in BASES if each.__init__ is not AffinityError.__init__}
+    assert with_data <= {type(error) for error, _ in SAMPLES} | {ConfigurationError} | {
+        RequestTimeoutError
+    }
+
+
+@pytest.mark.parametrize("error_class", BASES, ids=lambda each: each.__name__)
+def test_each_says_who_raises_it(error_class: type[AffinityError]) -> None:
+    """Every error has a docstring of its own that says when it is raised."""
+    assert error_class.__doc__
+    assert error_class is AffinityError or error_class.__doc__.startswith("Raised ")
+
+
+@pytest.mark.parametrize(("error", "advice"), SAMPLES, ids=name_of)
+def test_what_to_do_next(error: AffinityError, advice: str) -> None:
+    """The text of an error ends in one sentence or more, and says what to do."""
+    assert advice in str(error)
+    assert ".." not in str(error)
+    assert "None" not in str(error)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        *(pytest.param(error, id=f"{name_of(error)}: {advice}") for error, advice in SAMPLES),
+        *(
+            each("It is closed")
+            for each in (
+                AffinityError,
+                ConfigurationError,
+                ClosedError,
+                NetworkError,
+                ConnectError,
+                RequestTimeoutError,
+                PlanError,
+                LedgerError,
+            )
+        ),
+    ],
+    ids=name_of,
+)
+def test_they_survive_copies(error: AffinityError) -> None:
+    """An error goes through ``copy`` and ``pickle`` with all that it carries."""
+    for twin in (copy.copy(error), copy.deepcopy(error), pickle.loads(pickle.dumps(error))):
+        assert type(twin) is type(error)
+        assert (str(twin), repr(twin)) == (str(error), repr(error))
+        assert (twin.args, vars(twin)) == (error.args, vars(error))
+
+
+@pytest.mark.parametrize(
+    ("error", "attributes"),
+    [
+        (DecodeError(200, "x"), {"status": 200, "problem": "x"}),
+        (
+            NotFoundError(*DETAILS),
+            {
+                "status": 400,
+                "code": "validation",
+                "message": "Bad id.",
+                "param": "primaryCompanyId",
+                "request_id": "r-1",
+            },
+        ),
+        (ServerError(503, None, "x"), {"code": None, "param": None, "request_id": None}),
+        (
+            MergedEntityError(*DETAILS, source_id=7, target_id=8),
+            {"source_id": 7, "target_id": 8, "status": 400},
+        ),
+        (TaskFailedError(URL, TASK, "x"), {"task_url": URL, "task": TASK, "reason": "x"}),
+        (TaskTimeoutError(URL, None, 1.5), {"task_url": URL, "task": None, "waited": 1.5}),
+        (UnknownStatusError(URL, TASK), {"task_url": URL, "task": TASK}),
+        (
+            IndeterminateMergeError("person", 1, 2),
+            {"kind": "person", "primary_id": 1, "duplicate_id": 2},
+        ),
+        (NetworkError("x"), {"was_sent": True}),
+        (ConnectError("x"), {"was_sent": False}),
+        (RequestTimeoutError("x"), {"was_sent": True}),
+    ],
+    ids=name_of,
+)
+def test_attributes(error: AffinityError, attributes: dict[str, Any]) -> None:
+    """Each error carries its data as attributes, so that nobody has to read its text."""
+    assert {name: getattr(error, name) for name in attributes} == attributes
+
+
+@pytest.mark.parametrize(
+    ("error", "text"),
+    [
+        pytest.param(
+            ValidationError(*DETAILS),
+            "Bad id (parameter primaryCompanyId) (validation, HTTP 400). "
+            "Check the ids that were sent. [request r-1]",
+            id="all details",
+        ),
+        pytest.param(ServerError(503, None, "x"), "x (HTTP 503). Try again later.", id="none"),
+        pytest.param(
+            TaskFailedError(URL, BATCH, "Primary company not found."),
+            "The task failed in 1 of its 3 merges: Primary company not found. "
+            f"Settle that before you merge the records again ({URL})",
+            id="part of a batch",
+        ),
+        pytest.param(
+            TaskFailedError(URL, TASK, None),
+            f"The task failed: the server gave no reason; see the merge history ({URL})",
+            id="no reason",
+        ),
+        pytest.param(
+            TaskTimeoutError(URL, TASK, 61.5),
+            "The task had not ended after 61.5 s (last seen as paused). "
+            f"It goes on at the server: wait again for {URL}",
+            id="seen",
+        ),
+        pytest.param(
+            TaskTimeoutError(URL, None, 61.5),
+            "The task had not ended after 61.5 s (never seen). "
+            f"It goes on at the server: wait again for {URL}",
+            id="never seen",
+        ),
+        pytest.param(
+            UnknownStatusError(URL, TASK),
+            "The task has the status 'paused', which this version does not know, "
+            f"and nothing of it is in progress. Look at its merges ({URL})",
+            id="unknown status",
+        ),
+    ],
+)
+def test_text(error: AffinityError, text: str) -> None:
+    """The text of an error leaves out what is not known and repeats no punctuation."""
+    assert str(error) == text
+
+
+@pytest.mark.parametrize(
+    "error_class", [RequestTimeoutError, TaskTimeoutError], ids=lambda each: each.__name__
+)
+def test_timeouts_are_caught_as_such(error_class: type[AffinityError]) -> None:
+    """``except TimeoutError`` catches what ran out of time, and nothing else does."""
+    assert issubclass(error_class, TimeoutError)
+    others = set(BASES) - {RequestTimeoutError, TaskTimeoutError}
+    assert not any(issubclass(other, TimeoutError) for other in others)
+
+
+@pytest.mark.parametrize("key", ["s3cr3t key", "s3cr3t\n", "s3cr3t-ключ"], ids=ascii)
+def test_a_wrong_key_is_not_shown(key: str) -> None:
+    """A key that cannot be used is refused without repeating it."""
+    with pytest.raises(ConfigurationError, match="AFFINITY_API_KEY") as caught:
+        _ = aiotasks.Client(key)
+    assert "s3cr3t" not in f"{caught.value!s}{caught.value!r}"
+
+
+def test_a_client_does_not_show_its_key() -> None:
+    """Nothing that prints a client prints its key."""
+    assert "s3cr3t" not in repr(aiotasks.Client("s3cr3t"))

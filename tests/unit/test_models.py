@@ -1,0 +1,231 @@
+"""The values that users get: statuses, outcomes and the sequence of them."""
+
+import copy
+import pickle
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+
+from aiotasks import (
+    AffinityError,
+    CompanyMergeState,
+    CompanyProfile,
+    DuplicateSuggestion,
+    MergeState,
+    MergeTask,
+    Outcome,
+    Outcomes,
+    OutcomeState,
+    PersonMergeState,
+    PersonProfile,
+    Progress,
+    Quota,
+    ResultsSummary,
+    TaskFailedError,
+    TaskStatus,
+    TaskTimeoutError,
+)
+
+
+TASK = MergeTask(id="a", status=TaskStatus.SUCCESS)
+MERGE: dict[str, Any] = {
+    "id": 1,
+    "status": TaskStatus.FAILED,
+    "task_id": "a",
+    "started_at": datetime(2026, 3, 1, tzinfo=UTC),
+    "primary_id": 2,
+    "duplicate_id": 3,
+}
+VALUES: list[msgspec.Struct] = [
+    ResultsSummary(total=1),
+    TASK,
+    CompanyMergeState(**MERGE),
+    PersonMergeState(**MERGE),
+    CompanyProfile(id=1),
+    PersonProfile(id=1),
+    DuplicateSuggestion(id="s", match_criteria="name", primary_profile=CompanyProfile(id=1)),
+    Quota(),
+    Outcome(url="u", state=OutcomeState.SUCCESS, task=TASK),
+    Progress(total=1, done=1, outcome=Outcome(url="u", state=OutcomeState.SUCCESS)),
+]
+
+
+class TestTaskStatus:
+    @pytest.mark.parametrize("status", list(TaskStatus))
+    def test_a_known_status_is_its_text(self, status: TaskStatus) -> None:
+        """A status compares equal to the text that the API sends."""
+        assert TaskStatus(str(status)) is status
+        assert msgspec.json.encode(status) == f'"{status}"'.encode()
+
+    @given(st.text())
+    @settings(max_examples=100, deadline=None)
+    def test_an_unknown_status_is_kept(self, text: str) -> None:
+        """A status that the server may add is kept as it is, and is known to be unknown."""
+        assume(text not in {"pending", "in-progress", "success", "failed"})
+        status = TaskStatus(text)
+        assert isinstance(status, TaskStatus)
+        assert status == text
+        assert f"{status}" == status.value == text
+        assert hash(status) == hash(text)
+        assert status not in list(TaskStatus)
+
+    def test_an_unknown_status_is_not_remembered(self) -> None:
+        """Nothing that a server sends makes the enum grow."""
+        _ = TaskStatus("paused")
+        assert [*TaskStatus] == ["pending", "in-progress", "success", "failed"]
+        assert "paused" not in TaskStatus.__members__
+
+    def test_an_unknown_status_goes_through_json(self) -> None:
+        """A task with an unknown status is read and written again as it came."""
+        body = b'{"id":"a","status":"paused"}'
+        task = msgspec.json.decode(body, type=MergeTask)
+        assert msgspec.json.decode(msgspec.json.encode(task), type=MergeTask) == task
+
+    @pytest.mark.parametrize("status", ["success", "paused"])
+    def test_it_survives_copies(self, status: str) -> None:
+        """A task can be copied and pickled, whatever its status."""
+        task = MergeTask(id="a", status=TaskStatus(status))
+        for twin in (copy.copy(task), copy.deepcopy(task), pickle.loads(pickle.dumps(task))):
+            assert twin == task
+            assert type(twin.status) is TaskStatus
+
+    @pytest.mark.parametrize("value", [1, None, b"success"], ids=["number", "none", "bytes"])
+    def test_a_status_is_a_text(self, value: Any) -> None:
+        """What is no text is no status."""
+        with pytest.raises(ValueError, match="is not a valid TaskStatus"):
+            _ = TaskStatus(value)
+
+
+class TestStructs:
+    @pytest.mark.parametrize("value", VALUES, ids=lambda value: type(value).__name__)
+    def test_they_do_not_change(self, value: msgspec.Struct) -> None:
+        """What is handed out is immutable, hashable and equal to its copies."""
+        name = value.__struct_fields__[0]
+        with pytest.raises(AttributeError, match="immutable"):
+            setattr(value, name, None)
+        twins = [copy.copy(value), copy.deepcopy(value), pickle.loads(pickle.dumps(value))]
+        assert twins == [value] * 3
+        assert {hash(twin) for twin in twins} == {hash(value)}
+
+    @pytest.mark.parametrize("value", VALUES, ids=lambda value: type(value).__name__)
+    def test_they_are_made_by_name(self, value: msgspec.Struct) -> None:
+        """Fields are given by name, so that new ones break nobody."""
+        with pytest.raises(TypeError, match="positional"):
+            type(value)("x")
+
+    def test_merges_of_both_kinds_are_merge_states(self) -> None:
+        """What is common to both kinds can be read from either."""
+        assert issubclass(CompanyMergeState, MergeState)
+        assert issubclass(PersonMergeState, MergeState)
+
+    def test_outcome_states(self) -> None:
+        """The state of an outcome compares equal to its text."""
+        assert [*OutcomeState] == ["success", "failed", "running", "unknown"]
+
+
+def outcome(url: str, state: OutcomeState) -> Outcome:
+    errors: dict[OutcomeState, AffinityError] = {
+        OutcomeState.FAILED: TaskFailedError(url, TASK, "Gone"),
+        OutcomeState.RUNNING: TaskTimeoutError(url, TASK, 1.0),
+        OutcomeState.UNKNOWN: AffinityError(url),
+    }
+    return Outcome(url=url, state=state, task=TASK, error=errors.get(state))
+
+
+SUCCESS, FAILED, RUNNING, UNKNOWN = (outcome(state.value, state) for state in OutcomeState)
+ALL = [UNKNOWN, SUCCESS, FAILED, SUCCESS, RUNNING]
+
+
+class TestOutcomes:
+    def test_a_sequence(self) -> None:
+        """Outcomes are a sequence in the order that they were given."""
+        outcomes = Outcomes(ALL)
+        assert isinstance(outcomes, Sequence)
+        assert list(outcomes) == ALL
+        assert len(outcomes) == 5
+        assert outcomes[0] is UNKNOWN
+        assert outcomes[-1] is RUNNING
+        assert FAILED in outcomes
+        assert outcomes.index(FAILED) == 2
+
+    def test_a_slice(self) -> None:
+        """A part of the outcomes has everything that the whole has."""
+        part = Outcomes(ALL)[1:4]
+        assert part == Outcomes([SUCCESS, FAILED, SUCCESS])
+        assert part.failed == Outcomes([FAILED])
+
+    def test_an_index_beyond_the_end(self) -> None:
+        """Outcomes end where they end."""
+        with pytest.raises(IndexError):
+            _ = Outcomes(ALL)[5]
+
+    def test_by_state(self) -> None:
+        """Each state has its own part, in the same order."""
+        outcomes = Outcomes(ALL)
+        assert list(outcomes.succeeded) == [SUCCESS, SUCCESS]
+        assert list(outcomes.failed) == [FAILED]
+        assert list(outcomes.running) == [RUNNING]
+        assert list(outcomes.unknown) == [UNKNOWN]
+
+    def test_they_do_not_change(self) -> None:
+        """What happens to the list that they were made of does not happen to them."""
+        items = [SUCCESS]
+        outcomes = Outcomes(items)
+        items.append(FAILED)
+        assert list(outcomes) == [SUCCESS]
+        assert not hasattr(outcomes, "__dict__")
+
+    def test_equality(self) -> None:
+        """Outcomes equal those with the same items, and no plain list."""
+        assert Outcomes(ALL) == Outcomes(tuple(ALL))
+        assert hash(Outcomes(ALL)) == hash(Outcomes(tuple(ALL)))
+        assert Outcomes(ALL) != Outcomes(ALL[1:])
+        assert Outcomes(ALL) != ALL
+
+    def test_they_survive_copies(self) -> None:
+        """Outcomes can be copied and pickled with their errors."""
+        outcomes = Outcomes(ALL)
+        assert copy.copy(outcomes) == outcomes
+        twin = pickle.loads(pickle.dumps(outcomes))
+        assert [str(one.error) for one in twin] == [str(one.error) for one in outcomes]
+
+    @pytest.mark.parametrize(
+        ("items", "shown"),
+        [
+            ([], "<Outcomes: none>"),
+            ([SUCCESS, SUCCESS], "<Outcomes: 2 success>"),
+            (ALL, "<Outcomes: 2 success, 1 failed, 1 running, 1 unknown>"),
+        ],
+        ids=["none", "one state", "all states"],
+    )
+    def test_repr(self, items: list[Outcome], shown: str) -> None:
+        """Thousands of outcomes are shown as their counts."""
+        assert repr(Outcomes(items)) == shown
+
+    @pytest.mark.parametrize("items", [[], [SUCCESS]], ids=["none", "success"])
+    def test_nothing_to_raise(self, items: list[Outcome]) -> None:
+        """Where everything succeeded, nothing is raised."""
+        Outcomes(items).raise_for_failures()
+
+    def test_raise_for_failures(self) -> None:
+        """Everything that is not a success is raised in one group, in order."""
+        with pytest.RaisesGroup(
+            AffinityError,
+            TaskFailedError,
+            TaskTimeoutError,
+            match=r"^3 of 5 tasks did not succeed",
+            check=lambda group: (
+                list(group.exceptions)
+                == [
+                    UNKNOWN.error,
+                    FAILED.error,
+                    RUNNING.error,
+                ]
+            ),
+        ):
+            Outcomes(ALL).raise_for_failures()
