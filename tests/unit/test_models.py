@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from aiotasks import (
@@ -31,6 +31,9 @@ from aiotasks import (
     TaskTimeoutError,
 )
 
+
+# How fast examples are made is the machine's affair.
+SLOW = [HealthCheck.too_slow]
 
 TASK = MergeTask(id="a", status=TaskStatus.SUCCESS)
 MERGE: dict[str, Any] = {
@@ -63,7 +66,7 @@ class TestTaskStatus:
         assert msgspec.json.encode(status) == f'"{status}"'.encode()
 
     @given(st.text())
-    @settings(max_examples=100, deadline=None)
+    @settings(max_examples=100, deadline=None, suppress_health_check=SLOW)
     def test_an_unknown_status_is_kept(self, text: str) -> None:
         """A status that the server may add is kept as it is, and is known to be unknown."""
         assume(text not in {"pending", "in-progress", "success", "failed"})

@@ -9,7 +9,7 @@ from email.utils import format_datetime
 from random import Random
 
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from aiotasks import Quota
@@ -23,6 +23,9 @@ from aiotasks._pacer import (
     read_limits,
 )
 
+
+# How fast examples are made is the machine's affair.
+SLOW = [HealthCheck.too_slow]
 
 NOW = datetime(2026, 3, 1, 12, 0, 0, tzinfo=UTC)
 USER = "X-Ratelimit-Limit-User"
@@ -120,7 +123,7 @@ class TestReadLimits:
             ).map(" ".join),
         )
     )
-    @settings(max_examples=300, deadline=None)
+    @settings(max_examples=300, deadline=None, suppress_health_check=SLOW)
     def test_any_text_is_read(self, headers: dict[str, str]) -> None:
         """No header can fail an answer, and none tells of less than nothing."""
         limits = read_limits(headers, NOW)
@@ -457,6 +460,19 @@ class TestMonth:
         answered(pacer, 0, month(remaining))
         assert pacer.is_month_used_up(1) is is_used_up
 
+    def test_the_last_of_a_month_are_not_sent_twice(self) -> None:
+        """What is on its way is taken off the month too, and off nothing once that is used up."""
+        pacer = Pacer(max_in_flight=8, reserve=10)
+        sent(pacer, 0)
+        answered(pacer, 0, month(12))
+        sent(pacer, 0, 2)
+        assert pacer.delay(0) == math.inf
+        answered(pacer, 0, month(10))
+        answered(pacer, 0, month(11))
+        pacer.answer(0, 200, month(10))
+        assert pacer.is_month_used_up(0)
+        assert pacer.delay(0) == 0
+
     def test_the_next_month_goes_on(self) -> None:
         """At the reset of the month work may go on."""
         pacer = Pacer(max_in_flight=4)
@@ -640,7 +656,7 @@ class TestSimulated:
         latency=st.floats(0, 1.4),
     )
     @example(seed=0, limit=1, offset=0.0, max_in_flight=16, latency=1.4)
-    @settings(max_examples=60, deadline=None)
+    @settings(max_examples=60, deadline=None, suppress_health_check=SLOW)
     def test_alone_on_the_key(
         self, seed: int, limit: int, offset: float, max_in_flight: int, latency: float
     ) -> None:
@@ -654,7 +670,7 @@ class TestSimulated:
         assert pacer.sent == len(job.sends) == 4 * limit
 
     @given(seed=SEEDS, offset=OFFSETS)
-    @settings(max_examples=10, deadline=None)
+    @settings(max_examples=10, deadline=None, suppress_health_check=SLOW)
     def test_minutes_are_used_up(self, seed: int, offset: float) -> None:
         """Alone on the key and with fast answers, hardly any of a minute is left unused."""
         server = Server(300, offset, random=Random(seed))
@@ -674,7 +690,7 @@ class TestSimulated:
         max_in_flight=st.integers(1, 16),
         losses=st.sampled_from([0.0, 0.2]),
     )
-    @settings(max_examples=80, deadline=None)
+    @settings(max_examples=80, deadline=None, suppress_health_check=SLOW)
     def test_beside_others(self, server: Server, max_in_flight: int, losses: float) -> None:
         """Whatever others use, hardly a probe is sent where nothing is known to remain."""
         pacer = Pacer(max_in_flight=max_in_flight)
@@ -685,7 +701,7 @@ class TestSimulated:
         assert pacer.refused <= 2 * len(server.used) + losses * len(job.sends)
 
     @given(seed=SEEDS, garbage=st.floats(0.05, 1.0), losses=st.sampled_from([0.0, 0.3]))
-    @settings(max_examples=60, deadline=None)
+    @settings(max_examples=60, deadline=None, suppress_health_check=SLOW)
     def test_garbage_never_stops_it(self, seed: int, garbage: float, losses: float) -> None:
         """With headers that are missing or absurd the work slows down, but it is always done."""
         server = Server(20, garbage=garbage, random=Random(seed))
@@ -696,7 +712,7 @@ class TestSimulated:
         assert job.most_in_flight <= 8
 
     @given(seed=SEEDS, at_once=st.integers(1, 8))
-    @settings(max_examples=30, deadline=None)
+    @settings(max_examples=30, deadline=None, suppress_health_check=SLOW)
     def test_a_limit_on_concurrency(self, seed: int, at_once: int) -> None:
         """Too many at once become fewer: at the worst one of two rounds ends in a refusal."""
         server = Server(10**6, at_once=at_once, random=Random(seed))

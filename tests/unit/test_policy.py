@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import tenacity
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tenacity import RetryCallState
 
@@ -31,6 +31,9 @@ from aiotasks import (
 from aiotasks.policy import Jittered, is_worth_a_retry, poll_backoff, poll_delay, retry_delay
 
 
+# How fast examples are made is the machine's affair.
+SLOW = [HealthCheck.too_slow]
+
 SECONDS = st.floats(0.001, 1e6)
 ATTEMPTS = st.integers(1, 10_000)
 
@@ -51,7 +54,7 @@ class TestPollBackoff:
         assert delays == pytest.approx([2, 3, 4.5, 6.75, 10.125, 15.1875, 22.78125, 30, 30])
 
     @given(interval=SECONDS, maximum=SECONDS, attempt=ATTEMPTS, seed=st.integers())
-    @settings(max_examples=200, deadline=None)
+    @settings(max_examples=200, deadline=None, suppress_health_check=SLOW)
     def test_its_bounds(self, interval: float, maximum: float, attempt: int, seed: int) -> None:
         """A delay is the capped power of 1.5, and up to 10 % more."""
         cap = max(interval, maximum)
@@ -62,7 +65,7 @@ class TestPollBackoff:
         assert delay <= max(policy.MIN_DELAY, exact * 1.1) * (1 + 1e-9)
 
     @given(interval=SECONDS, maximum=SECONDS)
-    @settings(max_examples=50, deadline=None)
+    @settings(max_examples=50, deadline=None, suppress_health_check=SLOW)
     def test_it_never_shortens(self, interval: float, maximum: float) -> None:
         """Without jitter, no delay is shorter than the one before it."""
         backoff = poll_backoff(interval, maximum, uniform=least)
@@ -160,7 +163,7 @@ class TestPollDelay:
 
 class TestRetries:
     @given(attempt=ATTEMPTS)
-    @settings(max_examples=100, deadline=None)
+    @settings(max_examples=100, deadline=None, suppress_health_check=SLOW)
     def test_the_delay_grows_and_is_capped(self, attempt: int) -> None:
         """A retry waits half a second and twice as long each time, up to ten, and half on top."""
         exact = min(10.0, 0.5 * 2 ** min(attempt - 1, 30))
