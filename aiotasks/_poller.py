@@ -7,7 +7,9 @@ from typing import Final, get_args
 
 from . import _wire
 from ._pacer import Lane
-from ._schedule import GRACE, Pending, Schedule
+from ._pages import Leaf
+from ._pending import Pending
+from ._schedule import GRACE, Question, Schedule
 from ._transport import Transport, closed
 from ._wire import Page, Request, TaskRef
 from .errors import (
@@ -25,32 +27,29 @@ from .models import Kind, MergeState, OutcomeState, TaskStatus
 from .policy import is_worth_a_retry, retry_delay
 
 
-VISIBILITY: Final = 30.0
-"""How long, in seconds, a task that this client started may be answered with 404."""
-
-REASON_LINGER: Final = 2.0
+REASON_LINGER: Final = 10.0
 """How long a failure waits, in seconds, for others to ask for their reasons together."""
 
 _REASONS_PER_CALL = 100
 _REASON_PAGES = 5
+_PAGE = 100
 _MAX_LEAD = 1.0
-_FOR_ALL = (AuthenticationError, AuthorizationError)
 _IN_PASSING = (NetworkError, RateLimitError, ServerError)
 
 
 class Poller:
     """Keeps the schedule, and asks by it as the slots allow.
 
-    It looks at a task that many wait for once. While the API does not answer it asks one task at a
-    time and ever more slowly; the waits go on until their deadlines.
+    It looks at a task that many wait for once, and at tasks that are due together by the page.
+    While the API does not answer it asks one question at a time and ever more slowly; the waits go
+    on until their deadlines.
     """
 
     def __init__(self, transport: Transport) -> None:
         self.transport = transport
         self._loop = asyncio.get_running_loop()
         self._schedule = Schedule()
-        self._started: dict[TaskRef, float] = {}
-        self._asks: dict[TaskRef, asyncio.Task[None]] = {}
+        self._asks: dict[Question, asyncio.Task[None]] = {}
         # In the order of their failing.
         self._failed: dict[TaskRef, None] = {}
         self._failures = 0
@@ -72,22 +71,21 @@ class Poller:
         if self._is_closed:
             raise closed()
         self._schedule.add(pending)
+        self._note_count()
         self._arm()
 
     def discard(self, pending: Pending) -> None:
         """Forget a task; the server goes on with it."""
         self._schedule.discard(pending)
+        self._note_count()
         self._drop_unwanted(pending.ref)
         self._changed.set()
         if not self._schedule.count:
-            self._arm()
+            self._tick(self._loop.time())
 
     def note_started(self, ref: TaskRef) -> None:
         """Remember that this client started a task just now."""
-        now = self._loop.time()
-        while self._started and now - next(iter(self._started.values())) > VISIBILITY:
-            del self._started[next(iter(self._started))]
-        self._started[ref] = now
+        self._schedule.note_started(ref, self._loop.time())
 
     async def run(self) -> None:
         """Ask until cancelled."""
@@ -113,83 +111,111 @@ class Poller:
 
     def _tick(self, now: float) -> None:
         self._schedule.advance(now)
-        for ref in list(self._asks):
-            self._drop_unwanted(ref)
+        for question in list(self._asks):
+            self._drop_unwanted(question)
         if self._schedule.has_due:
             self._due.set()
         self._changed.set()
+        self._note_count()
         self._arm()
+
+    def _note_count(self) -> None:
+        self.transport.slots.pacer.has_polls = self._schedule.count > 0
 
     def _on_timer(self, when: float) -> None:
         self._timer = None
         # Loops fire early by up to their clock's resolution, and would do so again and again.
         self._tick(max(when, self._loop.time()))
 
-    def _drop_unwanted(self, ref: TaskRef) -> None:
-        if ref in self._asks and not self._schedule.wanted(ref):
+    def _drop_unwanted(self, question: Question) -> None:
+        ask = self._asks.get(question)
+        if ask is not None and not self._schedule.is_wanted(question):
             # Not at once: a task that is cancelled before its first step never gives its slot back.
-            _ = self._loop.call_soon(self._asks[ref].cancel)
+            _ = self._loop.call_soon(ask.cancel)
 
     async def _ask_what_is_due(self, group: asyncio.TaskGroup) -> None:
         while True:
             _ = await self._due.wait()
-            ref = await self._next_ref()
-            if ref is None:
+            question = await self._next_question()
+            if question is None:
                 self._due.clear()
                 continue
-            ask = group.create_task(self._ask(ref), name=f"aiotasks: ask {ref.id}")
-            self._asks[ref] = ask
+            ask = group.create_task(self._ask(question), name="aiotasks: ask")
+            self._asks[question] = ask
             if self._failures:
                 _ = await asyncio.wait([ask])
                 await asyncio.sleep(retry_delay(self._failures) if self._failures else 0)
 
-    async def _next_ref(self) -> TaskRef | None:
-        # The slot comes first: what is most urgent is known when the request can go.
+    async def _next_question(self) -> Question | None:
+        # The slot comes first: what is most worth asking is known when the request can go.
         slots = self.transport.slots
         try:
             await slots.acquire(Lane.POLL)
         except MonthlyQuotaError as error:
             self._give_up_all(OutcomeState.RUNNING, error)
             return None
-        ref = self._schedule.take()
-        if ref is None:
+        question = self._schedule.take(self._loop.time())
+        if question is None:
             slots.give_back()
         elif not self._schedule.has_due:
             self._due.clear()
-        return ref
+        return question
 
-    async def _ask(self, ref: TaskRef) -> None:
-        failures = self._failures
+    async def _ask(self, question: Question) -> None:
+        failures = self._failures + 1
         try:
-            task = await self.transport.exchange(_wire.get_task(ref))
+            if isinstance(question, Leaf):
+                await self._ask_page(question)
+            else:
+                await self._ask_task(question)
         except AffinityError as error:
-            self._take_error(ref, error, failures + 1)
+            self._take_error(question, error, failures)
         else:
             self._failures = 0
-            if self._schedule.see(ref, task, now=self._loop.time(), lead=self._lead):
-                self._failed[ref] = None
         finally:
-            del self._asks[ref]
-            self._schedule.put_back(ref)
+            del self._asks[question]
+            self._schedule.put_back(question)
             self._tick(self._loop.time())
+
+    async def _ask_task(self, ref: TaskRef) -> None:
+        task = await self.transport.exchange(_wire.get_task(ref))
+        if self._schedule.see(ref, task, now=self._loop.time(), lead=self._lead):
+            self._failed[ref] = None
+
+    async def _ask_page(self, leaf: Leaf) -> None:
+        page = await self.transport.exchange(leaf.request)
+        following = _wire.follow(leaf.request, page, self.transport.origin)
+        failures = self._schedule.see_page(
+            leaf, page, following, now=self._loop.time(), lead=self._lead
+        )
+        self._failed.update(dict.fromkeys(failures))
 
     @property
     def _lead(self) -> float:
-        # A look that starts this long before a deadline is answered in the middle of its grace.
-        return min(max(0.0, self.transport.latency - GRACE / 2), _MAX_LEAD)
+        # Looks that start this long before a deadline are answered in the middle of its grace,
+        # one after the other if there are more pages to read than may be asked for at once.
+        rounds = 1 + self._schedule.tasks / _PAGE / self.transport.slots.pacer.allowed
+        return min(max(0.0, self.transport.latency * rounds - GRACE / 2), _MAX_LEAD)
 
-    def _take_error(self, ref: TaskRef, error: AffinityError, failures: int) -> None:
+    def _take_error(self, question: Question, error: AffinityError, failures: int) -> None:
         now = self._loop.time()
         if isinstance(error, _IN_PASSING):
             self._take_outage(error, failures)
             return
         self._failures = 0
-        if isinstance(error, _FOR_ALL):
+        if isinstance(error, AuthenticationError):
             self._give_up_all(OutcomeState.UNKNOWN, error)
-        elif isinstance(error, NotFoundError) and self._is_fresh(ref, now):
-            self._schedule.miss(ref, now=now, lead=self._lead)
-        else:
-            self._schedule.give_up(ref, error, now)
+        elif isinstance(question, Leaf):
+            # If the key may not look at tasks either, the next question will tell.
+            self._schedule.refuse(question, now)
+        elif isinstance(error, AuthorizationError):
+            self._give_up_all(OutcomeState.UNKNOWN, error)
+        elif not self._is_to_come(question, error, now):
+            self._schedule.give_up(question, error, now)
+
+    def _is_to_come(self, ref: TaskRef, error: AffinityError, now: float) -> bool:
+        is_missing = isinstance(error, NotFoundError)
+        return is_missing and self._schedule.miss(ref, now=now, lead=self._lead)
 
     def _take_outage(self, error: AffinityError, failures: int) -> None:
         # A refusal is the pacer's affair: the task goes back in the queue and nothing is counted.
@@ -201,9 +227,6 @@ class Poller:
         if is_first_contact and not is_worth_a_retry(error, self._failures, is_read=True):
             self._give_up_all(OutcomeState.UNKNOWN, error)
             self._failures = 0
-
-    def _is_fresh(self, ref: TaskRef, now: float) -> bool:
-        return now - self._started.get(ref, -math.inf) <= VISIBILITY
 
     def _give_up_all(self, state: OutcomeState, error: AffinityError) -> None:
         self._schedule.give_up_all(state, self._loop.time(), error)
@@ -226,7 +249,7 @@ class Poller:
         # Only a task that is still pending can fail and be asked for in the same call.
         with suppress(TimeoutError):
             async with asyncio.timeout_at(self._linger_until()):
-                while len(self._failed) < min(_REASONS_PER_CALL, self._schedule.tasks):
+                while not self._is_worth_a_call():
                     await self._next_change()
 
     def _linger_until(self) -> float:
@@ -234,6 +257,10 @@ class Poller:
         waiting = (pending for ref in self._failed for pending in self._schedule.wanted(ref))
         deadline = min((pending.deadline for pending in waiting), default=math.inf)
         return min(self._loop.time() + REASON_LINGER, deadline - self.transport.latency)
+
+    def _is_worth_a_call(self) -> bool:
+        most = min(_REASONS_PER_CALL, self._schedule.tasks)
+        return len(self._failed) >= most or any(map(self._schedule.is_urgent, self._failed))
 
     async def _next_change(self) -> None:
         self._changed.clear()

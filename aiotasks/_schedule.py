@@ -1,314 +1,415 @@
-"""Which task is to be looked at when, and what a look means for those who wait for it.
+"""Which task is to be looked at when, by which question, and what the answers mean.
 
 Time is an argument and nothing here waits: the poller asks what is due, does the asking, and
 tells what it saw.
 """
 
-import heapq
 import math
 from collections import deque
-from collections.abc import Callable, Iterator
-from enum import Enum
-from typing import NamedTuple
+from collections.abc import Iterable, Iterator
+from typing import Final, TypeAlias, get_args
 
-from ._wire import TaskRef
-from .errors import AffinityError, TaskFailedError, TaskTimeoutError, UnknownStatusError
-from .models import MergeTask, Outcome, OutcomeState, TaskStatus
-from .policy import Backoff, poll_delay
+from ._pages import PAYS, Catalogue, Leaf
+from ._pending import Pending, Phase, cut_short, failed, outcome, verdict
+from ._timetable import Timetable
+from ._wire import Page, Request, TaskRef
+from .errors import AffinityError, UnknownStatusError
+from .models import Kind, MergeTask, Outcome, OutcomeState, ResultsSummary
+from .policy import poll_delay
 
 
-GRACE = 0.04
+GRACE: Final = 0.04
 """How long after a deadline, in seconds, an answer that is on its way is still waited for."""
 
+VISIBILITY: Final = 30.0
+"""How long, in seconds, a task that this client started may not be there to see yet."""
 
-class Terms(NamedTuple):
-    """What is the same for all tasks of one wait."""
+_MOST_SUMMARIES = 256
+_LEFT_BEHIND = 64
+_EARLY_SHARE = 0.1
 
-    timeout: float
-    backoff: Backoff
-    deliver: Callable[["Pending", Outcome], None]
-
-
-class Phase(Enum):
-    """What a pending task waits for."""
-
-    LATER = "its next look"
-    LOOK = "an answer"
-    REASON = "the reason of its failure"
-    SETTLED = "nothing"
-
-
-class Pending:
-    """One waiter's one task."""
-
-    __slots__ = (
-        "deadline",
-        "index",
-        "is_last_look",
-        "looks",
-        "phase",
-        "polls",
-        "ref",
-        "since",
-        "task",
-        "terms",
-        "url",
-        "wake",
-    )
-
-    def __init__(self, ref: TaskRef, url: str, terms: Terms, *, now: float, index: int) -> None:
-        self.ref = ref
-        self.url = url
-        self.terms = terms
-        self.index = index
-        self.since = now
-        self.deadline = now + terms.timeout
-        self.phase = Phase.LATER
-        self.wake = math.inf
-        self.looks = 0
-        self.is_last_look = False
-        self.polls = 0
-        self.task: MergeTask | None = None
-
-
-def verdict(task: MergeTask) -> OutcomeState:
-    """Say what a task has come to, on positive proof only.
-
-    A success with failed merges in it is a failure. A status that this version does not know
-    still runs while something of it is in progress, and is an outcome of its own afterwards.
-    """
-    summary = task.results_summary
-    if task.status == TaskStatus.SUCCESS:
-        return OutcomeState.FAILED if summary and summary.failed else OutcomeState.SUCCESS
-    if task.status == TaskStatus.FAILED:
-        return OutcomeState.FAILED
-    is_known = task.status in (TaskStatus.PENDING, TaskStatus.IN_PROGRESS)
-    is_running = is_known or (summary is not None and summary.in_progress > 0)
-    return OutcomeState.RUNNING if is_running else OutcomeState.UNKNOWN
-
-
-def cut_short(pending: Pending, now: float) -> Outcome:
-    """Return what a wait comes to if it ends now."""
-    if pending.phase is Phase.REASON:
-        return _failed(pending, None, now)
-    error = TaskTimeoutError(pending.url, pending.task, now - pending.since)
-    return _outcome(pending, OutcomeState.RUNNING, now, error)
-
-
-def _failed(pending: Pending, reason: str | None, now: float) -> Outcome:
-    assert pending.task is not None  # noqa: S101 - it was seen to have failed
-    error = TaskFailedError(pending.url, pending.task, reason)
-    return _outcome(pending, OutcomeState.FAILED, now, error, reason)
-
-
-def _outcome(
-    pending: Pending,
-    state: OutcomeState,
-    now: float,
-    error: AffinityError | None,
-    reason: str | None = None,
-) -> Outcome:
-    return Outcome(
-        url=pending.url,
-        state=state,
-        task=pending.task,
-        error=error,
-        reason=reason,
-        polls=pending.polls,
-        waited=now - pending.since,
-    )
+Listing: TypeAlias = Request[Page[MergeTask]]
+Question: TypeAlias = Leaf | TaskRef
 
 
 class Schedule:
     """All pending tasks of a client: one record and one heap entry for each waiter's task."""
 
     def __init__(self) -> None:
-        self._heap: list[tuple[float, int, Pending]] = []
-        self._entries = 0
-        self._by_ref: dict[TaskRef, list[Pending]] = {}
-        self._due: deque[TaskRef] = deque()
-        self._asked: set[TaskRef] = set()
         self.count = 0
+        self._ended = 0
+        self._early = 0
+        self.catalogues = {kind: Catalogue(kind) for kind in get_args(Kind)}
+        self._by_id: dict[Kind, dict[str, Pending]] = {kind: {} for kind in get_args(Kind)}
+        self._timetable = Timetable()
+        self._due: deque[Pending] = deque()
+        self._asked: set[TaskRef] = set()
+        self._started: dict[TaskRef, float] = {}
+        self._summaries: dict[ResultsSummary, ResultsSummary] = {}
+        # Tasks that were looked at together stay together: one draw of the jitter for all.
+        self._wakes: dict[tuple[int, int, float], float] = {}
 
     @property
     def tasks(self) -> int:
         """How many different tasks are waited for."""
-        return len(self._by_ref)
-
-    @property
-    def has_due(self) -> bool:
-        """Whether a task waits to be asked for."""
-        return bool(self._due)
+        return sum(map(len, self._by_id.values()))
 
     def wanted(self, ref: TaskRef) -> list[Pending]:
         """Return those who wait for a task."""
-        return self._by_ref.get(ref, [])
+        return list(_chain(self._by_id[ref.kind].get(ref.id)))
+
+    def is_wanted(self, question: Question) -> bool:
+        """Say whether anybody still waits for what a question will tell."""
+        if isinstance(question, Leaf):
+            return question.size > 0
+        return question.id in self._by_id[question.kind]
+
+    def is_urgent(self, ref: TaskRef) -> bool:
+        """Say whether somebody waits for just this task."""
+        return any(pending.terms.is_urgent for pending in self.wanted(ref))
+
+    def note_started(self, ref: TaskRef, now: float) -> None:
+        """Take in that this client has started a task just now."""
+        while self._started and now - next(iter(self._started.values())) > VISIBILITY:
+            del self._started[next(iter(self._started))]
+        self._started[ref] = now
 
     def add(self, pending: Pending) -> None:
-        """Take in a task; it is due at once."""
-        self._by_ref.setdefault(pending.ref, []).append(pending)
+        """Take in a task. It is due at once, unless it was started by this client just now."""
+        known = self._by_id[pending.kind]
+        pending.twin = known.get(pending.id)
+        known[pending.id] = pending
         self.count += 1
-        self._wake_at(pending, pending.since)
+        self.catalogues[pending.kind].walk.join(pending)
+        self._timetable.put(pending.deadline + GRACE, pending)
+        if self._is_fresh(pending.ref, pending.since) and pending.terms.timeout > 0:
+            self._look_later(pending, pending.since, 0.0)
+            self._skip_first_look(pending)
+        else:
+            self._wake_at(pending, pending.since)
 
     def next_wake(self) -> float:
         """Return when ``advance`` has to be called next."""
-        while self._heap and not self._is_live(self._heap[0]):
-            heapq.heappop(self._heap)
-        return self._heap[0][0] if self._heap else math.inf
+        return self._timetable.next
 
     def advance(self, now: float) -> None:
         """Let time pass: what is due is queued to be asked for, what is out of time settles."""
-        while self.next_wake() <= now:
-            pending = heapq.heappop(self._heap)[2]
-            if pending.phase is not Phase.LATER:
-                self._run_out(pending, now)
-                continue
-            pending.phase = Phase.LOOK
-            # A loop that was held up must not cost the look that is due.
-            self._wake_at(pending, max(pending.deadline, now) + GRACE)
-            self._queue(pending.ref)
+        late = set()
+        for when, row in self._timetable.pop(now):
+            for pending in row:
+                if pending in late:
+                    # A loop that was held up must not cost the look that is due.
+                    self._timetable.put(now + GRACE, pending)
+                elif when > pending.deadline:
+                    self._run_out(pending, now)
+                elif self._holds(when, pending):
+                    self._enter(pending, Phase.LOOK)
+                    (self._due.appendleft if pending.terms.is_urgent else self._due.append)(pending)
+                    if now > when + GRACE:
+                        late.add(pending)
+        self._sweep()
 
-    def take(self) -> TaskRef | None:
-        """Return the task to ask for now, if one is still wanted; it counts as asked from here."""
-        while self._due:
-            ref = self._due.popleft()
-            if any(pending.phase is Phase.LOOK for pending in self.wanted(ref)):
-                return ref
-            self._asked.discard(ref)
-        return None
+    def _run_out(self, pending: Pending, now: float) -> None:
+        if pending.phase is not Phase.SETTLED:
+            self._deliver(pending, cut_short(pending, now))
 
-    def put_back(self, ref: TaskRef) -> None:
-        """Queue a task again, of which the look at it told nothing."""
-        self._asked.discard(ref)
-        if any(pending.phase is Phase.LOOK for pending in self.wanted(ref)):
-            self._queue(ref)
+    @property
+    def has_due(self) -> bool:
+        """Whether something is to be asked."""
+        self._skip_asked()
+        return bool(self._due)
+
+    def take(self, now: float) -> Question | None:
+        """Return what to ask now, a page or a task; it counts as asked from here.
+
+        Of the pages that pay, the one that is worth most; or the task that has been due for
+        longest, if no page pays for it and it has waited for longer than the page is worth.
+        """
+        if not self.has_due:
+            return None
+        head = self._due[0]
+        own = self._page_of(head, now)
+        pages = [own] if own else []
+        pages += filter(None, (catalogue.best(now) for catalogue in self.catalogues.values()))
+        best = max(pages, key=lambda page: page.value(now), default=None)
+        is_worth_less = not head.terms.is_urgent and best and best.value(now) >= head.value(now)
+        if best and (own or is_worth_less):
+            best.is_asked = True
+            return best
+        self._asked.add(head.ref)
+        return head.ref
+
+    def put_back(self, question: Question) -> None:
+        """Queue again what a question was to tell and did not."""
+        if isinstance(question, Leaf):
+            if question.is_asked:
+                question.is_asked = False
+                self._requeue(question.present())
+        else:
+            self._asked.discard(question)
+            self._requeue(self.wanted(question))
 
     def see(self, ref: TaskRef, task: MergeTask, *, now: float, lead: float) -> bool:
         """Take in what a task looks like; say whether a reason of its failure is to be asked for.
 
         ``lead`` is how long before a deadline a look must start for its answer to be in time.
         """
-        self._asked.discard(ref)
-        state = verdict(task)
-        for pending in self._undecided(ref):
-            pending.task = task
-            pending.polls += 1
-            self._judge(pending, state, now, lead)
-        return state is OutcomeState.FAILED and bool(self.wanted(ref))
+        self._wakes.clear()
+        waiting = self.wanted(ref)
+        for pending in waiting:
+            self._take_in(pending, task, now, lead)
+            if pending.leaf is None and pending.phase is not Phase.SETTLED:
+                self.catalogues[ref.kind].walk.join(pending)
+        return any(pending.phase is Phase.REASON for pending in waiting)
 
-    def miss(self, ref: TaskRef, *, now: float, lead: float) -> None:
-        """Take in that a task, started just now, cannot be seen yet."""
-        self._asked.discard(ref)
+    def see_page(
+        self,
+        leaf: Leaf,
+        page: Page[MergeTask],
+        following: Listing | None,
+        *,
+        now: float,
+        lead: float,
+    ) -> list[TaskRef]:
+        """Take in a page; return the tasks for which the reason of a failure is to be asked for."""
+        self._wakes.clear()
+        leaf.is_asked = False
+        known = self._by_id[leaf.kind]
+        target = self.catalogues[leaf.kind].opened(leaf, now)
+        answered = 0
+        failures = []
+        for task in page.data:
+            waiting = known.get(task.id)
+            if waiting is None:
+                continue
+            for pending in list(_chain(waiting)):
+                answered += pending.phase is not Phase.REASON
+                self._take_in(pending, task, now, lead)
+                if pending.leaf is not target and pending.phase is not Phase.SETTLED:
+                    target.join(pending)
+            if waiting.phase is Phase.REASON:
+                failures.append(waiting.ref)
+        self._after_page(leaf, following, now, lead, has_paid=answered >= PAYS)
+        return failures
+
+    def refuse(self, leaf: Leaf, now: float) -> None:
+        """Take in that a page was refused: its tasks are asked for by themselves."""
+        leaf.is_asked = False
+        catalogue = self.catalogues[leaf.kind]
+        if leaf is catalogue.walk:
+            catalogue.rest(now)
+            self._requeue(leaf.present())
+        else:
+            self._to_walk(leaf, leaf.present())
+
+    def miss(self, ref: TaskRef, *, now: float, lead: float) -> bool:
+        """Take in a 404; say whether it only means that the task, started just now, is to come."""
+        if not self._is_fresh(ref, now):
+            return False
+        self._wakes.clear()
         for pending in self._undecided(ref):
             self._look_later(pending, now, lead)
+        return True
 
     def explain(self, ref: TaskRef, reason: str | None, now: float) -> None:
         """Settle a failed task, with the server's reason if it gave one."""
-        for pending in list(self.wanted(ref)):
+        for pending in self.wanted(ref):
             if pending.phase is Phase.REASON:
-                self._deliver(pending, _failed(pending, reason, now))
+                self._deliver(pending, failed(pending, reason, now))
 
     def give_up(self, ref: TaskRef, error: AffinityError, now: float) -> None:
         """Settle a task of which nothing can be learned."""
-        self._asked.discard(ref)
         for pending in self._undecided(ref):
-            self._settle(pending, OutcomeState.UNKNOWN, now, error)
+            self._deliver(pending, outcome(pending, OutcomeState.UNKNOWN, now, error))
 
     def give_up_all(self, state: OutcomeState, now: float, error: AffinityError) -> None:
         """Settle everything, because nothing more can be learned of anything."""
-        for pending in list(self._everything()):
-            if pending.phase is Phase.REASON:
-                self._run_out(pending, now)
-            else:
-                self._settle(pending, state, now, error)
-        self._asked.difference_update(self._due)
-        self._due.clear()
+        for known in self._by_id.values():
+            for pending in [twin for first in known.values() for twin in _chain(first)]:
+                is_known = pending.phase is Phase.REASON
+                end = cut_short(pending, now) if is_known else outcome(pending, state, now, error)
+                self._deliver(pending, end)
 
     def discard(self, pending: Pending) -> None:
         """Forget a task that nobody waits for any more."""
         if pending.phase is Phase.SETTLED:
             return
+        if pending.leaf is not None:
+            pending.leaf.leave(pending)
         pending.phase = Phase.SETTLED
-        pending.wake = math.inf
         self.count -= 1
-        waiting = self._by_ref[pending.ref]
-        waiting.remove(pending)
-        if not waiting:
-            del self._by_ref[pending.ref]
-        self._compact()
-
-    def _everything(self) -> Iterator[Pending]:
-        return (pending for waiting in self._by_ref.values() for pending in waiting)
+        self._unlink(pending)
+        self._sweep()
 
     def _undecided(self, ref: TaskRef) -> list[Pending]:
-        # What was seen to have failed stays so, whatever a later look tells.
         return [pending for pending in self.wanted(ref) if pending.phase is not Phase.REASON]
 
-    def _queue(self, ref: TaskRef) -> None:
-        # Queued or on its way already: all who wait for it share that answer.
-        if ref not in self._asked:
-            self._asked.add(ref)
-            self._due.append(ref)
+    def _unlink(self, pending: Pending) -> None:
+        known = self._by_id[pending.kind]
+        rest = [twin for twin in _chain(known.pop(pending.id)) if twin is not pending]
+        for twin, following in zip(rest, [*rest[1:], None], strict=False):
+            twin.twin = following
+        if rest:
+            known[pending.id] = rest[0]
 
-    def _judge(self, pending: Pending, state: OutcomeState, now: float, lead: float) -> None:
-        assert pending.task is not None  # noqa: S101 - its caller has just set it
-        match state:
+    def _is_fresh(self, ref: TaskRef, now: float) -> bool:
+        return now - self._started.get(ref, -math.inf) <= VISIBILITY
+
+    def _page_of(self, pending: Pending, now: float) -> Leaf | None:
+        leaf = pending.leaf
+        if leaf is None or self.catalogues[pending.kind].is_resting(now):
+            return None
+        return leaf if leaf.pays(now) else None
+
+    def _skip_asked(self) -> None:
+        # Whoever is passed over here is queued again when the answer that is under way fails.
+        while self._due:
+            head = self._due[0]
+            if head.phase is Phase.LOOK:
+                if not (head.leaf and head.leaf.is_asked) and head.ref not in self._asked:
+                    return
+                head.phase = Phase.ASKED
+            self._due.popleft()
+
+    def _requeue(self, waiting: Iterable[Pending]) -> None:
+        for pending in waiting:
+            if pending.phase is Phase.ASKED:
+                pending.phase = Phase.LOOK
+                self._due.append(pending)
+
+    def _after_page(
+        self, leaf: Leaf, following: Listing | None, now: float, lead: float, *, has_paid: bool
+    ) -> None:
+        catalogue = self.catalogues[leaf.kind]
+        if leaf is not catalogue.walk:
+            unseen = [pending for pending in leaf.present() if pending.is_due]
+            self._to_walk(leaf, unseen)
+        else:
+            below = catalogue.below(PAYS)
+            if catalogue.step(following, has_paid=has_paid and len(below) >= PAYS):
+                # One of them is enough to keep the walk going.
+                self._requeue(below[:1])
+                return
+            unseen = self._end_walk(catalogue, now, lead)
+        if has_paid or unseen:
+            catalogue.note(now, has_paid=has_paid)
+
+    def _to_walk(self, leaf: Leaf, unseen: list[Pending]) -> None:
+        catalogue = self.catalogues[leaf.kind]
+        for pending in unseen:
+            catalogue.walk.join(pending)
+        self._requeue(unseen)
+        if not leaf.size:
+            catalogue.close(leaf)
+
+    def _end_walk(self, catalogue: Catalogue, now: float, lead: float) -> list[Pending]:
+        # The list may lag: a task that was started just now is given time to appear in it, unless
+        # somebody waits for just this one.
+        catalogue.walk.members = catalogue.walk.present()
+        unseen = catalogue.below()
+        late = [pending for pending in unseen if not self._may_wait(pending, now)]
+        for pending in late:
+            catalogue.walk.leave(pending)
+        self._requeue(late)
+        # Whoever is due soon would only read the same page again.
+        soon = [p for p in catalogue.walk.present() if p.is_due_soon(now)]
+        for pending in (*catalogue.below(), *soon):
+            if self._may_wait(pending, now):
+                self._look_later(pending, now, lead)
+        self._requeue(catalogue.walk.present())
+        return late
+
+    def _may_wait(self, pending: Pending, now: float) -> bool:
+        return self._is_fresh(pending.ref, now) and not pending.terms.is_urgent
+
+    def _skip_first_look(self, pending: Pending) -> None:
+        # Tasks that end before the second look are rare, or were so far; if that changes, such a
+        # task is noticed one interval late.
+        if pending.phase is Phase.LATER and self._early < _EARLY_SHARE * self._ended:
+            self._look_later(pending, pending.wake, 0.0)
+
+    def _take_in(self, pending: Pending, task: MergeTask, now: float, lead: float) -> None:
+        if pending.phase is Phase.REASON:
+            return
+        pending.status = task.status
+        pending.summary = self._shared(task.results_summary)
+        pending.polls += 1
+        match verdict(task):
             case OutcomeState.SUCCESS:
-                self._settle(pending, state, now, None)
+                self._ended += 1
+                self._early += pending.polls <= 1
+                self._deliver(pending, outcome(pending, OutcomeState.SUCCESS, now, None))
             case OutcomeState.FAILED:
-                pending.phase = Phase.REASON
-                self._wake_at(pending, pending.deadline + GRACE)
+                self._enter(pending, Phase.REASON)
             case OutcomeState.UNKNOWN:
-                error = UnknownStatusError(pending.url, pending.task)
-                self._settle(pending, state, now, error)
+                error = UnknownStatusError(pending.url, task)
+                self._deliver(pending, outcome(pending, OutcomeState.UNKNOWN, now, error))
             case OutcomeState.RUNNING:  # pragma: no branch - there is no other
                 self._look_later(pending, now, lead)
 
+    def _shared(self, summary: ResultsSummary | None) -> ResultsSummary | None:
+        if summary is None:
+            return None
+        if len(self._summaries) > _MOST_SUMMARIES:
+            self._summaries.clear()
+        return self._summaries.setdefault(summary, summary)
+
     def _look_later(self, pending: Pending, now: float, lead: float) -> None:
         # The look that others needed is not the last one of a task that waits for its own.
-        has_looked_last = pending.is_last_look and pending.phase is Phase.LOOK
-        if has_looked_last or now >= pending.deadline:
-            self._run_out(pending, now)
+        if (pending.is_last_look and pending.is_due) or now >= pending.deadline:
+            self._deliver(pending, cut_short(pending, now))
             return
         # The looks of others bring news, but must not make this wait any slower.
-        if pending.phase is Phase.LOOK or not pending.looks:
+        if pending.phase is not Phase.LATER or not pending.polls:
             pending.looks += 1
         try:
-            delay = poll_delay(pending.terms.backoff, pending.looks)
+            wake = self._wake(pending, now)
         except AffinityError as error:
-            self._settle(pending, OutcomeState.UNKNOWN, now, error)
+            self._deliver(pending, outcome(pending, OutcomeState.UNKNOWN, now, error))
             return
         last_look = max(pending.deadline - lead, now)
-        pending.is_last_look = now + delay >= last_look
-        pending.phase = Phase.LATER
-        self._wake_at(pending, min(now + delay, last_look))
+        pending.is_last_look = wake >= last_look
+        when = min(wake, last_look)
+        is_set = pending.phase is Phase.LATER and pending.wake == when
+        self._enter(pending, Phase.LATER)
+        pending.looked = now
+        # The looks of others leave a last look where it is: it needs no second entry.
+        if not is_set:
+            self._wake_at(pending, when)
 
-    def _run_out(self, pending: Pending, now: float) -> None:
-        self._deliver(pending, cut_short(pending, now))
+    def _wake(self, pending: Pending, now: float) -> float:
+        key = (id(pending.terms), pending.looks, now)
+        if key not in self._wakes:
+            self._wakes[key] = now + poll_delay(pending.terms.backoff, pending.looks)
+        return self._wakes[key]
 
-    def _settle(
-        self, pending: Pending, state: OutcomeState, now: float, error: AffinityError | None
-    ) -> None:
-        self._deliver(pending, _outcome(pending, state, now, error))
+    def _enter(self, pending: Pending, phase: Phase) -> None:
+        was_due, pending.phase = pending.is_due, phase
+        if pending.leaf is not None and pending.is_due != was_due:
+            pending.leaf.weigh(pending, pending.is_due - was_due)
 
-    def _deliver(self, pending: Pending, outcome: Outcome) -> None:
+    def _deliver(self, pending: Pending, end: Outcome) -> None:
         self.discard(pending)
-        pending.terms.deliver(pending, outcome)
+        pending.terms.deliver(pending, end)
 
     def _wake_at(self, pending: Pending, when: float) -> None:
-        if when == pending.wake:
-            return
         pending.wake = when
-        if when < math.inf:
-            self._entries += 1
-            heapq.heappush(self._heap, (when, self._entries, pending))
-        self._compact()
+        self._timetable.put(when, pending)
 
-    def _is_live(self, entry: tuple[float, int, Pending]) -> bool:
-        return entry[2].wake == entry[0]
+    def _holds(self, when: float, pending: Pending) -> bool:
+        if when > pending.deadline:
+            return pending.phase is not Phase.SETTLED
+        return pending.phase is Phase.LATER and pending.wake == when
 
-    def _compact(self) -> None:
+    def _sweep(self) -> None:
         # Entries are left behind where they lie; now and then they are swept out together.
-        if len(self._heap) > (2 * self.count + 64 if self.count else 0):
-            self._heap = [entry for entry in self._heap if self._is_live(entry)]
-            heapq.heapify(self._heap)
+        if len(self._timetable) > (3 * self.count + _LEFT_BEHIND if self.count else 0):
+            self._timetable.sweep(self._holds)
+            self._due = deque(pending for pending in self._due if pending.is_due)
+
+
+def _chain(pending: Pending | None) -> Iterator[Pending]:
+    while pending is not None:
+        following = pending.twin
+        yield pending
+        pending = following

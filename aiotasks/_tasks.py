@@ -9,11 +9,14 @@ from types import TracebackType
 from typing import Self
 
 from . import _wire
+from ._pending import Pending, Phase, Terms, cut_short
 from ._poller import Poller
-from ._schedule import Pending, Terms, cut_short
 from .errors import ClosedError, ConfigurationError
 from .models import Kind, MergeTask, Outcome, Outcomes, OutcomeState, Progress
 from .policy import Backoff, poll_backoff
+
+
+_SETTLED_KEPT = 64
 
 
 class Watch:
@@ -26,12 +29,19 @@ class Watch:
     """
 
     def __init__(
-        self, poller: Poller, urls: Iterable[str], timeout: float, backoff: Backoff
+        self,
+        poller: Poller,
+        urls: Iterable[str],
+        timeout: float,
+        backoff: Backoff,
+        *,
+        is_urgent: bool = False,
     ) -> None:
         self._poller = poller
         self._urls = urls
-        self._terms = Terms(timeout, backoff, self._deliver)
-        self._pending: dict[Pending, None] = {}
+        self._terms = Terms(timeout, backoff, self._deliver, is_urgent)
+        self._pending: list[Pending] = []
+        self._left = 0
         self._outcomes: deque[tuple[int, Outcome]] = deque()
         self._changed = asyncio.Event()
         self._count = 0
@@ -41,7 +51,7 @@ class Watch:
 
     def __repr__(self) -> str:
         state = "open" if self._is_open else "closed"
-        return f"<Watch: {len(self._pending)} of {self._count} pending, {state}>"
+        return f"<Watch: {self._left} of {self._count} pending, {state}>"
 
     async def __aenter__(self) -> Self:
         if self._was_entered:
@@ -49,8 +59,9 @@ class Watch:
             raise ClosedError(message)
         self._was_entered = self._is_open = True
         try:
+            now = self._now()
             for url in self._urls:
-                self._add(url)
+                self._add(url, now)
         except BaseException:
             self._forget()
             raise
@@ -78,7 +89,7 @@ class Watch:
             message = "This watch is not open: add URLs inside its `async with`, before close()"
             raise ClosedError(message)
         self._is_complete = False
-        self._add(task_url)
+        self._add(task_url, self._now())
 
     def close(self) -> None:
         """Say that no more URLs will come. What is pending goes on."""
@@ -95,7 +106,7 @@ class Watch:
     async def next_settled(self) -> tuple[int, Outcome]:
         """Return the next outcome and the number (from 0) of the URL that it belongs to."""
         while not self._outcomes:
-            if not self._pending and (self._is_complete or not self._is_open):
+            if not self._left and (self._is_complete or not self._is_open):
                 self._is_open = False
                 raise StopAsyncIteration
             self._changed.clear()
@@ -105,35 +116,44 @@ class Watch:
     @property
     def unsettled(self) -> list[Outcome]:
         """What would become of the tasks that are still pending if the wait ended now."""
-        now = asyncio.get_running_loop().time()
-        return [cut_short(pending, now) for pending in self._pending]
+        now = self._now()
+        return [cut_short(pending, now) for pending in self._present()]
 
     @property
     def count(self) -> int:
         """How many URLs were given."""
         return self._count
 
-    def _add(self, url: str) -> None:
+    def _now(self) -> float:
+        return asyncio.get_running_loop().time()
+
+    def _add(self, url: str, now: float) -> None:
         index, self._count = self._count, self._count + 1
         try:
             ref = _wire.parse_task_url(url, self._poller.transport.origin)
         except ConfigurationError as error:
             self._emit(index, Outcome(url=url, state=OutcomeState.UNKNOWN, error=error))
             return
-        now = asyncio.get_running_loop().time()
         pending = Pending(ref, url, self._terms, now=now, index=index)
         self._poller.add(pending)
-        self._pending[pending] = None
+        self._left += 1
+        self._pending.append(pending)
+        if len(self._pending) > 2 * self._left + _SETTLED_KEPT:
+            self._pending = self._present()
+
+    def _present(self) -> list[Pending]:
+        return [pending for pending in self._pending if pending.phase is not Phase.SETTLED]
 
     def _forget(self) -> None:
         self._is_open = False
-        for pending in self._pending:
+        for pending in self._present():
             self._poller.discard(pending)
         self._pending.clear()
+        self._left = 0
         self._changed.set()
 
     def _deliver(self, pending: Pending, outcome: Outcome) -> None:
-        del self._pending[pending]
+        self._left -= 1
         self._emit(pending.index, outcome)
 
     def _emit(self, index: int, outcome: Outcome) -> None:
@@ -176,8 +196,10 @@ class TaskService:
 
         The first look is at once, the next after ``poll_interval``, then 1.5 times as long each
         time up to ``max_poll_interval``, each with up to 10 % of jitter, and a last one at the
-        deadline. Outages and exhausted limits delay looks; they do not fail the wait. Cancelling
-        it leaves the merge alone.
+        deadline. A task that this client has started itself just now is first looked at after
+        ``poll_interval``, or at its second look if hardly a task ended before that so far. A look
+        that others need is shared, up to a fifth of its interval early. Outages and exhausted
+        limits delay looks; they do not fail the wait. Cancelling it leaves the merge alone.
 
         Args:
             task_url: What ``merge`` returned.
@@ -195,13 +217,8 @@ class TaskService:
             UnknownStatusError: when it ended with a status that this version does not know.
             AffinityError: when it cannot be learned what became of it.
         """
-        async with self.watch(
-            [task_url],
-            timeout=timeout,
-            poll_interval=poll_interval,
-            max_poll_interval=max_poll_interval,
-            backoff=backoff,
-        ) as watch:
+        terms = (timeout, poll_interval, max_poll_interval, backoff)
+        async with self._watch([task_url], *terms, is_urgent=True) as watch:
             outcome = await anext(watch)
         if outcome.error is not None:
             # An error that ends many waits is raised by each of them: each raises its own.
@@ -223,7 +240,9 @@ class TaskService:
 
         Nothing that happens to one task costs another its outcome, and nothing is raised for a
         task: outcomes are values. A key that is refused (401, 403) settles all of them at once.
-        A URL that is given twice is asked for once.
+        Tasks are looked at by the page, a hundred a call, where that is cheaper than one by one;
+        a URL that is given twice is asked for once. The reasons of failures are asked for
+        together, so that a failure may be told up to ten seconds late.
 
         Args:
             task_urls: Any iterable; it is read at once.
@@ -269,12 +288,10 @@ class TaskService:
         Raises:
             ConfigurationError: when a setting cannot be used, or ``task_urls`` is one string.
         """
-        poller = self._poller()
         if isinstance(task_urls, str | bytes):
             message = "task_urls is a single string: give a list, or use wait() for one task"
             raise ConfigurationError(message)
-        schedule = poll_backoff(poll_interval, max_poll_interval) if backoff is None else backoff
-        return Watch(poller, task_urls, _seconds(timeout), schedule)
+        return self._watch(task_urls, timeout, poll_interval, max_poll_interval, backoff)
 
     async def list(self, kind: Kind, *, status: str | None = None) -> AsyncIterator[MergeTask]:
         """Iterate over the organization's tasks of a kind, newest first, page by page.
@@ -289,6 +306,20 @@ class TaskService:
         """
         async for task in self._poller().transport.pages(_wire.list_tasks(kind, status)):
             yield task
+
+    def _watch(
+        self,
+        task_urls: Iterable[str],
+        timeout: float | None,
+        poll_interval: float,
+        max_poll_interval: float,
+        backoff: Backoff | None,
+        *,
+        is_urgent: bool = False,
+    ) -> Watch:
+        poller = self._poller()
+        schedule = poll_backoff(poll_interval, max_poll_interval) if backoff is None else backoff
+        return Watch(poller, task_urls, _seconds(timeout), schedule, is_urgent=is_urgent)
 
 
 def _seconds(timeout: float | None) -> float:

@@ -7,10 +7,11 @@ from datetime import UTC, datetime
 from typing import Any, Final, TypeVar
 
 import aiohttp
+from multidict import CIMultiDict
 from yarl import URL
 
 from . import _wire
-from ._pacer import Lane, Pacer, choose_lane, read_limits
+from ._pacer import Lane, Pacer, read_limits
 from ._wire import Page, Request
 from .errors import (
     AffinityError,
@@ -47,7 +48,6 @@ class Slots:
         self._loop = asyncio.get_running_loop()
         self._queues: Mapping[Lane, deque[asyncio.Future[None]]] = {lane: deque() for lane in Lane}
         self._timer: asyncio.TimerHandle | None = None
-        self._turn = 0
         self._latest = 0.0
         self._is_closed = False
 
@@ -66,6 +66,8 @@ class Slots:
         """
         if self._is_closed:
             raise closed()
+        if self.take(lane):
+            return
         turn: asyncio.Future[None] = self._loop.create_future()
         self._queues[lane].append(turn)
         self.pump()
@@ -84,6 +86,11 @@ class Slots:
         self._latest = max(self._latest, self._loop.time())
         return self._latest
 
+    @property
+    def waiting(self) -> int:
+        """How many requests wait for a slot."""
+        return sum(self._waiting().values())
+
     def give_back(self) -> None:
         """Return a slot that was not used."""
         self.pacer.unsend()
@@ -91,6 +98,8 @@ class Slots:
 
     def pump(self) -> None:
         """Let through whoever may go now, and come back when the next may."""
+        if not any(self._queues.values()):
+            return
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -99,15 +108,24 @@ class Slots:
             if self.pacer.is_month_used_up(now):
                 self.refuse_all(_month_used_up())
                 return
-            delay = self.pacer.delay(now)
-            if delay > 0:
+            lane, delay = self.pacer.choose(now, waiting)
+            if lane is None:
                 # With nothing in flight no answer would wake anybody: the timer has to.
                 if delay < float("inf"):
                     self._timer = self._loop.call_at(now + delay, self._on_timer, now + delay)
                 return
-            self._turn += 1
-            self.pacer.send()
-            self._queues[choose_lane(waiting, self._turn)].popleft().set_result(None)
+            self.pacer.send(now, lane)
+            self._queues[lane].popleft().set_result(None)
+
+    def take(self, lane: Lane) -> bool:
+        """Take a slot if there is one to be had at once."""
+        if self._is_closed or (any(self._queues.values()) and self._waiting()):
+            return False
+        now = self.now()
+        if self.pacer.is_month_used_up(now) or self.pacer.delay(now, lane):
+            return False
+        self.pacer.send(now, lane)
+        return True
 
     def refuse_all(self, error: AffinityError) -> None:
         """Turn everybody away."""
@@ -153,8 +171,9 @@ class Transport:
         self.was_answered = False
         self.latency = 0.0
         self._session = session
-        self._headers = dict(headers)
-        self._body_headers = {**headers, "Content-Type": "application/json"}
+        # aiohttp would make them anew from a dict for each request.
+        self._headers = CIMultiDict(headers)
+        self._body_headers = CIMultiDict({**headers, "Content-Type": "application/json"})
         self._request_timeout = request_timeout
         self._loop = asyncio.get_running_loop()
 
@@ -166,7 +185,8 @@ class Transport:
         """
         attempt = 0
         while True:
-            await self.slots.acquire(lane)
+            if not self.slots.take(lane):
+                await self.slots.acquire(lane)
             try:
                 return await self.exchange(request)
             except AffinityError as error:

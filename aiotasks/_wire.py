@@ -6,7 +6,6 @@ out, and each request is built anew on the configured origin.
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import Any, Final, Generic, NamedTuple, NoReturn, TypeVar, cast
 from urllib.parse import quote
@@ -52,6 +51,9 @@ _BASE_URL = re.compile(
     rf"(https?)://({_LABEL}(?:\.{_LABEL})*\.?|\[[0-9a-f:.]+\])(?::([0-9]{{1,5}}))?/?", re.ASCII
 )
 _MAX_PORT = 65_535
+_TASK_PATH = re.compile(
+    r"(?:/v2)?/tasks/(company|person)-merges/([A-Za-z0-9][A-Za-z0-9_-]{0,63})/?", re.ASCII
+)
 _TASK_URL = re.compile(
     r"(?P<origin>[^/]+://[^/?#@\\]+)(?:/v2)?/tasks/"
     r"(?P<kind>company|person)-merges/(?P<id>[A-Za-z0-9][A-Za-z0-9_-]{0,63})/?",
@@ -91,6 +93,21 @@ class Started(msgspec.Struct, frozen=True, rename="camel"):
     task_url: str
 
 
+class RateLimitWindow(msgspec.Struct, frozen=True):
+    """One of the limits, as the API tells it when asked."""
+
+    limit: int
+    remaining: int
+    reset: int
+
+
+class RateLimits(msgspec.Struct, frozen=True, rename="camel"):
+    """The limits of the key's user and of its organization."""
+
+    caller_per_minute: RateLimitWindow
+    org_per_month: RateLimitWindow | None = None
+
+
 class _Problem(msgspec.Struct, frozen=True):
     code: str | None = None
     message: str | None = None
@@ -104,8 +121,7 @@ class _Problems(msgspec.Struct, frozen=True):
 Decoder = msgspec.json.Decoder
 
 
-@dataclass(frozen=True, slots=True)
-class Request(Generic[T]):
+class Request(NamedTuple, Generic[T]):
     """What to send, below the origin, and how to read the answer."""
 
     method: str
@@ -120,6 +136,7 @@ _UNREADABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 _TASK: Decoder[MergeTask] = Decoder(MergeTask)
 _TASKS: Decoder[Page[MergeTask]] = Decoder(Page[MergeTask])
 _STARTED: Decoder[Started] = Decoder(Started)
+_RATE_LIMITS: Decoder[RateLimits] = Decoder(RateLimits)
 _PROBLEMS: Decoder[_Problems] = Decoder(_Problems)
 _STATE: Mapping[Kind, Decoder[Any]] = {
     "company": Decoder(CompanyMergeState),
@@ -162,6 +179,10 @@ def parse_task_url(task_url: object, origin: str) -> TaskRef:
     Raises:
         ConfigurationError: when it is not a task URL, or one of another host.
     """
+    if isinstance(task_url, str) and task_url.startswith(origin):
+        own = _TASK_PATH.fullmatch(task_url, len(origin))
+        if own is not None:
+            return TaskRef(cast(Kind, own[1]), own[2])
     match = _TASK_URL.fullmatch(task_url) if isinstance(task_url, str) else None
     if match is None:
         _refuse(
@@ -244,6 +265,11 @@ def list_suggestions(kind: Kind) -> Request[Page[Any]]:
     return Request(
         "GET", f"/v2/duplicates/{kind}-suggestions?limit={_PAGE_LIMIT}", _SUGGESTIONS[kind]
     )
+
+
+def get_rate_limit() -> Request[RateLimits]:
+    """Ask for the limits (beta, API version 2026-07-15 and later)."""
+    return Request("GET", "/v2/rate-limit", _RATE_LIMITS)
 
 
 def merge(kind: Kind, primary_id: int, duplicate_id: int) -> Request[Started]:

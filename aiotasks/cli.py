@@ -4,67 +4,40 @@ import asyncio
 import os
 import signal
 import sys
-from collections import Counter
-from collections.abc import Coroutine, Mapping
-from enum import IntEnum
+from collections.abc import Coroutine
 from importlib.metadata import version
-from itertools import islice
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple, NoReturn, Self, TypedDict
+from typing import Annotated, Any, NamedTuple, NoReturn, TypedDict
 
-import msgspec
 import typer
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from . import _wire
-from ._schedule import verdict
+from ._console import (
+    EXIT_OF_STATE,
+    Exit,
+    Screen,
+    Tally,
+    exit_of,
+    print_line,
+    print_outcome,
+    print_task,
+    say,
+)
+from ._pending import verdict
 from .client import Client
 from .errors import (
     AffinityError,
-    AuthenticationError,
-    AuthorizationError,
-    ClosedError,
-    ConfigurationError,
-    MonthlyQuotaError,
-    NetworkError,
-    ServerError,
 )
-from .models import Kind, MergeTask, Outcome, OutcomeState, Quota
+from .models import Kind, Quota
 from .models import Progress as WaitProgress
 from .sandbox import Sandbox
-
-
-class Exit(IntEnum):
-    """What the command came to; of several, the highest counts."""
-
-    SUCCEEDED = 0
-    FAILED = 1
-    WRONG_USE = 2
-    RUNNING = 3
-    NOT_AUTHORISED = 4
-    UNREACHABLE = 5
 
 
 _EXIT_CODES = """
 Exit codes: 0 all succeeded, 1 some failed, 2 wrong use, 3 still running or interrupted,
 4 not authorised, 5 API unreachable. Of several, the highest counts.
 """
-_EXIT_OF_ERROR: tuple[tuple[tuple[type[AffinityError], ...], Exit], ...] = (
-    ((ConfigurationError, ClosedError), Exit.WRONG_USE),
-    ((AuthenticationError, AuthorizationError), Exit.NOT_AUTHORISED),
-    ((NetworkError, ServerError), Exit.UNREACHABLE),
-    ((MonthlyQuotaError,), Exit.RUNNING),
-)
-_EXIT_OF_STATE = {
-    OutcomeState.SUCCESS: Exit.SUCCEEDED,
-    OutcomeState.FAILED: Exit.FAILED,
-    OutcomeState.RUNNING: Exit.RUNNING,
-    OutcomeState.UNKNOWN: Exit.FAILED,
-}
-
-_REFRESH = 0.25
-_MOST_PROBLEMS = 10
+_LIMITS = ("limit", "remaining", "reset", "org_limit", "org_remaining", "org_reset")
 
 app = typer.Typer(
     help=f"Wait for Affinity's merge tasks. The API key is read from AFFINITY_API_KEY.\n{_EXIT_CODES}",
@@ -74,7 +47,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-_errors = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
 
 BaseUrl = Annotated[
     str | None,
@@ -150,6 +122,12 @@ def tasks(
     _run(_tasks(kind, status, limit, _settings(base_url, api_version)))
 
 
+@app.command(epilog=_EXIT_CODES)
+def quota(*, base_url: BaseUrl = None, api_version: ApiVersion = None) -> None:
+    """Ask by one call what is left of the limits, and print it as a JSON line."""
+    _run(_quota(_settings(base_url, api_version)))
+
+
 @app.command()
 def sandbox(
     *,
@@ -207,20 +185,20 @@ def demo(
 
 
 async def _wait(given: list["_Given"], terms: "_Terms", settings: dict[str, str]) -> Exit:
-    tally = _Tally({item.url: item.place for item in given})
+    tally = Tally({item.url: item.place for item in given})
     async with (
         Client.from_env(**settings) as client,
         client.tasks.watch([item.url for item in given], **terms) as watch,
     ):
         try:
-            with _Screen("Waiting", len(given), client) as screen:
+            with Screen("Waiting", len(given), client) as screen:
                 async for outcome in watch:
-                    _print_outcome(outcome)
+                    print_outcome(outcome)
                     tally.add(outcome)
                     screen.advance(tally.counted())
         except asyncio.CancelledError:
             for outcome in watch.unsettled:
-                _print_outcome(outcome)
+                print_outcome(outcome)
                 tally.add(outcome)
             raise
         finally:
@@ -231,8 +209,8 @@ async def _wait(given: list["_Given"], terms: "_Terms", settings: dict[str, str]
 async def _get(url: str, settings: dict[str, str]) -> Exit:
     async with Client.from_env(**settings) as client:
         task = await client.tasks.get(url)
-    _print_task(url, task)
-    return _EXIT_OF_STATE[verdict(task)]
+    print_task(url, task)
+    return EXIT_OF_STATE[verdict(task)]
 
 
 async def _tasks(
@@ -241,10 +219,17 @@ async def _tasks(
     async with Client.from_env(**settings) as client:
         count = 0
         async for task in client.tasks.list(kind, status=status):
-            _print_task(_wire.task_url(client.base_url, _wire.TaskRef(kind, task.id)), task)
+            print_task(_wire.task_url(client.base_url, _wire.TaskRef(kind, task.id)), task)
             count += 1
             if count == limit:
                 break
+    return Exit.SUCCEEDED
+
+
+async def _quota(settings: dict[str, str]) -> Exit:
+    async with Client.from_env(**settings) as client:
+        known = await client.refresh_quota()
+    print_line({name: getattr(known, name) for name in _LIMITS})
     return Exit.SUCCEEDED
 
 
@@ -257,37 +242,35 @@ async def _serve(server: Sandbox) -> Exit:
         async with server:
             typer.echo(server.url)
             sys.stdout.flush()
-            _say(f"Sandbox with the API key {server.api_key}. To use it from another terminal:")
-            _say(f"  export AFFINITY_BASE_URL={server.url} AFFINITY_API_KEY={server.api_key}")
-            _say("Ctrl-C ends it.")
+            say(f"Sandbox with the API key {server.api_key}. To use it from another terminal:")
+            say(f"  export AFFINITY_BASE_URL={server.url} AFFINITY_API_KEY={server.api_key}")
+            say("Ctrl-C ends it.")
             _ = await stopped.wait()
     except OSError as error:
         reason = os.strerror(error.errno) if error.errno else str(error)
-        _say(f"Cannot listen on port {server.port}: {reason}. Choose another --port.")
+        say(f"Cannot listen on port {server.port}: {reason}. Choose another --port.")
         return Exit.WRONG_USE
     return Exit.SUCCEEDED
 
 
 async def _demo(merges: int) -> Exit:
-    busy = Sandbox(
-        duration=(0.5, 5.0), latency=(0.01, 0.05), failure_rate=0.03, window=10.0, seed=1
-    )
+    busy = Sandbox(duration=(0.5, 6.0), latency=(0.01, 0.05), failure_rate=0.03, seed=1)
     async with busy as server, Client(server.api_key, base_url=server.url) as client:
-        _say(f"A sandbox of the Affinity API listens on {server.url}.")
+        say(f"A sandbox of the Affinity API listens on {server.url}.")
         now = asyncio.get_running_loop().time
         started = now()
         pairs = [
             (found.primary_profile.id, found.duplicate_profiles[0].id)
             async for found in client.companies.suggestions()
         ][:merges]
-        with _Screen("Starting merges", len(pairs), client) as screen:
+        with Screen("Starting merges", len(pairs), client) as screen:
             async with asyncio.TaskGroup() as group:
                 starts = [group.create_task(client.companies.merge(*pair)) for pair in pairs]
                 for start in starts:
                     start.add_done_callback(lambda _: screen.advance())
-        _say(f"{len(pairs)} merges are under way, {now() - started:.1f} s after the start.")
-        tally = _Tally()
-        with _Screen("Waiting", len(pairs), client) as screen:
+        say(f"{len(pairs)} merges are under way, {now() - started:.1f} s after the start.")
+        tally = Tally()
+        with Screen("Waiting", len(pairs), client) as screen:
 
             def show(progress: WaitProgress) -> None:
                 tally.add(progress.outcome)
@@ -298,7 +281,7 @@ async def _demo(merges: int) -> Exit:
     return Exit.SUCCEEDED
 
 
-def _summarise(tally: "_Tally", merges: int, quota: Quota, seconds: float) -> None:
+def _summarise(tally: "Tally", merges: int, quota: Quota, seconds: float) -> None:
     typer.echo(f"\n{merges} duplicates in {seconds:.1f} s: {tally.counted()}")
     for reason, count in tally.reasons.most_common():
         typer.echo(f"  {count:>4} failed: {reason}")
@@ -355,122 +338,18 @@ def _settings(base_url: str | None, api_version: str | None) -> dict[str, str]:
     return {name: value for name, value in given.items() if value is not None}
 
 
-class _Tally:
-    """Counts outcomes, and keeps what is to be said of them at the end."""
-
-    def __init__(self, places: Mapping[str, str] | None = None) -> None:
-        self.exit = Exit.SUCCEEDED
-        self.reasons: Counter[str] = Counter()
-        self._states: Counter[OutcomeState] = Counter()
-        self._places = places or {}
-        self._problems: dict[str, None] = {}
-
-    def add(self, outcome: Outcome) -> None:
-        self._states[outcome.state] += 1
-        if outcome.state is OutcomeState.FAILED:
-            self.reasons[outcome.reason or "the server gave no reason"] += 1
-        self.exit = max(self.exit, _EXIT_OF_STATE[outcome.state])
-        if outcome.state is OutcomeState.UNKNOWN and outcome.error is not None:
-            self.exit = max(self.exit, _exit_of(outcome.error))
-            self._problems[f"{self._places.get(outcome.url, '')}{outcome.error}"] = None
-
-    def counted(self) -> str:
-        words = {OutcomeState.SUCCESS: "succeeded", OutcomeState.RUNNING: "still running"}
-        states = [state for state in OutcomeState if self._states[state]]
-        return ", ".join(f"{self._states[state]} {words.get(state, state)}" for state in states)
-
-    def say(self) -> None:
-        for problem in islice(self._problems, _MOST_PROBLEMS):
-            _say(problem)
-        if len(self._problems) > _MOST_PROBLEMS:
-            _say(f"… and {len(self._problems) - _MOST_PROBLEMS} more such problems")
-        _say(self.counted())
-
-
-class _Screen:
-    """A line of progress on standard error, if that is a terminal.
-
-    It is drawn by the event loop: rich's own refreshing would leave a thread behind.
-    """
-
-    def __init__(self, title: str, total: int, client: Client) -> None:
-        columns = (
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            TextColumn("{task.fields[note]}", markup=False),
-        )
-        self._progress = Progress(
-            *columns,
-            console=_errors,
-            auto_refresh=False,
-            transient=True,
-            disable=not _errors.is_terminal,
-        )
-        self._task = self._progress.add_task(title, total=total, note="")
-        self._client = client
-        self._counted = ""
-
-    def __enter__(self) -> Self:
-        self._progress.start()
-        self._tick()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._timer.cancel()
-        self._progress.stop()
-
-    def advance(self, counted: str = "") -> None:
-        self._counted = counted
-        self._progress.advance(self._task)
-
-    def _tick(self) -> None:
-        quota = self._client.quota
-        notes = [self._counted, f"{quota.sent} calls"]
-        if quota.remaining == 0 and quota.reset is not None:
-            notes.append(f"the minute's limit is used up, {quota.reset:.0f} s to go")
-        self._progress.update(self._task, note=" · ".join(filter(None, notes)), refresh=True)
-        self._timer = asyncio.get_running_loop().call_later(_REFRESH, self._tick)
-
-
-def _print_task(url: str, task: MergeTask) -> None:
-    _print({"url": url, "task": task})
-
-
-def _print_outcome(outcome: Outcome) -> None:
-    error = None if outcome.error is None else str(outcome.error)
-    line = {name: getattr(outcome, name) for name in Outcome.__struct_fields__}
-    _print({**line, "error": error, "waited": round(outcome.waited, 3)})
-
-
-def _print(line: dict[str, Any]) -> None:
-    typer.echo(msgspec.json.encode(line))
-
-
-def _say(text: str) -> None:
-    _errors.print(text)
-
-
 def _fail(message: str) -> NoReturn:
-    _say(message)
+    say(message)
     raise typer.Exit(Exit.WRONG_USE)
-
-
-def _exit_of(error: AffinityError) -> Exit:
-    for classes, code in _EXIT_OF_ERROR:
-        if isinstance(error, classes):
-            return code
-    return Exit.FAILED
 
 
 def _run(command: Coroutine[Any, Any, Exit]) -> NoReturn:
     try:
         code = asyncio.run(command)
     except KeyboardInterrupt:
-        _say("Interrupted. What was started goes on at the server; wait again for the same URLs.")
+        say("Interrupted. What was started goes on at the server; wait again for the same URLs.")
         code = Exit.RUNNING
     except AffinityError as error:
-        _say(str(error))
-        code = _exit_of(error)
+        say(str(error))
+        code = exit_of(error)
     raise typer.Exit(code)

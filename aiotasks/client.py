@@ -4,6 +4,7 @@ import asyncio
 import math
 import os
 import re
+from contextlib import suppress
 from importlib.metadata import version
 from types import TracebackType
 from typing import Any, NamedTuple, Self
@@ -12,11 +13,11 @@ import aiohttp
 
 from . import _wire
 from ._merges import MergeService
-from ._pacer import Pacer
+from ._pacer import Pacer, limits_of
 from ._poller import Poller
 from ._tasks import TaskService
 from ._transport import Transport, closed
-from .errors import ClosedError, ConfigurationError
+from .errors import ClosedError, ConfigurationError, NotFoundError
 from .models import (
     CompanyMergeState,
     CompanyProfile,
@@ -114,7 +115,25 @@ class Client:
     @property
     def quota(self) -> Quota:
         """What is known of the limits. Reading it sends nothing."""
-        return self._pacer.quota(self._scope.loop.time() if self._scope else -math.inf)
+        if self._scope is None:
+            return self._pacer.quota(-math.inf)
+        slots = self._scope.poller.transport.slots
+        return self._pacer.quota(self._scope.loop.time(), waiting=slots.waiting)
+
+    async def refresh_quota(self) -> Quota:
+        """Ask the API what is left, by one call, and return what is known then.
+
+        A version of the API that has no such call (before 2026-07-15) tells it all the same, with
+        the headers of its refusal.
+
+        Raises:
+            AffinityError: when it cannot be learned, after retries.
+        """
+        poller = self._poller()
+        with suppress(NotFoundError):
+            told = await poller.transport.send(_wire.get_rate_limit())
+            self._pacer.learn(self._open_scope().loop.time(), limits_of(told))
+        return self.quota
 
     async def __aenter__(self) -> Self:
         if self._was_used:

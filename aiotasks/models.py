@@ -126,7 +126,8 @@ class Quota(Struct, frozen=True, kw_only=True):
 
     ``limit``, ``remaining`` and ``reset`` (seconds) are those of the user's minute, the ``org_``
     ones those of the organization's month. ``remaining`` counts all use of the key, that of other
-    programs included, and takes off what is on its way.
+    programs included, and takes off what is on its way. ``waiting`` requests wait for a slot, and
+    ``waiting_for`` says what keeps them.
     """
 
     limit: int | None = None
@@ -138,6 +139,26 @@ class Quota(Struct, frozen=True, kw_only=True):
     in_flight: int = 0
     sent: int = 0
     refused: int = 0
+    waiting: int = 0
+    waiting_for: str | None = None
+
+    def __repr__(self) -> str:
+        parts = [
+            _left(self.remaining, self.limit, self.reset, "minute"),
+            _left(self.org_remaining, self.org_limit, self.org_reset, "month"),
+            f"{self.sent} sent, {self.in_flight} in flight, {self.refused} refused",
+        ]
+        if self.waiting:
+            parts.append(f"{self.waiting} waiting for {self.waiting_for}")
+        return f"<Quota: {'; '.join(parts)}>"
+
+
+def _left(remaining: int | None, limit: int | None, reset: float | None, window: str) -> str:
+    if remaining is None:
+        return f"{window} unknown"
+    of = "" if limit is None else f" of {limit}"
+    until = "" if reset is None else f", {reset:.0f} s to go"
+    return f"{remaining}{of} left in the {window}{until}"
 
 
 class OutcomeState(StrEnum):

@@ -54,7 +54,7 @@ class Jittered(wait_base):
         return self._wait(retry_state) * (1 + self._uniform(0, self._fraction))
 
 
-_RETRY_WAIT = Jittered(wait_exponential(multiplier=0.5, max=10), fraction=0.5)
+_RETRY_WAIT = Jittered(wait_exponential(multiplier=0.5, max=4), fraction=0.5)
 
 
 def poll_backoff(
@@ -89,7 +89,10 @@ def poll_delay(backoff: Backoff, attempt: int) -> float:
     except Exception as error:
         message = f"The backoff strategy failed at attempt {attempt}: {error!r}. Mend or replace it"
         raise ConfigurationError(message) from error
-    # A strategy that answers 0 must not spin. In this order, NaN comes to the minimum too.
+    if not math.isfinite(delay):
+        message = f"The backoff strategy answered {delay} seconds at attempt {attempt}: replace it"
+        raise ConfigurationError(message)
+    # A strategy that answers 0 must not spin.
     return max(MIN_DELAY, delay)
 
 

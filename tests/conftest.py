@@ -1,6 +1,7 @@
 """What all tests share: virtual time, and a sandbox to talk to."""
 
 import asyncio
+import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,13 @@ from typing import Any
 import aiohappyeyeballs
 import async_solipsism
 import pytest
+from hypothesis import settings
 
+
+# What fails in a shared run has to fail again at home; at home, each run tries something else.
+settings.register_profile("ci", derandomize=True)
+if os.environ.get("CI"):
+    settings.load_profile("ci")
 
 REAL_TIME = Path(__file__).parent / "realtime"
 

@@ -13,10 +13,21 @@ import aiotasks
 
 PACKAGE = Path(aiotasks.__file__).parent
 FILES = sorted(PACKAGE.rglob("*.py"))
-PURE = {"_wire", "_pacer", "_schedule", "models", "errors", "policy"}
-COMMAND_LINE = {"cli", "__main__"}
-# The URLs that aiotasks gives to aiohttp are yarl's: it comes with aiohttp, as a part of its API.
-CORE = {"aiohttp", "msgspec", "tenacity", "yarl"}
+PURE = {
+    "_wire",
+    "_pacer",
+    "_schedule",
+    "_timetable",
+    "_pages",
+    "_pending",
+    "models",
+    "errors",
+    "policy",
+}
+COMMAND_LINE = {"cli", "_console", "__main__"}
+# The URLs and headers that aiotasks gives to aiohttp are yarl's and multidict's: they come with
+# aiohttp, as a part of its API.
+CORE = {"aiohttp", "msgspec", "tenacity", "multidict", "yarl"}
 EXTRAS = {"typer", "rich"}
 
 

@@ -11,7 +11,7 @@ import pytest
 from aiohttp import web
 
 from aiotasks import Client
-from aiotasks.sandbox import Sandbox
+from aiotasks.sandbox import Fault, Sandbox
 
 
 class Asked(NamedTuple):
@@ -40,6 +40,15 @@ class Recorded(Sandbox):
         """When a task was looked at."""
         target = task_url[task_url.index("/v2/") :]
         return [asked.at for asked in self.asked if asked.target == target]
+
+    @property
+    def times(self) -> list[float]:
+        """When anything was asked at all."""
+        return [asked.at for asked in self.asked]
+
+    def refuse_lists(self) -> None:
+        """Let no list of tasks be read, so that each task has to be asked for by itself."""
+        self.inject(Fault.status(400), on="tasks", times=None)
 
     def start(self, count: int, *, first: int = 1, **settings: Any) -> list[str]:
         """Start merges of neighbouring companies, and return their task URLs."""
@@ -138,7 +147,10 @@ async def assert_idle(client: Client) -> None:
     assert client.quota.in_flight == 0
     assert poller.pending == 0
     assert poller._asks == {}
-    assert poller._schedule._asked == set(poller._schedule._due)
+    assert not poller._schedule._asked
+    assert not poller._schedule._due
+    for catalogue in poller._schedule.catalogues.values():
+        assert not any(leaf.size or leaf.due for leaf in (catalogue.walk, *catalogue.leaves))
     assert client._scope.session.connector is not None
     assert not client._scope.session.connector._acquired
     assert client_tasks() == ["aiotasks: poller", "aiotasks: reasons"]

@@ -2,14 +2,217 @@
 
 import asyncio
 import math
-from typing import Any
+from dataclasses import replace
+from typing import Any, Literal, NamedTuple
 
 import pytest
 from tenacity import wait_fixed
 
-from aiotasks import Client, MonthlyQuotaError, OutcomeState
+from aiotasks import Client, MonthlyQuotaError, Outcome, OutcomeState, Watch
 from aiotasks.sandbox import Fault
 from tests.client.conftest import Recorded, assert_idle, connect, hurry, now
+
+
+class Job(NamedTuple):
+    """What became of a bulk job: its outcomes, and how long after its end each was known."""
+
+    outcomes: list[Outcome]
+    delays: list[float]
+
+
+async def bulk_job(client: Client, count: int, *, duration: float, workers: int = 20) -> Job:
+    """Merge and wait, as a dedupe job does: each task is watched as soon as it is started."""
+    ends: dict[str, float] = {}
+    numbers = iter(range(count))
+
+    async def merge(watch: Watch) -> None:
+        for number in numbers:
+            url = await client.companies.merge(2 * number + 1, 2 * number + 2)
+            ends[url] = now() + duration
+            watch.add(url)
+
+    async def merge_all(watch: Watch) -> None:
+        async with asyncio.TaskGroup() as group:
+            for _ in range(workers):
+                group.create_task(merge(watch))
+        watch.close()
+
+    async with client.tasks.watch(timeout=None) as watch, asyncio.TaskGroup() as group:
+        group.create_task(merge_all(watch))
+        job = Job([], [])
+        async for outcome in watch:
+            job.outcomes.append(outcome)
+            job.delays.append(now() - ends[outcome.url])
+    assert len(job.outcomes) == count
+    return job
+
+
+def succeeded(job: Job) -> int:
+    return sum(outcome.state is OutcomeState.SUCCESS for outcome in job.outcomes)
+
+
+@pytest.mark.parametrize("quota", [50, 100, 900])
+@pytest.mark.parametrize("offset", [0.0, 17.4])
+async def test_a_bulk_job_alone_on_its_key(quota: int, offset: float) -> None:
+    """Merges and polls share the minute: no refusals, few calls a merge, and no news is old."""
+    hurry()
+    count = quota * 4
+    async with (
+        Recorded(
+            quota=quota, latency=0.1, duration=20.0, window_offset=offset, companies=10_000
+        ) as sandbox,
+        connect(sandbox) as client,
+    ):
+        job = await bulk_job(client, count, duration=20.0)
+        assert succeeded(job) == count
+        assert sandbox.refused == client.quota.refused <= 2
+        assert sandbox.requests <= 1.1 * count
+        # Four minutes' worth takes till the fourth turn at least, and the last task its time.
+        assert now() <= (offset or 60.0) + 180.0 + 20.0 + 20.0
+        delays = sorted(job.delays)
+        assert delays[count // 2] <= 12.0
+        assert delays[int(count * 0.95)] <= 20.0
+        assert delays[-1] <= 40.0
+
+
+async def test_neither_merges_nor_polls_starve() -> None:
+    """In every minute of a bulk job merges are started and outcomes come."""
+    hurry()
+    async with (
+        Recorded(quota=60, latency=0.1, duration=10.0) as sandbox,
+        connect(sandbox) as client,
+    ):
+        job = asyncio.create_task(bulk_job(client, 300, duration=10.0))
+        for _ in range(5):
+            before = sandbox.calls.copy()
+            await asyncio.sleep(60.0)
+            made = sandbox.calls - before
+            assert made["merge"] >= 55
+            assert made["tasks"] + made["task"] >= 2
+        assert succeeded(await job) == 300
+
+
+async def test_a_second_program_takes_a_third_of_the_limit() -> None:
+    """What others take is left to them: one in a hundred calls is refused at most, and no wait fails."""
+    hurry()
+    async with (
+        Recorded(quota=300, latency=0.1, duration=15.0, companies=4000) as sandbox,
+        connect(sandbox) as client,
+    ):
+
+        async def other() -> None:
+            while True:
+                sandbox.use_quota(5)
+                await asyncio.sleep(3.0)
+
+        second = asyncio.create_task(other())
+        job = await bulk_job(client, 1000, duration=15.0)
+        second.cancel()
+        assert succeeded(job) == 1000
+        assert sandbox.refused <= 0.01 * sandbox.requests
+        # Two hundred calls a minute are left.
+        assert now() <= 60.0 * 5
+        # What the others take is known after the first minute; then the polls keep their share.
+        assert max(job.delays) <= 60.0
+        assert sorted(job.delays)[len(job.delays) // 2] <= 10.0
+
+
+async def test_a_limit_that_is_lowered_in_the_middle_of_a_job() -> None:
+    """The limit may be lowered at any time: the next answer tells, and the job goes on by it."""
+    hurry()
+    async with (
+        Recorded(quota=300, latency=0.1, duration=15.0) as sandbox,
+        connect(sandbox) as client,
+    ):
+        asyncio.get_running_loop().call_at(61.0, sandbox.set_quota, 60)
+        job = await bulk_job(client, 600, duration=15.0)
+        assert succeeded(job) == 600
+        # Only what was on its way in that moment is refused.
+        assert sandbox.refused <= 16
+        assert now() <= 60.0 * 6
+
+
+@pytest.mark.parametrize("seconds", [-2, -1, 1, 2])
+async def test_a_window_that_turns_at_another_time_than_it_says(seconds: int) -> None:
+    """A reset that is off by seconds costs a refusal or two, not one each minute."""
+    hurry()
+
+    class Askew(Recorded):
+        def _reply(self, call: Any, route: Any) -> Any:
+            reply = super()._reply(call, route)
+            name = "X-Ratelimit-Limit-User-Reset"
+            reset = max(0, int(reply.headers[name]) + seconds)
+            return replace(reply, headers=reply.headers | {name: str(reset)})
+
+    async with (
+        Askew(quota=60, latency=0.1, duration=10.0) as sandbox,
+        connect(sandbox) as client,
+    ):
+        job = await bulk_job(client, 400, duration=10.0)
+        assert succeeded(job) == 400
+        assert sandbox.refused <= 4
+        assert now() <= 60.0 * 8.5
+
+
+@pytest.mark.parametrize(
+    ("cause", "pause"), [("minute", 60.0), ("concurrency", 10.0)], ids=["minute", "concurrency"]
+)
+async def test_a_refusal_in_the_middle_of_a_job(
+    cause: Literal["minute", "concurrency"], pause: float
+) -> None:
+    """A 429 out of the blue costs its own pause and a ramp, and no merge is sent twice."""
+    hurry()
+    async with (
+        Recorded(quota=900, latency=0.1, duration=10.0) as sandbox,
+        connect(sandbox) as client,
+    ):
+        loop = asyncio.get_running_loop()
+        loop.call_at(2.0, lambda: sandbox.inject(Fault.rate_limit(cause=cause), times=3))
+        job = await bulk_job(client, 500, duration=10.0)
+        assert succeeded(job) == 500
+        assert sandbox.refused == 3
+        assert max(sandbox.posted("company").values()) == 1
+        assert now() <= 3 * pause + 40.0
+
+
+async def test_the_month_ends_in_the_middle_of_a_job() -> None:
+    """Merges stop with an error at once, and what is pending comes back as running."""
+    hurry()
+    async with (
+        Recorded(quota=900, latency=0.1, month_quota=200, duration=math.inf) as sandbox,
+        connect(sandbox) as client,
+    ):
+
+        async def merge_until_refused() -> None:
+            for number in range(300):
+                watch.add(await client.companies.merge(2 * number + 1, 2 * number + 2))
+
+        async with client.tasks.watch(timeout=None) as watch:
+            with pytest.raises(MonthlyQuotaError):
+                await merge_until_refused()
+            watch.close()
+            outcomes = [outcome async for outcome in watch]
+        assert len(outcomes) == watch.count >= 150
+        assert {outcome.state for outcome in outcomes} == {OutcomeState.RUNNING}
+        assert {type(outcome.error) for outcome in outcomes} == {MonthlyQuotaError}
+        assert sandbox.refused <= 1
+        assert now() <= 60.0
+
+
+async def test_a_call_during_a_bulk_job_is_answered_soon() -> None:
+    """An interactive call waits for the next slot, not for the job, while the minute has calls left."""
+    hurry()
+    async with (
+        Recorded(quota=900, latency=0.2, duration=20.0, companies=6000) as sandbox,
+        connect(sandbox) as client,
+    ):
+        (url,) = sandbox.start(1, first=2900)
+        job = asyncio.create_task(bulk_job(client, 1500, duration=20.0, workers=100))
+        for moment in (1.0, 3.0, 5.0, 20.0, 40.0, 59.0, 61.5, 65.0):
+            await asyncio.sleep(moment - now())
+            await client.tasks.get(url)
+            assert now() - moment <= 1.0
+        assert succeeded(await job) == 1500
 
 
 @pytest.mark.parametrize("latency", [0.0, 0.3])
@@ -21,6 +224,7 @@ async def test_nothing_is_sent_into_an_exhausted_minute(latency: float, offset: 
         Recorded(quota=50, latency=latency, duration=100.0, window_offset=offset) as sandbox,
         connect(sandbox) as client,
     ):
+        sandbox.refuse_lists()
         outcomes = await client.tasks.wait_many(sandbox.start(120), timeout=None)
         assert len(outcomes.succeeded) == 120
         assert sandbox.refused == client.quota.refused == 0
@@ -47,6 +251,7 @@ async def test_a_second_user_of_the_key_is_believed() -> None:
         loop = asyncio.get_running_loop()
         for moment in range(5, 600, 10):
             loop.call_at(moment, sandbox.use_quota, 5)
+        sandbox.refuse_lists()
         outcomes = await client.tasks.wait_many(sandbox.start(100), timeout=None)
         assert len(outcomes.succeeded) == 100
         assert sandbox.refused <= now() / 60.0
@@ -114,6 +319,7 @@ async def test_a_limit_on_concurrency_is_learned() -> None:
         Recorded(quota=0, max_concurrent=3, latency=1.0, duration=0.0) as sandbox,
         connect(sandbox) as client,
     ):
+        sandbox.refuse_lists()
         outcomes = await client.tasks.wait_many(sandbox.start(200), timeout=None)
         assert len(outcomes.succeeded) == 200
         assert sandbox.refused <= 80
@@ -126,6 +332,7 @@ async def test_never_more_than_max_in_flight() -> None:
         Recorded(quota=0, latency=1.0, duration=0.0) as sandbox,
         connect(sandbox, max_in_flight=2) as client,
     ):
+        sandbox.refuse_lists()
         await client.tasks.wait_many(sandbox.start(20))
         assert sandbox.max_in_flight == 2
 
@@ -187,6 +394,7 @@ async def test_the_reserve_of_the_month_is_left_to_others(latency: float) -> Non
         Recorded(month_quota=50, latency=latency) as sandbox,
         connect(sandbox, reserve=20) as client,
     ):
+        sandbox.refuse_lists()
         outcomes = await client.tasks.wait_many(sandbox.start(100, duration=math.inf))
         assert len(outcomes.running) == 100
         assert sandbox.requests == 30
@@ -206,6 +414,7 @@ async def test_who_waits_for_an_answer_goes_first() -> None:
         Recorded(quota=0, latency=1.0, duration=0.0) as sandbox,
         connect(sandbox, max_in_flight=1) as client,
     ):
+        sandbox.refuse_lists()
         urls = sandbox.start(100)
         job = asyncio.create_task(client.tasks.wait_many(urls))
         for moment in (5.5, 20.5, 33.5, 47.5):
@@ -229,25 +438,26 @@ async def test_who_waits_for_an_answer_goes_first_in_a_new_minute() -> None:
         job.cancel()
 
 
-async def test_merges_go_before_polls_and_starve_nobody() -> None:
-    """During a big wait merges get most slots, and the polls every tenth."""
+async def test_merges_and_polls_take_turns_where_no_limit_is_known() -> None:
+    """Without a minute to divide, merges and polls that wait for slots get every second one each."""
     async with (
         Recorded(quota=0, latency=1.0, duration=0.0) as sandbox,
         connect(sandbox, max_in_flight=1) as client,
     ):
+        sandbox.refuse_lists()
         job = asyncio.create_task(client.tasks.wait_many(sandbox.start(30, first=500)))
         await asyncio.sleep(0.5)
         async with asyncio.TaskGroup() as group:
             for number in range(40):
                 group.create_task(client.companies.merge(2 * number + 1, 2 * number + 2))
-        polls = sandbox.calls["task"]
-        assert 4 <= polls <= 7
         assert len((await job).succeeded) == 30
+        methods = [asked.method for asked in sandbox.asked[1:]]
+        assert methods == ["POST", "GET"] * 30 + ["POST"] * 10
 
 
 async def test_reasons_wait_for_the_minute_too() -> None:
     """The call for the reasons needs a slot like any other."""
-    async with Recorded(quota=2) as sandbox, connect(sandbox) as client:
+    async with Recorded(quota=1) as sandbox, connect(sandbox) as client:
         urls = sandbox.start(2, duration=0.0, reason="Locked")
         outcomes = await client.tasks.wait_many(urls)
         assert [outcome.reason for outcome in outcomes] == ["Locked"] * 2

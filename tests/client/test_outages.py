@@ -17,7 +17,7 @@ from aiotasks import (
     TaskTimeoutError,
 )
 from aiotasks.sandbox import Fault, Sandbox
-from tests.client.conftest import Recorded, assert_idle, connect, now
+from tests.client.conftest import Recorded, assert_idle, connect, hurry, now
 
 
 OUTAGES = {
@@ -41,10 +41,36 @@ async def test_an_outage_delays_a_wait(
     loop.call_at(185.0, sandbox.clear_faults)
     outcomes = await client.tasks.wait_many(urls, timeout=None)
     assert len(outcomes.succeeded) == count
-    assert 185.0 <= now() <= 185.0 + 46.0
+    # The longest pause is six seconds; a request that hangs is given up after half a minute.
+    assert 185.0 <= now() <= 185.0 + 6.0 + 30.0 * (name == "hangs")
     during = [asked for asked in sandbox.asked if 5.0 <= asked.at < 185.0]
-    assert 3 <= len(during) <= 70
+    # A GET on a connection that turns out to be dead is repeated by aiohttp itself.
+    assert 3 <= len(during) <= 50 * (1 + (name == "disconnects"))
     await assert_idle(client)
+
+
+async def test_five_minutes_of_503_in_the_middle_of_a_job() -> None:
+    """A long outage costs few calls and no outcome; a minute later all is as if it had not been."""
+    hurry()
+    async with (
+        Recorded(quota=900, latency=0.1, duration=30.0) as sandbox,
+        connect(sandbox) as client,
+    ):
+        loop = asyncio.get_running_loop()
+        loop.call_at(20.0, lambda: sandbox.inject(Fault.status(503), times=None))
+        loop.call_at(320.0, sandbox.clear_faults)
+        urls = [await client.companies.merge(2 * n + 1, 2 * n + 2) for n in range(100)]
+        urls += sandbox.start(200, first=101)
+        late = sandbox.start(100, first=301, duration=340.0)
+        outcomes = await client.tasks.wait_many(urls + late, timeout=None)
+        assert len(outcomes.succeeded) == 400
+        assert max(outcome.waited for outcome in outcomes[:300]) <= 316.0
+        assert now() <= 10.0 + 340.0 + 33.0
+        during = [asked for asked in sandbox.asked if 20.0 <= asked.at < 320.0]
+        assert 20 <= len(during) <= 80
+        assert sandbox.calls["tasks"] <= len(during) + 60
+        assert sandbox.calls["task"] <= 10
+        await assert_idle(client)
 
 
 @asynccontextmanager
@@ -84,6 +110,7 @@ async def test_an_outage_does_not_move_the_deadline(sandbox: Recorded, client: C
 async def test_a_short_hiccup_costs_little(sandbox: Recorded, client: Client) -> None:
     """What fails together in one bad moment counts as one failure, so the pause after it is short."""
     sandbox.latency = 0.1
+    sandbox.refuse_lists()
     urls = sandbox.start(100, duration=2.0)
     loop = asyncio.get_running_loop()
     loop.call_at(3.25, lambda: sandbox.inject(Fault.disconnect(), times=None))
@@ -128,7 +155,7 @@ async def test_a_proxy_that_says_503_is_a_server(sandbox: Recorded, client: Clie
     with pytest.raises(TaskTimeoutError, match="never seen"):
         await client.tasks.wait(url, timeout=1000.0)
     assert 1000.0 <= now() <= 1000.05
-    assert sandbox.requests <= 130
+    assert sandbox.requests <= 255
 
 
 async def test_a_wait_starts_well_after_a_bad_one(sandbox: Recorded, client: Client) -> None:

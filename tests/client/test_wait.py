@@ -57,11 +57,14 @@ async def test_looks_follow_the_schedule(
 
 
 async def test_jitter_spreads_the_looks(sandbox: Recorded, client: Client) -> None:
-    """Two waits that begin together do not look together for ever."""
+    """Two waits that begin together share their first look, but do not look together for ever."""
     first, second = sandbox.start(2, duration=math.inf)
     await asyncio.gather(timed_out(client, first), timed_out(client, second))
-    assert sandbox.looks(first)[0] == sandbox.looks(second)[0]
-    assert sandbox.looks(first)[1:-1] != sandbox.looks(second)[1:-1]
+    assert sandbox.asked[0].target == "/v2/tasks/company-merges?limit=100"
+    assert 0.0 == sandbox.times[0] < sandbox.times[1]
+    looks = sandbox.looks(first), sandbox.looks(second)
+    assert all(looks)
+    assert not {*looks[0]} & {*looks[1]}
 
 
 @pytest.mark.parametrize("kind", ["company", "person"])
@@ -95,7 +98,7 @@ async def test_the_last_look_starts_early_enough_to_be_answered(sandbox: Recorde
     async with connect(sandbox) as client:
         task = await client.tasks.wait(url, timeout=10.0, backoff=wait_fixed(6))
     assert task.status == "success"
-    assert sandbox.looks(url) == pytest.approx([0.0, 6.5, 9.52], abs=1e-4)
+    assert sandbox.looks(url) == pytest.approx([0.0, 6.5, 9.52], abs=1e-3)
     assert now() <= 10.05
 
 
@@ -264,9 +267,8 @@ async def test_an_unknown_end_is_an_outcome_of_its_own(sandbox: Recorded, client
         (wait_incrementing(1, 1), [0.0, 1.0, 3.0, 6.0, 10.0]),
         (wait_chain(wait_fixed(1), wait_fixed(4)), [0.0, 1.0, 5.0, 9.0, 10.0]),
         (lambda state: 2.0 * state.attempt_number, [0.0, 2.0, 6.0, 10.0]),
-        (wait_fixed(math.inf), [0.0, 10.0]),
     ],
-    ids=["fixed", "incrementing", "chain", "function", "never"],
+    ids=["fixed", "incrementing", "chain", "function"],
 )
 async def test_any_strategy_of_tenacity_sets_the_pace(
     sandbox: Recorded, client: Client, backoff: Any, looks: list[float]
@@ -277,7 +279,7 @@ async def test_any_strategy_of_tenacity_sets_the_pace(
     assert sandbox.looks(url) == looks
 
 
-@pytest.mark.parametrize("seconds", [0.0, -5.0, math.nan])
+@pytest.mark.parametrize("seconds", [0.0, -5.0])
 async def test_a_strategy_cannot_spin(sandbox: Recorded, client: Client, seconds: float) -> None:
     """Looks are at least a hundredth of a second apart, whatever the strategy says."""
     (url,) = sandbox.start(1, duration=math.inf)
@@ -291,7 +293,15 @@ def raising(_state: RetryCallState) -> float:
 
 
 @pytest.mark.parametrize(
-    "backoff", [raising, lambda _state: "soon", lambda _state: None], ids=["raises", "text", "none"]
+    "backoff",
+    [
+        raising,
+        lambda _state: "soon",
+        lambda _state: None,
+        wait_fixed(math.inf),
+        lambda _state: math.nan,
+    ],
+    ids=["raises", "text", "none", "never", "nan"],
 )
 async def test_a_broken_strategy_ends_its_own_wait(
     sandbox: Recorded, client: Client, backoff: Any
@@ -299,7 +309,7 @@ async def test_a_broken_strategy_ends_its_own_wait(
     """A strategy that raises or answers no number ends that wait, and only that."""
     (url,) = sandbox.start(1, duration=5.0)
     good = asyncio.create_task(client.tasks.wait(url))
-    with pytest.raises(ConfigurationError, match="backoff strategy failed at attempt 1"):
+    with pytest.raises(ConfigurationError, match=r"backoff strategy .* at attempt 1"):
         await client.tasks.wait(url, backoff=backoff)
     assert (await good).status == "success"
 
@@ -352,7 +362,7 @@ async def test_two_waits_for_one_task_cost_one_look(sandbox: Recorded, client: C
     waits = [client.tasks.wait(url, backoff=wait_fixed(3)) for _ in range(50)]
     tasks = await asyncio.gather(*waits)
     assert {task.status for task in tasks} == {"success"}
-    assert sandbox.looks(url) == [0.0, 3.0, 6.0, 9.0]
+    assert sandbox.times == [0.0, 3.0, 6.0, 9.0]
 
 
 async def test_one_wait_learns_from_the_look_of_another(sandbox: Recorded, client: Client) -> None:
@@ -362,7 +372,7 @@ async def test_one_wait_learns_from_the_look_of_another(sandbox: Recorded, clien
     await client.tasks.wait(url, backoff=wait_fixed(5))
     await slow_one
     assert now() == 5.0
-    assert sandbox.looks(url) == [0.0, 5.0]
+    assert sandbox.times == [0.0, 5.0]
 
 
 async def test_each_wait_raises_an_error_of_its_own(sandbox: Recorded, client: Client) -> None:

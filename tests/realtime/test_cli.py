@@ -1,5 +1,6 @@
 """The command line, as a user meets it."""
 
+import asyncio
 import json
 import os
 import pty
@@ -18,8 +19,9 @@ import aiohttp
 import pytest
 from typer.testing import CliRunner, Result
 
-from aiotasks import __main__
-from aiotasks.cli import Exit, app
+from aiotasks import Outcome, OutcomeState, Quota, __main__
+from aiotasks._console import Exit, Tally
+from aiotasks.cli import _summarise, app
 
 
 Command = Callable[..., AbstractContextManager[subprocess.Popen[str]]]
@@ -278,9 +280,9 @@ def test_demo() -> None:
     assert done.exit_code == Exit.SUCCEEDED
 
 
-def test_progress_on_a_terminal(task_url: str) -> None:
-    """On a terminal progress is drawn while it waits; it leaves the outcomes alone."""
-    command = [sys.executable, "-m", "aiotasks", "wait", task_url, "--poll-interval", "1"]
+def run_on_a_terminal(*arguments: str) -> tuple[int, str, str]:
+    """Run the command with a terminal as standard error; return its code, output and drawing."""
+    command = [sys.executable, "-m", "aiotasks", *arguments]
     ours, theirs = pty.openpty()
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=theirs) as process:
         os.close(theirs)
@@ -288,11 +290,58 @@ def test_progress_on_a_terminal(task_url: str) -> None:
         output = process.stdout.read().decode()
     drawn = os.read(ours, 65536).decode()
     os.close(ours)
+    return process.returncode, output, drawn
+
+
+def test_progress_on_a_terminal(task_url: str) -> None:
+    """On a terminal progress is drawn while it waits; it leaves the outcomes alone."""
+    code, output, drawn = run_on_a_terminal("wait", task_url, "--poll-interval", "1")
 
     assert [line["state"] for line in lines(output)] == ["success"]
     assert "Waiting" in drawn
     assert "0/1" in drawn
-    assert process.returncode == Exit.SUCCEEDED
+    assert code == Exit.SUCCEEDED
+
+
+@pytest.mark.usefixtures("environment")
+async def test_progress_says_what_it_waits_for(serve: Serve) -> None:
+    """While the minute is used up, the line of progress says so."""
+    with serve("--quota", "2", "--window", "4", "--duration", "3") as url:
+        task = await start_merge(url, 1, 2)
+        wait = ("wait", task, "--poll-interval", "1", "--base-url", url)
+        code, _, drawn = await asyncio.to_thread(run_on_a_terminal, *wait)
+
+    assert "the minute's limit is used up" in drawn
+    assert code == Exit.SUCCEEDED
+
+
+def test_the_summary_names_each_reason_once(capsys: pytest.CaptureFixture[str]) -> None:
+    """Failures are summed up by their reasons, the frequent ones first."""
+    tally = Tally()
+    for reason in ("Locked", "Gone", "Locked", None):
+        tally.add(Outcome(url="", state=OutcomeState.FAILED, reason=reason))
+    _summarise(tally, 4, Quota(sent=8, refused=1), 2.0)
+
+    assert capsys.readouterr().out.splitlines()[1:] == [
+        "4 duplicates in 2.0 s: 4 failed",
+        "     2 failed: Locked",
+        "     1 failed: Gone",
+        "     1 failed: the server gave no reason",
+        "  8 calls, 2.00 a merge; 1 of them refused for a limit",
+    ]
+
+
+@pytest.mark.usefixtures("environment")
+@pytest.mark.parametrize("version", ["current", "2024-01-01"])
+def test_quota(serve: Serve, version: str) -> None:
+    """One call tells what is left, also where the API has no call for just that."""
+    with serve("--quota", "500") as url:
+        done = run("quota", "--base-url", url, "--api-version", version)
+
+    (known,) = lines(done.stdout)
+    assert (known["limit"], known["remaining"]) == (500, 499)
+    assert known["org_remaining"] == 99_999
+    assert done.exit_code == Exit.SUCCEEDED
 
 
 def test_the_extra_is_named_when_it_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -307,6 +356,7 @@ def test_the_extra_is_named_when_it_is_missing(monkeypatch: pytest.MonkeyPatch) 
 def test_other_missing_modules_are_not_blamed_on_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     """A module that is missing for another reason is told as it is."""
     monkeypatch.delitem(sys.modules, "aiotasks.cli")
+    monkeypatch.delitem(sys.modules, "aiotasks._console")
     monkeypatch.setitem(sys.modules, "msgspec", None)
 
     with pytest.raises(ModuleNotFoundError, match="msgspec"):

@@ -58,6 +58,50 @@ VALUES: list[msgspec.Struct] = [
 ]
 
 
+class TestQuota:
+    @pytest.mark.parametrize(
+        ("quota", "line"),
+        [
+            (
+                Quota(),
+                "<Quota: minute unknown; month unknown; 0 sent, 0 in flight, 0 refused>",
+            ),
+            (
+                Quota(
+                    limit=900,
+                    remaining=797,
+                    reset=39.6,
+                    org_limit=100_000,
+                    org_remaining=5000,
+                    org_reset=980.0,
+                    in_flight=3,
+                    sent=14,
+                    refused=2,
+                    waiting=7,
+                    waiting_for="the first answer of the minute",
+                ),
+                (
+                    "<Quota: 797 of 900 left in the minute, 40 s to go; "
+                    "5000 of 100000 left in the month, 980 s to go; "
+                    "14 sent, 3 in flight, 2 refused; "
+                    "7 waiting for the first answer of the minute>"
+                ),
+            ),
+            (
+                Quota(remaining=0, org_remaining=9),
+                (
+                    "<Quota: 0 left in the minute; 9 left in the month; "
+                    "0 sent, 0 in flight, 0 refused>"
+                ),
+            ),
+        ],
+        ids=["nothing", "all", "no limits and no resets"],
+    )
+    def test_it_is_one_readable_line(self, quota: Quota, line: str) -> None:
+        """What is known is told, what is not is told as unknown or left out."""
+        assert repr(quota) == line
+
+
 class TestTaskStatus:
     @pytest.mark.parametrize("status", list(TaskStatus))
     def test_a_known_status_is_its_text(self, status: TaskStatus) -> None:

@@ -1,8 +1,9 @@
 """Which task is to be looked at when, and what becomes of those who wait for it."""
 
 import math
+from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import pytest
 import tenacity
@@ -31,13 +32,19 @@ from aiotasks import (
     TaskTimeoutError,
     UnknownStatusError,
 )
-from aiotasks._schedule import GRACE, Pending, Phase, Schedule, Terms, cut_short, verdict
-from aiotasks._wire import TaskRef
+from aiotasks._pages import Leaf
+from aiotasks._pending import Pending, Phase, Terms, cut_short, verdict
+from aiotasks._schedule import GRACE, VISIBILITY, Question, Schedule
+from aiotasks._wire import Page, Request, TaskRef, list_tasks
 from aiotasks.policy import Backoff, poll_backoff
 
 
 # How fast examples are made is the machine's affair.
 SLOW = [HealthCheck.too_slow]
+
+
+Listing = Request[Page[MergeTask]]
+FIRST = list_tasks("company")
 
 
 def ref(name: str = "a") -> TaskRef:
@@ -58,8 +65,10 @@ PARTIAL = task("success", ResultsSummary(total=2, success=1, failed=1))
 class Waiters:
     """A schedule, and a list of what it delivered."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, has_lists: bool = False) -> None:
         self.schedule = Schedule()
+        if not has_lists:
+            self.schedule.catalogues["company"]._rests_until = math.inf
         self.outcomes: list[tuple[Pending, Outcome]] = []
 
     def add(
@@ -69,8 +78,9 @@ class Waiters:
         now: float = 0.0,
         timeout: float = 100.0,
         backoff: Backoff = lambda state: 10.0,
+        is_urgent: bool = False,
     ) -> Pending:
-        terms = Terms(timeout, backoff, lambda *settled: self.outcomes.append(settled))
+        terms = Terms(timeout, backoff, lambda *settled: self.outcomes.append(settled), is_urgent)
         pending = Pending(ref(name), f"url of {name}", terms, now=now, index=0)
         self.schedule.add(pending)
         return pending
@@ -78,10 +88,25 @@ class Waiters:
     def due(self, now: float) -> list[str]:
         """Let time pass and return what is to be asked for, in order."""
         self.schedule.advance(now)
-        return [taken.id for taken in iter(self.schedule.take, None)]
+        taken = self.questions(now)
+        assert not any(isinstance(question, Leaf) for question in taken)
+        return [question.id for question in taken if not isinstance(question, Leaf)]
+
+    def questions(self, now: float) -> list[Question]:
+        """Let time pass and return all questions that are to be asked, in order."""
+        self.schedule.advance(now)
+        return list(iter(lambda: self.schedule.take(now), None))
 
     def see(self, seen: MergeTask, *, now: float, lead: float = 0.0) -> bool:
-        return self.schedule.see(ref(), seen, now=now, lead=lead)
+        """Answer the question for the task that most tests are about."""
+        wants_reason = self.schedule.see(ref(), seen, now=now, lead=lead)
+        self.schedule.put_back(ref())
+        return wants_reason
+
+    def miss(self, *, now: float) -> bool:
+        is_to_come = self.schedule.miss(ref(), now=now, lead=0.0)
+        self.schedule.put_back(ref())
+        return is_to_come
 
     def outcome(self) -> Outcome:
         ((_, outcome),) = self.outcomes
@@ -90,6 +115,7 @@ class Waiters:
 
 @pytest.fixture
 def waiters() -> Waiters:
+    """Return a schedule whose lists never pay."""
     return Waiters()
 
 
@@ -216,7 +242,8 @@ class TestLooks:
         waiters.add("a")
         waiters.add("b")
         waiters.schedule.advance(0)
-        assert waiters.schedule.take() == ref("a")
+        assert waiters.schedule.take(0) == ref("a")
+        assert waiters.schedule.has_due
         waiters.schedule.put_back(ref("a"))
         assert waiters.due(0) == ["b", "a"]
 
@@ -265,6 +292,11 @@ class TestLooks:
             assert waiters.due(now) == ["a"]
             _ = waiters.see(RUNNING, now=now)
         assert attempts == [1, 2, 3]
+
+
+def missed_fresh(schedule: Schedule, now: float) -> None:
+    schedule.note_started(ref(), now)
+    assert schedule.miss(ref(), now=now, lead=0.0)
 
 
 class TestOutcomes:
@@ -316,7 +348,7 @@ class TestOutcomes:
     @pytest.mark.parametrize(
         "news",
         [
-            pytest.param(lambda schedule: schedule.miss(ref(), now=2.0, lead=0.0), id="not found"),
+            pytest.param(lambda schedule: missed_fresh(schedule, 2.0), id="not found"),
             pytest.param(
                 lambda schedule: schedule.give_up(ref(), NotFoundError(404, None, "x"), 2.0),
                 id="given up",
@@ -362,14 +394,15 @@ class TestOutcomes:
         assert outcome.waited == outcome.error.waited == pytest.approx(15.0 + GRACE)
 
     def test_not_visible_yet(self, waiters: Waiters) -> None:
-        """A look that cannot see the task counts for the backoff, and tells nothing."""
+        """A look that cannot see a task of our own yet tells nothing."""
         waiters.add(timeout=15.0)
+        waiters.schedule.note_started(ref(), 0.0)
         assert waiters.due(0) == ["a"]
-        waiters.schedule.miss(ref(), now=0.0, lead=0.0)
+        assert waiters.miss(now=0.0)
         assert waiters.due(10.0) == ["a"]
-        waiters.schedule.miss(ref(), now=10.0, lead=0.0)
+        assert waiters.miss(now=10.0)
         assert waiters.due(15.0) == ["a"]
-        waiters.schedule.miss(ref(), now=15.0, lead=0.0)
+        assert waiters.miss(now=15.0)
         outcome = waiters.outcome()
         assert (outcome.state, outcome.task, outcome.polls) == (OutcomeState.RUNNING, None, 0)
 
@@ -445,7 +478,7 @@ class TestSharing:
         waiters.add(now=1.0)
         assert waiters.due(1.0) == []
         _ = waiters.see(SUCCESS, now=2.0)
-        assert [outcome.waited for _, outcome in waiters.outcomes] == [2.0, 1.0]
+        assert sorted(outcome.waited for _, outcome in waiters.outcomes) == [1.0, 2.0]
 
     def test_news_are_for_everybody(self, waiters: Waiters) -> None:
         """What a look tells counts for those too whose own look is not due yet."""
@@ -523,14 +556,14 @@ class TestDiscarding:
 
 class TestSize:
     def test_one_entry_for_each(self, waiters: Waiters) -> None:
-        """However often tasks are looked at, the heap has hardly more entries than tasks."""
+        """However often tasks are looked at, there are hardly more times than tasks."""
         for number in range(200):
             waiters.add(str(number), timeout=1e6)
         for now in range(0, 1000, 10):
             for name in waiters.due(now):
                 _ = waiters.schedule.see(ref(name), RUNNING, now=now, lead=0)
                 waiters.schedule.put_back(ref(name))
-            assert len(waiters.schedule._heap) <= 2 * 200 + 64
+            assert len(waiters.schedule._timetable) <= 3 * 200 + 64
 
     def test_shared_looks_leave_no_entries(self, waiters: Waiters) -> None:
         """One who waits for a last look gets no entry for each look of the others."""
@@ -539,8 +572,336 @@ class TestSize:
         waiters.add(timeout=1e6)
         for now in range(0, 1000, 10):
             assert waiters.due(now) == ["a"]
+            assert len(waiters.schedule._timetable) <= 3 * 51 + 64
             _ = waiters.see(RUNNING, now=now)
-            assert len(waiters.schedule._heap) <= 2 * 51 + 64
+
+
+def listing(cursor: str) -> Listing:
+    return Request("GET", f"/v2/tasks/company-merges?cursor={cursor}", FIRST.decoder)
+
+
+def page(*tasks: MergeTask) -> Page[MergeTask]:
+    return Page(list(tasks))
+
+
+@pytest.fixture
+def paged() -> Waiters:
+    """Return a schedule whose lists may be read."""
+    return Waiters(has_lists=True)
+
+
+class Reader:
+    """Reads a list of tasks by pages, as a schedule asks for them."""
+
+    def __init__(self, waiters: Waiters, names: list[str], *, size: int = 100) -> None:
+        self.waiters = waiters
+        self.names = names
+        self.size = size
+        self.calls: Counter[str] = Counter()
+        self.ended: set[str] = set()
+
+    def task(self, name: str) -> MergeTask:
+        return task("success" if name in self.ended else "in-progress", name=name)
+
+    def answer(self, question: Question, now: float) -> None:
+        schedule = self.waiters.schedule
+        if isinstance(question, Leaf):
+            self.calls["page"] += 1
+            start = int(question.request.target.partition("cursor=")[2] or 0)
+            end = start + self.size
+            following = listing(str(end)) if end < len(self.names) else None
+            shown = page(*map(self.task, self.names[start:end]))
+            assert schedule.see_page(question, shown, following, now=now, lead=0.0) == []
+        else:
+            self.calls["task"] += 1
+            _ = schedule.see(question, self.task(question.id), now=now, lead=0.0)
+        schedule.put_back(question)
+
+    def read(self, now: float) -> Counter[str]:
+        """Ask and answer until nothing is due; return how many calls that took."""
+        before = self.calls.copy()
+        self.waiters.schedule.advance(now)
+        while (question := self.waiters.schedule.take(now)) is not None:
+            self.answer(question, now)
+        return self.calls - before
+
+
+NAMED = [f"task {number}" for number in range(1000)]
+
+
+class TestPages:
+    def test_a_hundred_a_call(self, paged: Waiters) -> None:
+        """Tasks that are due together cost a call for each page that shows them."""
+        for name in NAMED[:300]:
+            paged.add(name)
+        reader = Reader(paged, NAMED)
+        assert reader.read(0.0) == {"page": 3}
+        assert reader.read(9.9) == {}
+        assert reader.read(10.0) == {"page": 3}
+        reader.ended = set(NAMED)
+        assert reader.read(20.0) == {"page": 3}
+        assert [outcome.polls for _, outcome in paged.outcomes] == [3] * 300
+
+    def test_one_task_is_asked_for_alone(self, paged: Waiters) -> None:
+        """A page that answers one due task costs as much as asking for that, and tells less."""
+        paged.add("task 5")
+        assert Reader(paged, NAMED).read(0.0) == {"task": 1}
+
+    def test_news_count_for_tasks_that_are_not_due(self, paged: Waiters) -> None:
+        """What a page shows counts for all on it, and starts their time anew."""
+        for name in NAMED[:2]:
+            paged.add(name)
+        reader = Reader(paged, NAMED)
+        assert reader.read(0.0) == {"page": 1}
+        for name in NAMED[2:4]:
+            paged.add(name, now=5.0)
+        assert reader.read(5.0) == {"page": 1}
+        assert reader.read(10.0) == {}
+        reader.ended = set(NAMED[:4])
+        assert reader.read(15.0) == {"page": 1}
+        assert len(paged.outcomes) == 4
+
+    def test_a_page_is_asked_for_again_without_the_walk(self, paged: Waiters) -> None:
+        """Tasks that were found far down cost one call the next time, wherever they stand."""
+        for name in NAMED[:300]:
+            paged.add(name)
+        reader = Reader(paged, NAMED)
+        _ = reader.read(0.0)
+        assert len(paged.schedule.catalogues["company"].leaves) == 2
+        reader.ended = set(NAMED[:200])
+        assert reader.read(10.0) == {"page": 3}
+        assert len(paged.schedule.catalogues["company"].leaves) == 1
+        assert reader.read(20.0) == {"page": 1}
+        assert paged.schedule.count == 100
+
+    def test_a_page_that_shows_none_of_them_ends_the_walk(self, paged: Waiters) -> None:
+        """Tasks that no page shows are asked for by themselves, and nothing is lost."""
+        for name in ("lost", "also lost"):
+            paged.add(name)
+        reader = Reader(paged, NAMED)
+        assert reader.read(0.0) == {"page": 1, "task": 2}
+        assert paged.outcomes == []
+        reader.ended = {"lost", "also lost"}
+        _ = reader.read(10.0)
+        assert {outcome.state for _, outcome in paged.outcomes} == {OutcomeState.SUCCESS}
+
+    def test_absence_is_no_proof(self, paged: Waiters) -> None:
+        """A task that its page shows no more is looked for, and not thought of as finished."""
+        for name in NAMED[:5]:
+            paged.add(name)
+        reader = Reader(paged, NAMED)
+        _ = reader.read(0.0)
+        reader.names = NAMED[900:]
+        assert reader.read(10.0)["task"] == 5
+        assert (paged.outcomes, paged.schedule.count) == ([], 5)
+
+    def test_a_list_that_does_not_pay_rests(self, paged: Waiters) -> None:
+        """When the list never shows them, tasks are asked for alone; pages are tried rarely."""
+        for name in ("lost", "also lost", "lost too"):
+            paged.add(name, timeout=1e6)
+        reader = Reader(paged, NAMED)
+        for now in range(0, 3600, 10):
+            _ = reader.read(float(now))
+        assert reader.calls["page"] <= 10
+        assert reader.calls["task"] == 3 * 360
+
+    def test_who_was_seen_together_wakes_together(self, paged: Waiters) -> None:
+        """Jitter does not tear apart the tasks of one wait that one page shows."""
+        delays = iter(range(10, 1000))
+        terms = Terms(1e6, lambda state: next(delays), lambda pending, outcome: None)
+        for name in NAMED[:50]:
+            paged.schedule.add(Pending(ref(name), name, terms, now=0.0, index=0))
+        reader = Reader(paged, NAMED)
+        assert reader.read(0.0) == {"page": 1}
+        assert paged.schedule.next_wake() == 10.0
+        assert reader.read(10.0) == {"page": 1}
+        assert paged.schedule.next_wake() == 21.0
+
+    def test_a_refused_list(self, paged: Waiters) -> None:
+        """When the list may not be read, its tasks are asked for alone."""
+        for name in NAMED[:3]:
+            paged.add(name)
+        (walk,) = paged.questions(0.0)
+        assert isinstance(walk, Leaf)
+        paged.schedule.refuse(walk, 0.0)
+        paged.schedule.put_back(walk)
+        assert paged.due(0.0) == NAMED[:3]
+
+    def test_a_refused_page_below(self, paged: Waiters) -> None:
+        """A link that has become invalid costs a new walk, not the use of the list."""
+        for name in NAMED[:200]:
+            paged.add(name)
+        reader = Reader(paged, NAMED)
+        _ = reader.read(0.0)
+        known = paged.schedule.catalogues["company"]
+        (below,) = known.leaves
+        paged.schedule.advance(10.0)
+        while (question := paged.schedule.take(10.0)) is not below:
+            assert question is not None
+            reader.answer(question, 10.0)
+        paged.schedule.refuse(below, 10.0)
+        paged.schedule.put_back(below)
+        assert below not in known.leaves
+        assert not known.is_resting(10.0)
+        assert reader.read(10.0)["task"] == 0
+        assert paged.schedule.next_wake() == 20.0
+
+    def test_failures_on_a_page(self, paged: Waiters) -> None:
+        """A page tells all failures that it shows, once for each task; their reasons follow."""
+        for name in (*NAMED[:3], NAMED[0]):
+            paged.add(name)
+        (walk,) = paged.questions(0.0)
+        assert isinstance(walk, Leaf)
+        shown = page(*(task("failed", name=name) for name in NAMED[:2]), task("success", name="x"))
+        failures = paged.schedule.see_page(walk, shown, None, now=0.0, lead=0.0)
+        assert failures == [ref(name) for name in NAMED[:2]]
+        assert paged.outcomes == []
+        paged.schedule.explain(ref(NAMED[0]), "Gone", 1.0)
+        assert [outcome.reason for _, outcome in paged.outcomes] == ["Gone", "Gone"]
+
+    def test_a_page_that_failed_is_asked_for_again(self, paged: Waiters) -> None:
+        """A page of which no answer came loses nothing of what it was to tell."""
+        for name in NAMED[:3]:
+            paged.add(name)
+        (walk,) = paged.questions(0.0)
+        assert paged.schedule.is_wanted(walk)
+        paged.schedule.put_back(walk)
+        assert paged.questions(0.0) == [walk]
+
+    def test_who_is_urgent_goes_first_and_alone(self, paged: Waiters) -> None:
+        """A task that somebody waits for by itself is not kept waiting by pages for others."""
+        for name in NAMED[:50]:
+            paged.add(name)
+        pending = paged.add("other", now=0.0, is_urgent=True)
+        paged.schedule.catalogues["company"].walk.leave(pending)
+        assert paged.schedule.is_urgent(ref("other"))
+        assert not paged.schedule.is_urgent(ref(NAMED[0]))
+        first, second = paged.questions(0.0)
+        assert first == ref("other")
+        assert isinstance(second, Leaf)
+
+    @pytest.mark.parametrize("count", [30, 300, 900])
+    def test_every_due_task_is_asked_within_its_bound(self, paged: Waiters, count: int) -> None:
+        """With a slot a second, no look is later than the time that a sweep of all takes."""
+        pendings = [
+            paged.add(name, timeout=1e6, backoff=lambda state: 10.0)
+            for name in NAMED[: count - 20] + [f"lost {number}" for number in range(20)]
+        ]
+        reader = Reader(paged, NAMED)
+        listed, alone = pendings[:-20], pendings[-20:]
+        worst = {"listed": 0.0, "alone": 0.0}
+        for now in range(600):
+            paged.schedule.advance(float(now))
+            question = paged.schedule.take(float(now))
+            if question is not None:
+                reader.answer(question, float(now))
+            worst["listed"] = max(worst["listed"], *(now - each.looked for each in listed))
+            worst["alone"] = max(worst["alone"], *(now - each.looked for each in alone))
+        assert worst["listed"] <= 12 + 2 * count / 100 + 20
+        # A page that answers a hundred goes first until one task has waited ten times as long.
+        assert worst["alone"] <= 10 * (10 + count / 100)
+
+
+class TestFreshTasks:
+    def test_the_first_look_is_after_an_interval(self, paged: Waiters) -> None:
+        """A task that this client started just now is not looked at before it can have ended."""
+        paged.schedule.note_started(ref(), 0.0)
+        paged.add()
+        assert paged.questions(0.0) == []
+        assert paged.schedule.next_wake() == 10.0
+        assert paged.questions(10.0) == [ref()]
+
+    def test_without_time_it_is_looked_at_at_once(self, waiters: Waiters) -> None:
+        """Who has no time to wait gets a look all the same."""
+        waiters.schedule.note_started(ref(), 0.0)
+        waiters.add(timeout=0)
+        assert waiters.due(0.0) == ["a"]
+
+    def test_others_tasks_are_looked_at_at_once(self, waiters: Waiters) -> None:
+        """A task that was started long ago may have ended."""
+        waiters.schedule.note_started(ref(), 0.0)
+        waiters.add(now=VISIBILITY + 1)
+        assert waiters.due(VISIBILITY + 1) == ["a"]
+
+    def test_a_look_that_never_pays_is_skipped(self, waiters: Waiters) -> None:
+        """Where hardly a task ended before its second look, the first is left out."""
+        waiters.add()
+        assert waiters.due(0.0) == ["a"]
+        _ = waiters.see(RUNNING, now=0.0)
+        assert waiters.due(10.0) == ["a"]
+        _ = waiters.see(SUCCESS, now=10.0)
+        waiters.schedule.note_started(ref("b"), 20.0)
+        waiters.add("b", now=20.0)
+        assert waiters.due(39.9) == []
+        assert waiters.due(40.0) == ["b"]
+
+    def test_a_look_that_pays_is_made(self, waiters: Waiters) -> None:
+        """Where tasks end before their second look, the first is made after one interval."""
+        waiters.add()
+        assert waiters.due(0.0) == ["a"]
+        _ = waiters.see(SUCCESS, now=0.0)
+        waiters.schedule.note_started(ref("b"), 20.0)
+        waiters.add("b", now=20.0)
+        assert waiters.schedule.next_wake() == 30.0
+
+    def test_a_broken_backoff(self, waiters: Waiters) -> None:
+        """A strategy that fails for the first look of all settles its task at once."""
+        waiters.schedule.note_started(ref(), 0.0)
+        waiters.add(backoff=lambda state: 1 / 0)
+        assert isinstance(waiters.outcome().error, ConfigurationError)
+        assert waiters.schedule.count == 0
+
+    def test_a_list_that_lags(self, paged: Waiters) -> None:
+        """A fresh task that the list does not show yet is given time; an older one is asked for."""
+        for name in ("new", "newer"):
+            paged.schedule.note_started(ref(name), 0.0)
+            paged.add(name, now=0.0)
+        reader = Reader(paged, NAMED)
+        assert reader.read(10.0) == {"page": 1}
+        assert reader.read(20.0)["task"] == 0
+        later = reader.read(VISIBILITY + 10.0)
+        assert later["task"] == 2
+
+    def test_not_there_yet(self, waiters: Waiters) -> None:
+        """A task that cannot be found is to come if it was started seconds ago, and else is not."""
+        waiters.schedule.note_started(ref(), 0.0)
+        waiters.add(timeout=1000.0)
+        assert waiters.due(10.0) == ["a"]
+        assert waiters.miss(now=VISIBILITY)
+        assert waiters.due(VISIBILITY + 10.0) == ["a"]
+        assert not waiters.miss(now=VISIBILITY + 10.0)
+        assert not waiters.schedule.miss(ref("b"), now=0.0, lead=0.0)
+
+    def test_what_was_started_is_forgotten(self, waiters: Waiters) -> None:
+        """Only what may not be visible yet is remembered."""
+        for number in range(1000):
+            waiters.schedule.note_started(ref(str(number)), float(number))
+        assert len(waiters.schedule._started) <= VISIBILITY + 1
+
+
+class TestSummaries:
+    def test_equal_ones_are_one(self, waiters: Waiters) -> None:
+        """A hundred thousand tasks with the same counts share them; rare ones are not hoarded."""
+        seen = []
+        for number in range(600):
+            pending = waiters.add(str(number))
+            summary = ResultsSummary(total=9 + number // 2, in_progress=9)
+            shown = task("in-progress", summary, name=str(number))
+            _ = waiters.schedule.see(ref(str(number)), shown, now=0.0, lead=0.0)
+            seen.append(pending.summary)
+        assert seen[0] is seen[1]
+        assert len(waiters.schedule._summaries) <= 257
+
+    def test_news_for_tasks_that_are_not_due_leave_no_entries(self, paged: Waiters) -> None:
+        """Tasks that share a page with some that are asked for often do not pile up times."""
+        for name in NAMED[:2]:
+            paged.add(name, timeout=1e6, backoff=lambda state: 1.0)
+        for name in NAMED[2:100]:
+            paged.add(name, timeout=1e6, backoff=lambda state: 300.0 + state.attempt_number)
+        reader = Reader(paged, NAMED)
+        for now in range(200):
+            assert reader.read(float(now)) == {"page": 1}
+            assert len(paged.schedule._timetable) <= 3 * 100 + 64 + 100
 
 
 @dataclass
@@ -559,130 +920,186 @@ class Wait:
         return self.outcome is not None or self.is_discarded
 
 
-NAMES = st.sampled_from(["a", "b"])
+NAMES = st.sampled_from(["a", "b", "c", "d"])
 LEADS = st.sampled_from([0.0, 0.3, 1.0])
+STATUSES = st.sampled_from(["in-progress", "in-progress", "pending", "success", "failed", "paused"])
+
+
+@dataclass
+class Model:
+    """What a schedule ought to know."""
+
+    now: float = 1000.0
+    waits: dict[Pending, Wait] = field(default_factory=dict)
+    started: dict[str, float] = field(default_factory=dict)
+    looking: list[Question] = field(default_factory=list)
+
+    def live(self, name: str | None = None) -> Iterator[Wait]:
+        waits = list(self.waits.values())
+        return (w for w in waits if not w.is_over and name in {None, w.pending.ref.id})
+
+    def undecided(self, *names: str) -> list[Wait]:
+        return [w for name in names for w in self.live(name) if not w.has_failed]
+
+    def is_fresh(self, name: str) -> bool:
+        return self.now - self.started.get(name, -math.inf) <= VISIBILITY
 
 
 class ScheduleMachine(RuleBasedStateMachine):
-    """A schedule as the poller drives it: on time, and with one answer for each look."""
+    """A schedule as the poller drives it: on time, and with one answer for each question."""
 
     pendings = Bundle("pendings")
 
     @initialize()
     def start(self) -> None:
         self.schedule = Schedule()
-        self.now = 1000.0
-        self.waits: dict[Pending, Wait] = {}
-        self.looking: list[TaskRef] = []
-
-    def live(self, name: str | None = None) -> Iterator[Wait]:
-        waits = list(self.waits.values())
-        return (w for w in waits if not w.is_over and name in {None, w.pending.ref.id})
+        self.model = Model()
 
     def deliver(self, pending: Pending, outcome: Outcome) -> None:
-        wait = self.waits[pending]
+        wait, now = self.model.waits[pending], self.model.now
         assert not wait.is_over, "settled twice, or after it was discarded"
-        assert self.now <= wait.deadline + GRACE + 1e-6, "settled too late"
-        assert outcome.waited == self.now - pending.since
+        assert now <= wait.deadline + GRACE + 1e-6, "settled too late"
+        assert outcome.waited == now - pending.since
         wait.outcome = outcome
         if outcome.state is OutcomeState.RUNNING and isinstance(outcome.error, TaskTimeoutError):
-            assert self.now >= wait.deadline - wait.lead - 1e-6, "timed out too early"
+            assert now >= wait.deadline - wait.lead - 1e-6, "timed out too early"
             assert not wait.has_failed, "forgot a failure"
 
     @rule(
         target=pendings,
         name=NAMES,
-        timeout=st.sampled_from([0.0, 0.02, 1.0, 10.0, 100.0, math.inf]),
-        delay=st.sampled_from([0.0, 0.5, 3.0, 50.0, math.inf, math.nan]),
+        timeout=st.sampled_from([0.0, 0.02, 1.0, 10.0, 100.0, 100.0, math.inf]),
+        delay=st.sampled_from([0.0, 0.5, 3.0, 3.0, 50.0, math.inf, math.nan]),
+        is_urgent=st.sampled_from([False, False, True]),
+        is_own=st.booleans(),
     )
-    def add(self, name: str, timeout: float, delay: float) -> Pending:
-        terms = Terms(timeout, lambda state: delay, self.deliver)
-        pending = Pending(ref(name), name, terms, now=self.now, index=len(self.waits))
-        self.waits[pending] = Wait(pending, self.now + timeout)
+    def add(
+        self, name: str, timeout: float, delay: float, *, is_urgent: bool, is_own: bool
+    ) -> Pending:
+        terms = Terms(timeout, lambda state: delay, self.deliver, is_urgent)
+        model = self.model
+        if is_own:
+            self.schedule.note_started(ref(name), model.now)
+            model.started[name] = model.now
+        pending = Pending(ref(name), name, terms, now=model.now, index=len(model.waits))
+        model.waits[pending] = Wait(pending, model.now + timeout)
         self.schedule.add(pending)
         return pending
 
     @rule(seconds=st.sampled_from([0.0, 0.01, 0.04, 0.7, 5.0, 200.0]), takes=st.booleans())
     def pass_time(self, seconds: float, *, takes: bool) -> None:
-        end = self.now + seconds
+        end = self.model.now + seconds
         while (wake := self.schedule.next_wake()) <= end:
-            self.now = max(self.now, wake)
-            self.schedule.advance(self.now)
-            assert self.schedule.next_wake() > self.now
+            self.model.now = max(self.model.now, wake)
+            self.schedule.advance(self.model.now)
+            assert self.schedule.next_wake() > self.model.now
             if takes:
                 self.take_all()
-        self.now = end
+        self.model.now = end
 
+    @rule()
     def take_all(self) -> None:
-        while (taken := self.schedule.take()) is not None:
-            assert taken not in self.looking, "asked for twice at once"
-            assert any(self.live(taken.id)), "asked for though nobody waits"
-            self.looking.append(taken)
+        while (question := self.schedule.take(self.model.now)) is not None:
+            assert question not in self.model.looking, "asked for twice at once"
+            assert self.schedule.is_wanted(question)
+            if isinstance(question, Leaf):
+                assert question.is_asked
+                assert not self.schedule.catalogues[question.kind].is_resting(self.model.now)
+            else:
+                assert any(self.model.live(question.id)), "asked for though nobody waits"
+            self.model.looking.append(question)
         assert not self.schedule.has_due
 
-    @precondition(lambda self: self.looking)
+    def asked(self, number: int) -> Question:
+        return self.model.looking[number % len(self.model.looking)]
+
+    @precondition(lambda self: self.model.looking)
     @rule(
-        number=st.integers(0, 1),
-        status=st.sampled_from(["in-progress", "pending", "success", "failed", "paused"]),
-        failed=st.sampled_from([0, 1]),
+        number=st.integers(0, 3),
+        statuses=st.dictionaries(NAMES, STATUSES, max_size=4),
+        status=STATUSES,
+        failed=st.sampled_from([0, 0, 1]),
         lead=LEADS,
+        following=st.sampled_from([None, "1", "2", "3"]),
     )
-    def see(self, number: int, status: str, failed: int, lead: float) -> None:
-        seen_ref = self.looking[number % len(self.looking)]
-        seen = task(status, ResultsSummary(total=1, failed=failed), name=seen_ref.id)
-        state = verdict(seen)
-        waits = [wait for wait in self.live(seen_ref.id) if not wait.has_failed]
-        for wait in waits:
+    def see(
+        self,
+        *,
+        number: int,
+        statuses: dict[str, str],
+        status: str,
+        failed: int,
+        lead: float,
+        following: str | None,
+    ) -> None:
+        question, now = self.asked(number), self.model.now
+        summary = ResultsSummary(total=1, failed=failed)
+        if not isinstance(question, Leaf):
+            statuses = {question.id: status}
+        seen = {name: task(each, summary, name=name) for name, each in statuses.items()}
+        # What a page does not show is given time, too, if it was started just now.
+        for wait in self.model.live():
             wait.lead = max(wait.lead, lead)
-            wait.has_failed = state is OutcomeState.FAILED
-        wants_reason = self.schedule.see(seen_ref, seen, now=self.now, lead=lead)
-        assert wants_reason == (state is OutcomeState.FAILED and any(self.live(seen_ref.id)))
+        waits = self.model.undecided(*seen)
         for wait in waits:
-            assert wait.pending.task is seen
-            if state in {OutcomeState.SUCCESS, OutcomeState.UNKNOWN}:
+            wait.has_failed = verdict(seen[wait.pending.id]) is OutcomeState.FAILED
+        if isinstance(question, Leaf):
+            link = None if following is None else listing(following)
+            failures = self.schedule.see_page(
+                question, page(*seen.values()), link, now=now, lead=lead
+            )
+            wanted = {wait.pending.ref for wait in self.model.live() if wait.has_failed}
+            assert len(failures) == len(set(failures))
+            assert set(failures) == {each for each in wanted if each.id in seen}
+        else:
+            wants_reason = self.schedule.see(question, seen[question.id], now=now, lead=lead)
+            assert wants_reason == any(w.has_failed for w in self.model.live(question.id))
+        for wait in waits:
+            shown = seen[wait.pending.id]
+            assert wait.pending.task == shown
+            if verdict(shown) in {OutcomeState.SUCCESS, OutcomeState.UNKNOWN}:
                 assert wait.outcome is not None
-                assert wait.outcome.state is state
-        self.end_look(seen_ref)
+                assert wait.outcome.state is verdict(shown)
+        self.end_look(question)
 
-    @precondition(lambda self: self.looking)
-    @rule(number=st.integers(0, 1), lead=LEADS)
-    def miss(self, number: int, lead: float) -> None:
-        missed = self.looking[number % len(self.looking)]
-        for wait in self.live(missed.id):
-            wait.lead = max(wait.lead, lead)
-        self.schedule.miss(missed, now=self.now, lead=lead)
-        self.end_look(missed)
+    @precondition(lambda self: self.model.looking)
+    @rule(number=st.integers(0, 3), lead=LEADS)
+    def fail(self, number: int, lead: float) -> None:
+        question, now = self.asked(number), self.model.now
+        if isinstance(question, Leaf):
+            self.schedule.refuse(question, now)
+        else:
+            waits = self.model.undecided(question.id)
+            for wait in waits:
+                wait.lead = max(wait.lead, lead)
+            is_to_come = self.schedule.miss(question, now=now, lead=lead)
+            assert is_to_come == self.model.is_fresh(question.id)
+            if not is_to_come:
+                error = AffinityError("x")
+                self.schedule.give_up(question, error, now)
+                assert all(wait.outcome and wait.outcome.error is error for wait in waits)
+        self.end_look(question)
 
-    @precondition(lambda self: self.looking)
-    @rule(number=st.integers(0, 1))
-    def give_up(self, number: int) -> None:
-        given_up = self.looking[number % len(self.looking)]
-        waits = [wait for wait in self.live(given_up.id) if not wait.has_failed]
-        error = AffinityError("x")
-        self.schedule.give_up(given_up, error, self.now)
-        assert all(wait.outcome and wait.outcome.error is error for wait in waits)
-        self.end_look(given_up)
-
-    @precondition(lambda self: self.looking)
-    @rule(number=st.integers(0, 1))
+    @precondition(lambda self: self.model.looking)
+    @rule(number=st.integers(0, 3))
     def learn_nothing(self, number: int) -> None:
-        self.end_look(self.looking[number % len(self.looking)])
+        self.end_look(self.asked(number))
 
-    def end_look(self, looked_at: TaskRef) -> None:
-        self.looking.remove(looked_at)
-        self.schedule.put_back(looked_at)
+    def end_look(self, question: Question) -> None:
+        self.model.looking.remove(question)
+        self.schedule.put_back(question)
 
     @rule(name=NAMES, reason=st.sampled_from(["Gone", None]))
     def explain(self, name: str, reason: str | None) -> None:
-        waits = [wait for wait in self.live(name) if wait.has_failed]
-        self.schedule.explain(ref(name), reason, self.now)
+        waits = [wait for wait in self.model.live(name) if wait.has_failed]
+        self.schedule.explain(ref(name), reason, self.model.now)
         for wait in waits:
             assert wait.outcome is not None
             assert (wait.outcome.state, wait.outcome.reason) == (OutcomeState.FAILED, reason)
 
     @rule(pending=consumes(pendings))
     def discard(self, pending: Pending) -> None:
-        wait = self.waits[pending]
+        wait = self.model.waits[pending]
         wait.is_discarded = wait.outcome is None
         self.schedule.discard(pending)
 
@@ -690,31 +1107,56 @@ class ScheduleMachine(RuleBasedStateMachine):
     def everything_is_counted(self) -> None:
         if not hasattr(self, "schedule"):
             return
-        live = list(self.live())
+        live = list(self.model.live())
         assert self.schedule.count == len(live)
         assert self.schedule.tasks == len({wait.pending.ref for wait in live})
-        for wait in self.waits.values():
+        for wait in self.model.waits.values():
             assert wait.is_over == (wait.pending.phase is Phase.SETTLED)
-        # Nobody is forgotten: a look is on its way or queued, or a time is set.
-        on_their_way = {*self.looking, *self.schedule._due}
-        for wait in live:
-            if wait.pending.phase is Phase.LOOK:
-                assert wait.pending.ref in on_their_way
-        assert len(self.schedule._due) == len(set(self.schedule._due))
-        assert len(self.schedule._heap) <= 2 * len(live) + 64
+        assert len(self.schedule._timetable) <= 3 * len(live) + 64
+
+    @invariant()
+    def nobody_is_forgotten(self) -> None:
+        if not hasattr(self, "schedule"):
+            return
+        for wait in self.model.live():
+            pending = wait.pending
+            is_asked = pending.ref in self.model.looking or pending.leaf in self.model.looking
+            assert pending.phase is not Phase.LOOK or pending in self.schedule._due
+            assert pending.phase is not Phase.ASKED or is_asked
+            if pending.phase is Phase.LATER:
+                assert self.schedule.next_wake() <= pending.wake
+
+    @invariant()
+    def pages_know_their_tasks(self) -> None:
+        if not hasattr(self, "schedule"):
+            return
+        known = self.schedule.catalogues["company"]
+        now, live = self.model.now + 1.0, [wait.pending for wait in self.model.live()]
+        pages = [known.walk, *known.leaves]
+        assert {pending.leaf for pending in live} <= {*pages, None}
+        for leaf in pages:
+            members = [pending for pending in live if pending.leaf is leaf]
+            due = [pending for pending in members if pending.is_due]
+            assert (leaf.size, leaf.due) == (len(members), len(due))
+            assert Counter(leaf.present()) == Counter(members)
+            value = sum(pending.value(now) for pending in due)
+            assert leaf.value(now) == pytest.approx(value, rel=1e-6, abs=1e-3)
+            assert leaf.is_asked == (leaf in self.model.looking)
+        assert all(leaf.size for leaf in known.leaves if not leaf.is_asked)
 
     def teardown(self) -> None:
         """Whatever happened, in the end everything settles and nothing is left behind."""
         if not hasattr(self, "schedule"):
             return
-        for looked_at in list(self.looking):
-            self.end_look(looked_at)
+        for question in list(self.model.looking):
+            self.end_look(question)
         self.pass_time(1000.0, takes=False)
-        assert all(math.isinf(wait.deadline) for wait in self.live())
-        self.schedule.give_up_all(OutcomeState.UNKNOWN, self.now, AffinityError("closed"))
-        assert not any(self.live())
-        assert self.schedule.take() is None
-        left = (self.schedule._heap, self.schedule._by_ref, self.schedule._asked)
+        assert all(math.isinf(wait.deadline) for wait in self.model.live())
+        error = AffinityError("closed")
+        self.schedule.give_up_all(OutcomeState.UNKNOWN, self.model.now, error)
+        assert not any(self.model.live())
+        assert self.schedule.take(self.model.now) is None
+        left = (self.schedule._timetable, self.schedule._by_id["company"], self.schedule._asked)
         assert [len(part) for part in left] == [0, 0, 0]
         assert (self.schedule.count, self.schedule.next_wake()) == (0, math.inf)
 
