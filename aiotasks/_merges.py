@@ -3,7 +3,7 @@
 from collections.abc import AsyncIterator, Callable
 from typing import Generic, cast
 
-from . import _wire
+from . import _urls, _wire
 from ._pacer import Lane
 from ._poller import Poller
 from .errors import (
@@ -51,7 +51,7 @@ class MergeService(Generic[StateT, ProfileT]):
                 raise
             raise IndeterminateMergeError(self._kind, primary_id, duplicate_id) from error
         poller.note_started(ref)
-        return _wire.task_url(transport.origin, ref)
+        return _urls.task_url(transport.origin, ref)
 
     async def merges(
         self, *, status: str | None = None, task_url: str | None = None
@@ -95,7 +95,7 @@ class MergeService(Generic[StateT, ProfileT]):
             yield cast(DuplicateSuggestion[ProfileT], suggestion)
 
     def _task_id(self, task_url: str) -> str:
-        ref = _wire.parse_task_url(task_url, self._poller().transport.origin)
+        ref = _urls.parse_task_url(task_url, self._poller().transport.origin)
         if ref.kind != self._kind:
             message = f"{task_url!r} is a task of {ref.kind} merges, not of {self._kind} merges"
             raise ConfigurationError(message)

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from enum import Enum
 from typing import TYPE_CHECKING, NamedTuple
 
-from ._wire import TaskRef
+from ._urls import TaskRef
 from .errors import AffinityError, TaskFailedError, TaskTimeoutError
 from .models import Kind, MergeTask, Outcome, OutcomeState, ResultsSummary, TaskStatus
 from .policy import Backoff

@@ -11,7 +11,8 @@ from ._pages import Leaf
 from ._pending import Pending
 from ._schedule import GRACE, Question, Schedule
 from ._transport import Transport, closed
-from ._wire import Page, Request, TaskRef
+from ._urls import TaskRef
+from ._wire import Page, Request
 from .errors import (
     AffinityError,
     AuthenticationError,

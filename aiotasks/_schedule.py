@@ -12,7 +12,8 @@ from typing import Final, TypeAlias, get_args
 from ._pages import PAYS, Catalogue, Leaf
 from ._pending import Pending, Phase, cut_short, failed, outcome, verdict
 from ._timetable import Timetable
-from ._wire import Page, Request, TaskRef
+from ._urls import TaskRef
+from ._wire import Page, Request
 from .errors import AffinityError, UnknownStatusError
 from .models import Kind, MergeTask, Outcome, OutcomeState, ResultsSummary
 from .policy import poll_delay

@@ -8,7 +8,7 @@ from copy import copy
 from types import TracebackType
 from typing import Self
 
-from . import _wire
+from . import _urls, _wire
 from ._pending import Pending, Phase, Terms, cut_short
 from ._poller import Poller
 from .errors import ClosedError, ConfigurationError
@@ -130,7 +130,7 @@ class Watch:
     def _add(self, url: str, now: float) -> None:
         index, self._count = self._count, self._count + 1
         try:
-            ref = _wire.parse_task_url(url, self._poller.transport.origin)
+            ref = _urls.parse_task_url(url, self._poller.transport.origin)
         except ConfigurationError as error:
             self._emit(index, Outcome(url=url, state=OutcomeState.UNKNOWN, error=error))
             return
@@ -180,7 +180,7 @@ class TaskService:
             AffinityError: when it cannot be learned, after retries.
         """
         transport = self._poller().transport
-        ref = _wire.parse_task_url(task_url, transport.origin)
+        ref = _urls.parse_task_url(task_url, transport.origin)
         return await transport.send(_wire.get_task(ref))
 
     async def wait(

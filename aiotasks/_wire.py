@@ -1,21 +1,19 @@
 """The API's shapes as plain functions: request parts out, answers to models or errors.
 
-Nothing here does I/O or knows the time. A task URL is only a name: its kind and its id are taken
-out, and each request is built anew on the configured origin.
+Nothing here does I/O or knows the time.
 """
 
 import re
 from collections.abc import Mapping
-from ipaddress import IPv4Address, IPv6Address, ip_address
-from typing import Any, Final, Generic, NamedTuple, NoReturn, TypeVar, cast
+from typing import Any, Generic, NamedTuple, TypeVar, cast
 from urllib.parse import quote
 
 import msgspec
 
+from ._urls import TaskRef, named_task, next_target, refuse, shown
 from .errors import (
     AuthenticationError,
     AuthorizationError,
-    ConfigurationError,
     ConflictError,
     DecodeError,
     MergedEntityError,
@@ -38,40 +36,16 @@ from .models import (
 
 T = TypeVar("T")
 
-DEFAULT_BASE_URL: Final = "https://api.affinity.co"
-# The second is the host of the example in Affinity's own documentation of the merge call.
-_AFFINITY_ORIGINS = frozenset({DEFAULT_BASE_URL, "https://api.affinit.com"})
 _PAGE_LIMIT = 100
 # The largest integer that the API's document allows for an id: 2^53 - 1.
 _MAX_ID = 9_007_199_254_740_991
-_SHOWN = 120
 
-_LABEL = "[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?"
-_BASE_URL = re.compile(
-    rf"(https?)://({_LABEL}(?:\.{_LABEL})*\.?|\[[0-9a-f:.]+\])(?::([0-9]{{1,5}}))?/?", re.ASCII
-)
-_MAX_PORT = 65_535
-_TASK_PATH = re.compile(
-    r"(?:/v2)?/tasks/(company|person)-merges/([A-Za-z0-9][A-Za-z0-9_-]{0,63})/?", re.ASCII
-)
-_TASK_URL = re.compile(
-    r"(?P<origin>[^/]+://[^/?#@\\]+)(?:/v2)?/tasks/"
-    r"(?P<kind>company|person)-merges/(?P<id>[A-Za-z0-9][A-Za-z0-9_-]{0,63})/?",
-    re.ASCII,
-)
+
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}", re.ASCII)
 _STATUS = re.compile(r"[A-Za-z][A-Za-z_-]{0,63}", re.ASCII)
 _MERGED = re.compile(
     r"\b(\d{1,16})\W+no longer exists as it has been merged into\W+(\d{1,16})\b", re.ASCII
 )
-_USER = re.compile(r"//[^/@]*@")
-
-
-class TaskRef(NamedTuple):
-    """What a task URL names."""
-
-    kind: Kind
-    id: str
 
 
 class Pagination(msgspec.Struct, frozen=True, rename="camel"):
@@ -152,53 +126,6 @@ _SUGGESTIONS: Mapping[Kind, Decoder[Any]] = {
 }
 
 
-def parse_base_url(base_url: object) -> str:
-    """Return the origin to talk to, in its canonical form.
-
-    Raises:
-        ConfigurationError: when it is no origin, or neither https nor a loopback address.
-    """
-    match = _BASE_URL.fullmatch(_lower(base_url)) if isinstance(base_url, str) else None
-    if match is None or not _is_connectable(match[2], match[3]):
-        _refuse(
-            f"{_shown(base_url)} is not a base URL: give the scheme and the host alone, "
-            f"as in {DEFAULT_BASE_URL} (no path, no /v2, no user)"
-        )
-    scheme, host, port = match.groups()
-    if scheme == "http" and not _is_loopback(host):
-        _refuse(f"{_shown(base_url)} would send the API key in the clear: use https")
-    return _canonical(scheme, host, port)
-
-
-def parse_task_url(task_url: object, origin: str) -> TaskRef:
-    """Return what a task URL names.
-
-    Accepted are URLs of the own ``origin`` and of Affinity's hosts, with or without ``/v2``: the
-    API's document shows both, and one of them on another host.
-
-    Raises:
-        ConfigurationError: when it is not a task URL, or one of another host.
-    """
-    if isinstance(task_url, str) and task_url.startswith(origin):
-        own = _TASK_PATH.fullmatch(task_url, len(origin))
-        if own is not None:
-            return TaskRef(cast(Kind, own[1]), own[2])
-    match = _TASK_URL.fullmatch(task_url) if isinstance(task_url, str) else None
-    if match is None:
-        _refuse(
-            f"{_shown(task_url)} is not a task URL: "
-            f"it should look like {origin}/v2/tasks/company-merges/<task id>"
-        )
-    base = _BASE_URL.fullmatch(_lower(match["origin"]))
-    given = _canonical(*base.groups()) if base else match["origin"]
-    if given != origin and given not in _AFFINITY_ORIGINS:
-        _refuse(
-            f"{_shown(task_url)} is a task of {_shown(given)}, but this client talks to {origin}: "
-            "give the client the base_url that the task came from"
-        )
-    return TaskRef(_kind(match["kind"]), match["id"])
-
-
 def started_task(answer: Started, kind: Kind) -> TaskRef:
     """Return the task that the answer to a merge names.
 
@@ -207,29 +134,10 @@ def started_task(answer: Started, kind: Kind) -> TaskRef:
     Raises:
         DecodeError: when the answer names no task of this kind.
     """
-    match = _TASK_URL.fullmatch(answer.task_url)
-    if match is None or match["kind"] != kind:
-        raise DecodeError(202, f"its taskUrl {_shown(answer.task_url)} names no {kind} merge task")
-    return TaskRef(kind, match["id"])
-
-
-def task_url(origin: str, ref: TaskRef) -> str:
-    """Return the URL that names a task."""
-    return f"{origin}/v2/tasks/{ref.kind}-merges/{ref.id}"
-
-
-def next_target(next_url: str, origin: str) -> str:
-    """Return the part below the origin of a link to the next page.
-
-    It is followed as given, because its path may differ from the one asked for.
-
-    Raises:
-        DecodeError: when it leads away from the origin.
-    """
-    target = next_url.removeprefix(origin)
-    if target == next_url or re.fullmatch(r"/[!-\[\]-~]*", target) is None:
-        raise DecodeError(200, f"its nextUrl {_shown(next_url)} leads away from {origin}")
-    return target
+    ref = named_task(answer.task_url)
+    if ref is None or ref.kind != kind:
+        raise DecodeError(202, f"its taskUrl {shown(answer.task_url)} names no {kind} merge task")
+    return ref
 
 
 def get_task(ref: TaskRef) -> Request[MergeTask]:
@@ -281,7 +189,7 @@ def merge(kind: Kind, primary_id: int, duplicate_id: int) -> Request[Started]:
     primary = _checked_number("primary_id", primary_id)
     duplicate = _checked_number("duplicate_id", duplicate_id)
     if primary == duplicate:
-        _refuse(f"A {kind} cannot be merged into itself: both ids are {primary}")
+        refuse(f"A {kind} cannot be merged into itself: both ids are {primary}")
     name = kind.capitalize()
     body = {f"primary{name}Id": primary, f"duplicate{name}Id": duplicate}
     return Request("POST", f"/v2/{kind}-merges", _STARTED, msgspec.json.encode(body))
@@ -307,7 +215,7 @@ def decode(request: Request[T], status: int, headers: Mapping[str, str], body: b
         return request.decoder.decode(body)
     except _UNREADABLE as error:
         kind = headers.get("Content-Type", "no content type")
-        raise DecodeError(status, f"{error} ({len(body)} bytes of {_shown(kind)})") from error
+        raise DecodeError(status, f"{error} ({len(body)} bytes of {shown(kind)})") from error
 
 
 def _response_error(status: int, headers: Mapping[str, str], body: bytes) -> ResponseError:
@@ -349,37 +257,8 @@ def _first_problem(body: bytes) -> _Problem:
 
 def _unexplained(status: int, headers: Mapping[str, str]) -> str:
     if 300 <= status < 400:  # noqa: PLR2004
-        return f"It redirects to {_shown(headers.get('Location', ''))}, which is not followed"
+        return f"It redirects to {shown(headers.get('Location', ''))}, which is not followed"
     return "The server gave no reason that can be read"
-
-
-def _canonical(scheme: str, host: str, port: str | None) -> str:
-    default = {"https": 443, "http": 80}[scheme]
-    number = int(port or default)
-    return f"{scheme}://{host}" + (f":{number}" if number != default else "")
-
-
-def _lower(text: str) -> str:
-    # There are letters beyond ASCII whose lower case is within it.
-    return text.lower() if text.isascii() else text
-
-
-def _is_connectable(host: str, port: str | None) -> bool:
-    if port is not None and not 0 < int(port) <= _MAX_PORT:
-        return False
-    return not host.startswith("[") or isinstance(_address(host), IPv6Address)
-
-
-def _is_loopback(host: str) -> bool:
-    address = _address(host)
-    return host == "localhost" if address is None else address.is_loopback
-
-
-def _address(host: str) -> IPv4Address | IPv6Address | None:
-    try:
-        return ip_address(host.strip("[]"))
-    except ValueError:
-        return None
 
 
 def _listing(path: str, expression: str) -> str:
@@ -391,33 +270,23 @@ def _status_term(status: str | None) -> str:
     if status is None:
         return ""
     if _STATUS.fullmatch(status) is None:
-        _refuse(f"{_shown(status)} is not a status: try in-progress, success or failed")
+        refuse(f"{shown(status)} is not a status: try in-progress, success or failed")
     return f"status={status}"
 
 
 def _checked_id(task_id: str) -> str:
     if _ID.fullmatch(task_id) is None:
-        _refuse(f"{_shown(task_id)} is not a task id")
+        refuse(f"{shown(task_id)} is not a task id")
     return task_id
 
 
 def _checked_number(name: str, value: int) -> int:
     if type(value) is not int or not 0 < value <= _MAX_ID:
-        _refuse(f"{name} must be a positive whole number, not {_shown(value)}")
+        refuse(f"{name} must be a positive whole number, not {shown(value)}")
     return value
 
 
 def _kind(kind: str) -> Kind:
     if kind not in _STATE:
-        _refuse(f"{_shown(kind)} is not a kind: it is company or person")
+        refuse(f"{shown(kind)} is not a kind: it is company or person")
     return cast(Kind, kind)
-
-
-def _shown(value: object) -> str:
-    # Some put the key where a URL has its user.
-    text = _USER.sub("//…@", repr(value))
-    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…"
-
-
-def _refuse(message: str) -> NoReturn:
-    raise ConfigurationError(message)

@@ -11,7 +11,7 @@ from typing import Annotated, Any, NamedTuple, NoReturn, TypedDict
 
 import typer
 
-from . import _wire
+from . import _urls
 from ._console import (
     EXIT_OF_STATE,
     Exit,
@@ -51,7 +51,7 @@ app = typer.Typer(
 BaseUrl = Annotated[
     str | None,
     typer.Option(
-        help="Where the API is.  [env: AFFINITY_BASE_URL]", show_default=_wire.DEFAULT_BASE_URL
+        help="Where the API is.  [env: AFFINITY_BASE_URL]", show_default=_urls.DEFAULT_BASE_URL
     ),
 ]
 ApiVersion = Annotated[
@@ -219,7 +219,7 @@ async def _tasks(
     async with Client.from_env(**settings) as client:
         count = 0
         async for task in client.tasks.list(kind, status=status):
-            print_task(_wire.task_url(client.base_url, _wire.TaskRef(kind, task.id)), task)
+            print_task(_urls.task_url(client.base_url, _urls.TaskRef(kind, task.id)), task)
             count += 1
             if count == limit:
                 break

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, Self
 
 import aiohttp
 
-from . import _wire
+from . import _urls, _wire
 from ._merges import MergeService
 from ._pacer import Pacer, limits_of
 from ._poller import Poller
@@ -60,14 +60,14 @@ class Client:
         self,
         api_key: str,
         *,
-        base_url: str = _wire.DEFAULT_BASE_URL,
+        base_url: str = _urls.DEFAULT_BASE_URL,
         session: aiohttp.ClientSession | None = None,
         api_version: str | None = None,
         request_timeout: float = 30.0,
         max_in_flight: int = 16,
         reserve: int = 0,
     ) -> None:
-        self.base_url = _wire.parse_base_url(base_url)
+        self.base_url = _urls.parse_base_url(base_url)
         self._headers = _headers(api_key, api_version)
         self._borrowed = session
         self._request_timeout = _positive("request_timeout", request_timeout)

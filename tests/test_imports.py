@@ -20,6 +20,7 @@ PURE = {
     "_timetable",
     "_pages",
     "_pending",
+    "_urls",
     "models",
     "errors",
     "policy",

@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 
 from aiotasks._pages import PAYS, Catalogue, Leaf
 from aiotasks._pending import Pending, Phase, Terms
-from aiotasks._wire import Page, Request, TaskRef, list_tasks
+from aiotasks._urls import TaskRef
+from aiotasks._wire import Page, Request, list_tasks
 from aiotasks.models import Kind, MergeTask
 
 

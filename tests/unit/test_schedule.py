@@ -35,7 +35,8 @@ from aiotasks import (
 from aiotasks._pages import Leaf
 from aiotasks._pending import Pending, Phase, Terms, cut_short, verdict
 from aiotasks._schedule import GRACE, VISIBILITY, Question, Schedule
-from aiotasks._wire import Page, Request, TaskRef, list_tasks
+from aiotasks._urls import TaskRef
+from aiotasks._wire import Page, Request, list_tasks
 from aiotasks.policy import Backoff, poll_backoff
 
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from aiotasks._pending import Pending, Terms
 from aiotasks._timetable import Timetable
-from aiotasks._wire import TaskRef
+from aiotasks._urls import TaskRef
 
 
 # How fast examples are made is the machine's affair.

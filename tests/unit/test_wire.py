@@ -30,9 +30,11 @@ from aiotasks import (
     ResponseError,
     ServerError,
     ValidationError,
+    _urls,
     _wire,
 )
-from aiotasks._wire import Page, Pagination, Request, Started, TaskRef
+from aiotasks._urls import TaskRef
+from aiotasks._wire import Page, Pagination, Request, Started
 
 
 # How fast examples are made is the machine's affair.
@@ -92,7 +94,7 @@ class TestParseBaseUrl:
     )
     def test_an_origin_is_made_canonical(self, given_url: str, origin: str) -> None:
         """One origin has one form, whatever its case, its slash and its default port."""
-        assert _wire.parse_base_url(given_url) == origin
+        assert _urls.parse_base_url(given_url) == origin
 
     @pytest.mark.parametrize(
         "given_url",
@@ -112,7 +114,7 @@ class TestParseBaseUrl:
     def test_plain_http_is_for_loopback_only(self, given_url: str) -> None:
         """The key never goes over the network in the clear."""
         with pytest.raises(ConfigurationError, match="use https"):
-            _ = _wire.parse_base_url(given_url)
+            _ = _urls.parse_base_url(given_url)
 
     @pytest.mark.parametrize(
         "given_url",
@@ -153,12 +155,12 @@ class TestParseBaseUrl:
     def test_anything_but_an_origin_is_refused(self, given_url: object) -> None:
         """What is no origin is refused before anything is sent, with an example of one."""
         with pytest.raises(ConfigurationError, match=re.escape(ORIGIN)):
-            _ = _wire.parse_base_url(given_url)
+            _ = _urls.parse_base_url(given_url)
 
     def test_a_password_is_not_shown(self) -> None:
         """A base URL with a key in it is refused without repeating the key."""
         with pytest.raises(ConfigurationError) as caught:
-            _ = _wire.parse_base_url("https://:s3cr3t@api.affinity.co")
+            _ = _urls.parse_base_url("https://:s3cr3t@api.affinity.co")
         assert "s3cr3t" not in str(caught.value)
 
     @given(
@@ -169,10 +171,10 @@ class TestParseBaseUrl:
     def test_any_text_is_an_origin_or_refused(self, text: str) -> None:
         """Nothing else than ``ConfigurationError`` is raised, and a canonical origin stays so."""
         try:
-            origin = _wire.parse_base_url(text)
+            origin = _urls.parse_base_url(text)
         except ConfigurationError:
             return
-        assert _wire.parse_base_url(origin) == origin
+        assert _urls.parse_base_url(origin) == origin
         parts = urlsplit(origin)
         assert origin == f"{parts.scheme}://{parts.netloc}"
         assert parts.scheme == "https" or parts.hostname in {"localhost", "127.0.0.1", "::1"}
@@ -193,13 +195,13 @@ class TestParseTaskUrl:
     )
     def test_affinitys_own_urls_are_names(self, origin: str, url: str) -> None:
         """A URL of Affinity's hosts names a task for every client, wherever that talks to."""
-        assert _wire.parse_task_url(url, origin) == TaskRef("company", ID)
+        assert _urls.parse_task_url(url, origin) == TaskRef("company", ID)
 
     @pytest.mark.parametrize("kind", KINDS)
     def test_what_was_built_is_understood(self, kind: Kind) -> None:
         """A URL that this library returns names the same task again."""
         ref = TaskRef(kind, ID)
-        assert _wire.parse_task_url(_wire.task_url(LOCAL, ref), LOCAL) == ref
+        assert _urls.parse_task_url(_urls.task_url(LOCAL, ref), LOCAL) == ref
 
     @pytest.mark.parametrize(
         "url",
@@ -266,21 +268,21 @@ class TestParseTaskUrl:
     def test_hostile_shapes_are_refused(self, url: object) -> None:
         """Whatever is not exactly a task URL of a known host is refused, in few words."""
         with pytest.raises(ConfigurationError) as caught:
-            _ = _wire.parse_task_url(url, ORIGIN)
+            _ = _urls.parse_task_url(url, ORIGIN)
         assert len(str(caught.value)) < 600
         assert "\n" not in str(caught.value)
 
     def test_a_homoglyph_of_the_own_host_is_refused(self) -> None:
         """A letter that only lower-cases to one of the own host is not that letter."""
         with pytest.raises(ConfigurationError, match=r"base_url"):
-            _ = _wire.parse_task_url(
+            _ = _urls.parse_task_url(
                 f"https://ban\u212a.example{TASK_PATH}", "https://bank.example"
             )
 
     def test_another_host_is_named_with_the_remedy(self) -> None:
         """The error of a foreign task names both hosts and the setting to change."""
         with pytest.raises(ConfigurationError, match="base_url") as caught:
-            _ = _wire.parse_task_url(f"https://evil.example{TASK_PATH}", ORIGIN)
+            _ = _urls.parse_task_url(f"https://evil.example{TASK_PATH}", ORIGIN)
         assert "https://evil.example" in str(caught.value)
         assert ORIGIN in str(caught.value)
 
@@ -301,17 +303,17 @@ class TestParseTaskUrl:
     def test_any_text_is_a_task_or_refused(self, text: str) -> None:
         """Whatever is accepted is asked for at the configured origin and nowhere else."""
         try:
-            ref = _wire.parse_task_url(text, ORIGIN)
+            ref = _urls.parse_task_url(text, ORIGIN)
         except ConfigurationError:
             return
-        rebuilt = _wire.task_url(ORIGIN, ref)
+        rebuilt = _urls.task_url(ORIGIN, ref)
         assert re.fullmatch(
             r"https://api\.affinity\.co/v2/tasks/(company|person)-merges/[A-Za-z0-9_-]+",
             rebuilt,
             re.ASCII,
         )
         assert rebuilt == ORIGIN + _wire.get_task(ref).target
-        assert _wire.parse_task_url(rebuilt, ORIGIN) == ref
+        assert _urls.parse_task_url(rebuilt, ORIGIN) == ref
         assert text.isascii()
 
 
@@ -354,7 +356,7 @@ class TestNextPage:
     )
     def test_it_is_followed_as_given(self, target: str) -> None:
         """A link on the origin is taken as it is, though its path may be another."""
-        assert _wire.next_target(ORIGIN + target, ORIGIN) == target
+        assert _urls.next_target(ORIGIN + target, ORIGIN) == target
 
     @pytest.mark.parametrize(
         "url",
@@ -378,14 +380,14 @@ class TestNextPage:
     def test_it_stays_on_the_origin(self, url: str) -> None:
         """A link that leads anywhere else is an answer that cannot be read."""
         with pytest.raises(DecodeError, match="leads away"):
-            _ = _wire.next_target(url, ORIGIN)
+            _ = _urls.next_target(url, ORIGIN)
 
     @given(shuffled(ORIGIN, "/", "//", "@", ":", "\\", "evil.example", "?", "#", "%2e", "\r\n"))
     @settings(max_examples=300, deadline=None, suppress_health_check=SLOW)
     def test_any_text_stays_on_the_origin_or_is_refused(self, text: str) -> None:
         """Nothing else than ``DecodeError`` is raised, and the host is never another."""
         try:
-            target = _wire.next_target(text, ORIGIN)
+            target = _urls.next_target(text, ORIGIN)
         except DecodeError:
             return
         assert urlsplit(ORIGIN + target)[:2] == ("https", "api.affinity.co")
