@@ -459,6 +459,67 @@ class TestLanes:
         assert pacer.choose(0, waiting(1, 1, 1)) == (None, math.inf)
 
 
+class TestOthers:
+    """What other programs do with the same key."""
+
+    def shared(self) -> Pacer:
+        """Return a pacer in its second minute, after one of which others took 300 calls."""
+        pacer = opened()
+        sent(pacer, 30)
+        answered(pacer, 30, minute(598, 30))
+        sent(pacer, 60)
+        answered(pacer, 60, minute(899))
+        return pacer
+
+    def test_merges_leave_others_what_they_took(self) -> None:
+        """What others took of the last minute is kept from merges, beside the share of polls."""
+        pacer = self.shared()
+        pacer.has_polls = True
+        sent(pacer, 61)
+        answered(pacer, 61, minute(430, 59))
+        # 5.0 a second for the others, 1.1 for polls and 0.15 for whoever waits for an answer.
+        assert pacer.delay(61, Lane.MERGE) == 0
+        sent(pacer, 61)
+        answered(pacer, 61, minute(370, 59))
+        assert pacer.delay(61, Lane.MERGE) > 0
+        assert pacer.delay(61, Lane.INTERACTIVE) == 0
+
+    def test_without_polls_nothing_is_kept(self) -> None:
+        """Nothing is kept for others while nobody waits for tasks: first come, first served."""
+        pacer = self.shared()
+        sent(pacer, 61)
+        answered(pacer, 61, minute(100, 59))
+        assert pacer.delay(61, Lane.MERGE) == 0
+
+    def test_what_is_not_known_is_counted_as_taken(self) -> None:
+        """The longer no answer told what is left, the more of it counts as taken by others."""
+        pacer = self.shared()
+        sent(pacer, 61)
+        answered(pacer, 61, minute(100, 59))
+        pacer.send(62, Lane.INTERACTIVE)
+        assert pacer.delay(62, Lane.INTERACTIVE) == 0
+        assert pacer.delay(90, Lane.INTERACTIVE) == math.inf
+
+    def test_somebody_asks_when_nothing_is_on_its_way(self) -> None:
+        """With nothing on its way one request asks what is left, unless a burst may take it all."""
+        pacer = self.shared()
+        sent(pacer, 61)
+        answered(pacer, 61, minute(100, 59))
+        assert pacer.delay(90, Lane.INTERACTIVE) == 0
+        sent(pacer, 90)
+        answered(pacer, 90, minute(15, 30))
+        assert pacer.delay(90, Lane.INTERACTIVE) == pytest.approx(30)
+
+    def test_alone_on_the_key(self) -> None:
+        """Who is alone on the key leaves nothing to others."""
+        pacer = opened()
+        sent(pacer, 60)
+        answered(pacer, 60, minute(899))
+        sent(pacer, 61)
+        answered(pacer, 61, minute(1, 59))
+        assert pacer.delay(61, Lane.INTERACTIVE) == 0
+
+
 class TestWindows:
     def test_the_length_of_the_window_sets_the_pace(self) -> None:
         """Where the limit is for two minutes, so are the shares of it."""
