@@ -34,7 +34,7 @@ Question: TypeAlias = Leaf | TaskRef
 
 
 class Schedule:
-    """All pending tasks of a client: one record and one heap entry for each waiter's task."""
+    """All pending tasks of a client: one record for each waiter's task."""
 
     def __init__(self) -> None:
         self.count = 0
@@ -118,6 +118,8 @@ class Schedule:
     def has_due(self) -> bool:
         """Whether something is to be asked."""
         self._skip_asked()
+        if not self._due:
+            self._resume_walks()
         return bool(self._due)
 
     def take(self, now: float) -> Question | None:
@@ -271,6 +273,14 @@ class Schedule:
                     return
                 head.phase = Phase.ASKED
             self._due.popleft()
+
+    def _resume_walks(self) -> None:
+        # Only one task is queued to keep a walk going. If that settles or is seen elsewhere, the
+        # others must not wait for it.
+        for catalogue in self.catalogues.values():
+            if not catalogue.walk.is_asked and catalogue.walk.due > len(self._asked):
+                self._requeue(catalogue.walk.present())
+        self._skip_asked()
 
     def _requeue(self, waiting: Iterable[Pending]) -> None:
         for pending in waiting:

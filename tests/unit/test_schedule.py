@@ -1166,3 +1166,34 @@ TestScheduleMachine = ScheduleMachine.TestCase
 TestScheduleMachine.settings = settings(
     max_examples=150, stateful_step_count=30, deadline=None, suppress_health_check=SLOW
 )
+
+
+def test_a_walk_goes_on_without_the_task_that_kept_it_going() -> None:
+    """Whoever is passed over while a page is read is asked for, whatever becomes of the others."""
+    schedule = Schedule()
+    outcomes: list[Outcome] = []
+    terms = Terms(1000.0, tenacity.wait_fixed(5), lambda _, end: outcomes.append(end))
+    waiting = [
+        Pending(TaskRef("company", f"t{number}"), "", terms, now=0.0, index=number)
+        for number in range(6)
+    ]
+    for pending in waiting:
+        schedule.add(pending)
+    schedule.advance(0.0)
+    walk = schedule.take(0.0)
+    assert isinstance(walk, Leaf)
+    assert not schedule.has_due  # all are passed over
+    running = ResultsSummary(total=1, in_progress=1)
+    page = Page(
+        [
+            MergeTask(id=name, status=TaskStatus.IN_PROGRESS, results_summary=running)
+            for name in ("t4", "t5")
+        ]
+    )
+    following = Request("GET", "/v2/next", walk.request.decoder)
+    schedule.see_page(walk, page, following, now=0.1, lead=0.0)
+    schedule.put_back(walk)
+    queued = [pending for pending in waiting if pending.phase is Phase.LOOK]
+    assert len(queued) == 1
+    schedule.discard(queued[0])
+    assert schedule.take(0.2) is walk
