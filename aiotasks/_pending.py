@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from ._pages import Leaf
 
 _SLACK = 0.2
+_RUNNING = frozenset({TaskStatus.IN_PROGRESS, TaskStatus.PENDING})
 
 
 class Terms(NamedTuple):
@@ -118,13 +119,15 @@ def verdict(task: MergeTask) -> OutcomeState:
     A success with failed merges in it is a failure. A status that this version does not know
     still runs while something of it is in progress, and is an outcome of its own afterwards.
     """
+    # What nearly all tasks of a page are comes first.
+    if task.status in _RUNNING:
+        return OutcomeState.RUNNING
     summary = task.results_summary
     if task.status == TaskStatus.SUCCESS:
         return OutcomeState.FAILED if summary and summary.failed else OutcomeState.SUCCESS
     if task.status == TaskStatus.FAILED:
         return OutcomeState.FAILED
-    is_known = task.status in (TaskStatus.PENDING, TaskStatus.IN_PROGRESS)
-    is_running = is_known or (summary is not None and summary.in_progress > 0)
+    is_running = summary is not None and summary.in_progress > 0
     return OutcomeState.RUNNING if is_running else OutcomeState.UNKNOWN
 
 

@@ -346,17 +346,17 @@ class Schedule:
         pending.summary = self._shared(task.results_summary)
         pending.polls += 1
         match verdict(task):
+            case OutcomeState.RUNNING:
+                self._look_later(pending, now, lead)
             case OutcomeState.SUCCESS:
                 self._ended += 1
                 self._early += pending.polls <= 1
                 self._deliver(pending, outcome(pending, OutcomeState.SUCCESS, now, None))
             case OutcomeState.FAILED:
                 self._enter(pending, Phase.REASON)
-            case OutcomeState.UNKNOWN:
+            case OutcomeState.UNKNOWN:  # pragma: no branch - there is no other
                 error = UnknownStatusError(pending.url, task)
                 self._deliver(pending, outcome(pending, OutcomeState.UNKNOWN, now, error))
-            case OutcomeState.RUNNING:  # pragma: no branch - there is no other
-                self._look_later(pending, now, lead)
 
     def _shared(self, summary: ResultsSummary | None) -> ResultsSummary | None:
         if summary is None:
@@ -396,8 +396,9 @@ class Schedule:
 
     def _enter(self, pending: Pending, phase: Phase) -> None:
         was_due, pending.phase = pending.is_due, phase
-        if pending.leaf is not None and pending.is_due != was_due:
-            pending.leaf.weigh(pending, pending.is_due - was_due)
+        change = pending.is_due - was_due
+        if change and pending.leaf is not None:
+            pending.leaf.weigh(pending, change)
 
     def _deliver(self, pending: Pending, end: Outcome) -> None:
         self.discard(pending)
