@@ -1,0 +1,170 @@
+"""The bulk job: many merges at 900 requests a minute, on virtual time."""
+
+import asyncio
+import math
+import multiprocessing
+import os
+from collections import deque
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from random import Random
+from typing import Any
+
+from aiotasks.sandbox import Sandbox
+from benchmarks import virtual
+from benchmarks.contenders import CONTENDERS
+from benchmarks.contenders.job import Job
+from benchmarks.figures import quantile
+
+
+QUOTA, WINDOW = 900, 60.0
+MEDIAN_DURATION = 20.0
+LATENCY = (0.05, 0.25)
+SIZES = (100, 1_000, 5_000)
+SIGMAS = (0.5, 0.75, 1.0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Case:
+    """One contender with one job.
+
+    Attributes:
+        contender: its name.
+        merges: how many pairs the job has.
+        sigma: spread of the lognormal durations; their median is 20 s.
+        seed: where all chance comes from.
+        tells_when: whether a refusal carries ``Retry-After``, which the API does not document.
+    """
+
+    contender: str
+    merges: int
+    sigma: float = 0.75
+    seed: int = 1
+    tells_when: bool = False
+
+
+def cases(*, quick: bool = False) -> list[Case]:
+    """List what is measured: each contender with each job, and the two that need a word.
+
+    The SDK heeds ``Retry-After`` and no other header, so it is also measured with one. Its plain
+    gather learns of no merge from 1,000 on; with 5,000 the queue for its connections takes minutes
+    of CPU to find that out again, so this case only runs when it is measured by itself.
+    """
+    sizes = SIZES[:1] if quick else SIZES
+    listed = [
+        Case(contender=name, merges=merges)
+        for merges in sizes
+        for name in CONTENDERS
+        if name != "affinity-sdk" or merges < SIZES[-1]
+    ]
+    listed += [
+        Case(contender="affinity-sdk, helped", merges=merges, tells_when=True) for merges in sizes
+    ]
+    listed += [
+        Case(contender="aiotasks", merges=sizes[-1], sigma=sigma)
+        for sigma in SIGMAS
+        if sigma != Case.sigma
+    ]
+    return listed
+
+
+def measure_all(*, quick: bool = False) -> list[dict[str, Any]]:
+    """Measure all cases, on as many processors as there are: virtual time does not mind."""
+    listed = cases(quick=quick)
+    # The longest first, so that no processor waits for another at the end.
+    order = sorted(listed, key=lambda case: (case.merges, "sdk" in case.contender), reverse=True)
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(os.cpu_count(), mp_context=context) as pool:
+        measured = {case: pool.submit(measure, case) for case in order}
+        return [measured[case].result() for case in listed]
+
+
+def durations(case: Case) -> list[float]:
+    """Draw how long each merge takes, in the order in which the server accepts them."""
+    random = Random(case.seed)  # noqa: S311 - a seed has to bring the same again
+    median = math.log(MEDIAN_DURATION)
+    return [random.lognormvariate(median, case.sigma) for _ in range(case.merges)]
+
+
+def earliest_end(seconds: Sequence[float]) -> float:
+    """Tell when a job could be over at the earliest, in seconds from its start.
+
+    Whoever spends nothing on polls posts 900 merges at the start of each minute, and knows of each
+    end at once. So the k-th merge (from 0) ends at ``k // 900`` minutes plus its duration at the
+    earliest, and the job with the last of them.
+    """
+    return max(index // QUOTA * WINDOW + duration for index, duration in enumerate(seconds))
+
+
+def measure(case: Case) -> dict[str, Any]:
+    """Let one contender do one job, and return what it cost as the server counted it."""
+    return virtual.run(lambda: _measure(case), seed=case.seed)
+
+
+async def _measure(case: Case) -> dict[str, Any]:
+    loop = asyncio.get_running_loop()
+    drawn = durations(case)
+    to_come = deque(drawn)
+    ends: list[float] = []
+
+    def duration(_: Random) -> float:
+        seconds = to_come.popleft()
+        ends.append(loop.time() + seconds)
+        return seconds
+
+    async with Sandbox(
+        quota=QUOTA,
+        window=WINDOW,
+        month_quota=0,
+        companies=2 * case.merges,
+        duration=duration,
+        latency=LATENCY,
+        retry_after=case.tells_when,
+        seed=case.seed,
+    ) as sandbox:
+        pairs = [(number, number + 1) for number in range(1, 2 * case.merges, 2)]
+        job = Job(sandbox.url, sandbox.api_key, pairs, seed=case.seed)
+        started = loop.time()
+        await CONTENDERS[case.contender](job)
+        ended = dict(zip(sandbox.task_urls("company"), ends, strict=True))
+        return {
+            "contender": case.contender,
+            "merges": case.merges,
+            "sigma": case.sigma,
+            "seed": case.seed,
+            "retry_after": case.tells_when,
+            **_costs(sandbox, job),
+            **_times(job, ended, took=job.last - started, earliest=earliest_end(drawn)),
+        }
+
+
+def _costs(sandbox: Sandbox, job: Job) -> dict[str, Any]:
+    finished = len(job.learned)
+    return {
+        "finished": finished,
+        "merges_failed": _count(job, "merge"),
+        "waits_failed": _count(job, "wait"),
+        "errors": dict(sorted(job.errors.items())),
+        "calls": sandbox.requests,
+        "calls_by_operation": dict(sorted(sandbox.calls.items())),
+        "calls_per_finished_merge": round(sandbox.requests / finished, 3) if finished else None,
+        "refused": sandbox.refused,
+        "max_in_flight": sandbox.max_in_flight,
+    }
+
+
+def _count(job: Job, verb: str) -> int:
+    return sum(count for text, count in job.errors.items() if text.startswith(verb))
+
+
+def _times(job: Job, ended: dict[str, float], *, took: float, earliest: float) -> dict[str, Any]:
+    delays = sorted(learned - ended[url] for url, learned in job.learned.items())
+    return {
+        "seconds": round(took, 2),
+        "earliest_seconds": round(earliest, 2),
+        "seconds_to_earliest": round(took / earliest, 3),
+        "delay_p50": round(quantile(delays, 0.5), 2),
+        "delay_p95": round(quantile(delays, 0.95), 2),
+        "delay_max": round(quantile(delays, 1.0), 2),
+    }

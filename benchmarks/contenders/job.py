@@ -1,0 +1,42 @@
+"""What every contender is given, and what it reports to."""
+
+import asyncio
+from collections import Counter
+from collections.abc import Sequence
+
+
+PATIENCE = 6 * 3600.0
+"""Seconds that every contender may wait for one task: whoever fails does not fail by this."""
+
+
+class Job:
+    """Pairs to merge at a server, and the times at which a contender learned what became of them.
+
+    Args:
+        url: the origin of the server.
+        api_key: its key.
+        pairs: primary and duplicate of each merge.
+        seed: where a contender's chance comes from.
+    """
+
+    def __init__(
+        self, url: str, api_key: str, pairs: Sequence[tuple[int, int]], *, seed: int
+    ) -> None:
+        self.url = url
+        self.api_key = api_key
+        self.pairs = pairs
+        self.seed = seed
+        self.learned: dict[str, float] = {}
+        self.errors: Counter[str] = Counter()
+        self.last = 0.0
+
+    def succeed(self, task_url: str) -> None:
+        """Note that a contender has just learned of a success."""
+        self.last = asyncio.get_running_loop().time()
+        self.learned[task_url] = self.last
+
+    def fail(self, verb: str, error: object) -> None:
+        """Note that a contender has given up a merge or a wait."""
+        self.last = asyncio.get_running_loop().time()
+        name = type(error).__name__ if isinstance(error, BaseException) else str(error)
+        self.errors[f"{verb}: {name}"] += 1

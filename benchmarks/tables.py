@@ -1,0 +1,121 @@
+"""The measured numbers as Markdown."""
+
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks.figures import load
+
+
+BULK_SIGMA = 0.75
+
+CONTENDERS = """
+* **aiotasks**: workers that merge and put each task into one watch.
+* **hand-written**: aiohttp and tenacity, an asyncio task for each merge, 16 requests at once; a
+  refused request waits until the reset that the answer names.
+* **hand-written, shared pause**: the same, and one refusal holds back all requests. Merges, queued
+  first, are all sent before the first poll, so few polls are needed and the news is late.
+* **affinity-sdk**: `asyncio.gather` of `merge` and `tasks.wait` for each pair. It is not run with
+  5,000 merges: that takes minutes of CPU.
+* **affinity-sdk, helped**: the caller repeats each refused merge after the reset, 16 at once.
+* **Retry-After**: refusals carry this header, which the API does not document. The SDK heeds no
+  other.
+
+Not learned are merges whose end the contender did not come to know, because it gave up.
+"""
+
+
+def title_of(run: dict[str, Any]) -> str:
+    """Name a contender of the bulk job, and what was made easier for it."""
+    return str(run["contender"]) + (", Retry-After" if run["retry_after"] else "")
+
+
+def tables(folder: Path) -> str:
+    """Return what is in a folder of results."""
+    parts = ["# Results\n\nWritten by `python -m benchmarks` and `python -m benchmarks.plots`.\n"]
+    for name, section in SECTIONS.items():
+        if (folder / f"{name}.json").exists():
+            parts.append(section(load(folder, name)))
+    return "\n".join(parts)
+
+
+def _bulk(runs: Sequence[dict[str, Any]]) -> str:
+    heads = [
+        "merges",
+        "contender",
+        "calls per merge",
+        "minutes",
+        "time to earliest",
+        "refused",
+        "delay p50 / p95 / max, s",
+        "not learned",
+    ]
+    ordered = sorted(runs, key=lambda run: (run["merges"], run["sigma"] != BULK_SIGMA))
+    title = "Bulk job, 900 requests a minute, virtual time"
+    return _section(title, heads, map(_bulk_row, ordered)) + CONTENDERS
+
+
+def _bulk_row(run: dict[str, Any]) -> list[str]:
+    spread = "" if run["sigma"] == BULK_SIGMA else f" (sigma {run['sigma']})"
+    name = [f"{run['merges']:,}", title_of(run) + spread]
+    lost = run["merges"] - run["finished"]
+    if lost:
+        return [*name, "-", "-", "-", f"{run['refused']:,}", "-", f"{lost:,}"]
+    delays = (f"{run[f'delay_{which}']:.1f}" for which in ("p50", "p95", "max"))
+    return [
+        *name,
+        f"{run['calls_per_finished_merge']:.2f}",
+        f"{run['seconds'] / 60:.1f}",
+        f"{run['seconds_to_earliest']:.2f}",
+        f"{run['refused']:,}",
+        " / ".join(delays),
+        "0",
+    ]
+
+
+def _cpu(results: dict[str, Any]) -> str:
+    rows = [
+        [name, contender, f"{numbers['median']:.2f}", f"{numbers['to_floor']:.2f}"]
+        for name in ("poll", "task_on_a_page")
+        for contender, numbers in results[name]["contenders"].items()
+    ]
+    heads = ["of", "contender", "µs of CPU", "to the floor"]
+    return _section("CPU", heads, ([row[0].replace("_", " "), *row[1:]] for row in rows))
+
+
+def _memory(results: dict[str, Any]) -> str:
+    heads = ["tasks", "contender", "bytes per pending task"]
+    rows = (
+        [f"{run['tasks']:,}", run["contender"], f"{run['bytes_per_task']:,}"]
+        for run in results["pending"]
+    )
+    day = results["day"]
+    grown = day["kib_grown_since_the_first_hour"][-1]
+    told = (
+        f"\nAfter {day['hours']} simulated hours of polling {day['tasks']} tasks "
+        f"({day['calls']:,} calls) the process was {grown} KiB larger than after the first.\n"
+    )
+    return _section("Memory", heads, rows) + told
+
+
+def _decode(results: dict[str, Any]) -> str:
+    heads = ["body", "decoder", "µs", "to ours"]
+    rows = (
+        [name, decoder, f"{numbers['median']:.2f}", f"{numbers['to_ours']:.1f}"]
+        for name in ("task", "page")
+        for decoder, numbers in results[name]["decoders"].items()
+    )
+    return _section("Decoding", heads, rows)
+
+
+def _section(title: str, heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    lines = [heads, ["---"] * len(heads), *rows]
+    return f"## {title}\n\n" + "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+SECTIONS: dict[str, Callable[[Any], str]] = {
+    "bulk": _bulk,
+    "cpu": _cpu,
+    "memory": _memory,
+    "decode": _decode,
+}

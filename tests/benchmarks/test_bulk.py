@@ -1,0 +1,48 @@
+"""The bulk job's figures are exact, and it measures what it says."""
+
+import pytest
+
+from benchmarks.bulk import Case, cases, durations, earliest_end, measure
+from benchmarks.contenders import CONTENDERS
+
+
+@pytest.mark.parametrize("contender", CONTENDERS)
+def test_the_same_seed_brings_the_same_numbers(contender: str) -> None:
+    """Counts and times of a run are exact, for every contender."""
+    case = Case(contender=contender, merges=12)
+    first = measure(case)
+    assert measure(case) == first
+    assert (first["finished"], first["errors"]) == (12, {})
+    assert first["calls_by_operation"]["merge"] == 12
+    assert first["calls"] == sum(first["calls_by_operation"].values())
+    assert first["seconds"] >= first["earliest_seconds"]
+    assert 0 <= first["delay_p50"] <= first["delay_p95"] <= first["delay_max"]
+
+
+def test_another_seed_brings_other_numbers() -> None:
+    """The seed is where all chance comes from."""
+    assert durations(Case(contender="aiotasks", merges=5)) != durations(
+        Case(contender="aiotasks", merges=5, seed=2)
+    )
+
+
+def test_the_earliest_end_counts_whole_minutes_of_posts() -> None:
+    """The merge after the 900th cannot begin before the next minute."""
+    assert earliest_end([1.0] * 899 + [70.0]) == 70.0
+    assert earliest_end([1.0] * 899 + [70.0, 20.0]) == 80.0
+
+
+def test_every_contender_does_every_job_that_it_can() -> None:
+    """Only the plain gather of the SDK is let off the largest job."""
+    listed = {(case.contender, case.merges) for case in cases()}
+    expected = {(name, merges) for name in CONTENDERS for merges in (100, 1_000, 5_000)}
+    assert expected - listed == {("affinity-sdk", 5_000)}
+    assert {case.merges for case in cases(quick=True)} == {100}
+
+
+def test_failures_are_counted_and_not_hidden() -> None:
+    """A wait that the SDK gives up is no success, and shows in the figures."""
+    run = measure(Case(contender="affinity-sdk", merges=200))
+    assert run["finished"] + run["waits_failed"] + run["merges_failed"] == 200
+    assert run["waits_failed"] > 0
+    assert run["refused"] > 0

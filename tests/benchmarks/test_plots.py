@@ -1,0 +1,67 @@
+"""The drawings and tables say what was measured."""
+
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree as ET
+
+import pytest
+
+from benchmarks.figures import median, quantile, save
+from benchmarks.plots import PLOTS, Plot, draw
+from benchmarks.tables import tables
+
+
+def run(contender: str, merges: int, *, finished: int | None = None) -> dict[str, Any]:
+    """What the bulk job returns, as far as it is shown."""
+    return {
+        "contender": contender,
+        "merges": merges,
+        "finished": merges if finished is None else finished,
+        "sigma": 0.75,
+        "retry_after": False,
+        "calls_per_finished_merge": 1.5,
+        "seconds": 90.0,
+        "earliest_seconds": 60.0,
+        "seconds_to_earliest": 1.5,
+        "refused": 3,
+        "delay_p50": 1.0,
+        "delay_p95": 2.0,
+        "delay_max": 3.0,
+    }
+
+
+RUNS = [
+    run("good", 100),
+    run("good", 5_000),
+    run("bad & sad", 100),
+    run("bad & sad", 5_000, finished=7),
+]
+
+
+@pytest.mark.parametrize("plot", PLOTS, ids=[plot.name for plot in PLOTS])
+def test_a_plot_is_small_and_says_its_numbers_in_words(plot: Plot) -> None:
+    """Each plot is valid SVG with a title and a description; who failed has no line in it."""
+    text = draw(plot, RUNS)
+    assert len(text) < 40_000
+    names = {"svg": "http://www.w3.org/2000/svg"}
+    svg = ET.fromstring(text)
+    assert svg.findtext("svg:title", namespaces=names) == plot.title
+    told = svg.findtext("svg:desc", namespaces=names)
+    assert told is not None
+    assert "good: 1" in told
+    assert "bad" not in told
+
+
+def test_the_table_tells_what_was_not_learned(tmp_path: Path) -> None:
+    """A run that lost merges shows how many, and no averages over the lucky ones."""
+    save(tmp_path, "bulk", RUNS)
+    text = tables(tmp_path)
+    assert "| 5,000 | good | 1.50 | 1.5 | 1.50 | 3 | 1.0 / 2.0 / 3.0 | 0 |" in text
+    assert "| 5,000 | bad & sad | - | - | - | 3 | - | 4,993 |" in text
+
+
+def test_quantiles_are_numbers_that_were_measured() -> None:
+    """Nothing is interpolated."""
+    assert quantile([1.0, 2.0, 3.0, 4.0], 0.5) == 2.0
+    assert quantile([1.0, 2.0, 3.0, 4.0], 0.95) == 4.0
+    assert median([3.0, 1.0, 2.0]) == 2.0
