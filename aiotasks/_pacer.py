@@ -268,7 +268,7 @@ class Pacer:
 
     def answer(self, now: float, status: int, limits: Limits) -> None:
         """Learn from the headers of an answer, as soon as they are there."""
-        self._learn(now, limits)
+        self.learn(now, limits)
         if status == 429:  # noqa: PLR2004 - HTTP's own number
             self.refused += 1
             self._refuse(now, limits)
@@ -281,10 +281,6 @@ class Pacer:
             self._grow()
         if limits.retry_after is not None and status >= 500:  # noqa: PLR2004
             self._hold(now, limits.retry_after)
-
-    def learn(self, now: float, limits: Limits) -> None:
-        """Learn what was told of the limits in another way than by headers."""
-        self._learn(now, limits)
 
     def end(self, *, was_answered: bool) -> None:
         """Give a slot back. What was sent and not answered may have been counted."""
@@ -326,7 +322,8 @@ class Pacer:
             return "others to be answered"
         return "the next minute, or their share of this one"
 
-    def _learn(self, now: float, limits: Limits) -> None:
+    def learn(self, now: float, limits: Limits) -> None:
+        """Learn what an answer tells of the limits, by its headers or its body."""
         # Answers without the headers (a proxy's, say) leave what is known as it is.
         if limits.user is not None:
             self._limit = limits.user

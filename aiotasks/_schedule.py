@@ -6,13 +6,14 @@ tells what it saw.
 
 import math
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from typing import Final, TypeAlias, get_args
 
 from ._pages import PAYS, Catalogue, Leaf
 from ._pending import Pending, Phase, cut_short, failed, outcome, verdict
 from ._timetable import Timetable
 from ._urls import TaskRef
+from ._waiters import Waiters
 from ._wire import Page, Request
 from .errors import AffinityError, UnknownStatusError
 from .models import Kind, MergeTask, Outcome, OutcomeState, ResultsSummary
@@ -41,7 +42,7 @@ class Schedule:
         self._ended = 0
         self._early = 0
         self.catalogues = {kind: Catalogue(kind) for kind in get_args(Kind)}
-        self._by_id: dict[Kind, dict[str, Pending]] = {kind: {} for kind in get_args(Kind)}
+        self._waiters = Waiters()
         self._timetable = Timetable()
         self._due: deque[Pending] = deque()
         self._asked: set[TaskRef] = set()
@@ -53,17 +54,17 @@ class Schedule:
     @property
     def tasks(self) -> int:
         """How many different tasks are waited for."""
-        return sum(map(len, self._by_id.values()))
+        return len(self._waiters)
 
     def wanted(self, ref: TaskRef) -> list[Pending]:
         """Return those who wait for a task."""
-        return list(_chain(self._by_id[ref.kind].get(ref.id)))
+        return self._waiters.of(ref.kind, ref.id)
 
     def is_wanted(self, question: Question) -> bool:
         """Say whether anybody still waits for what a question will tell."""
         if isinstance(question, Leaf):
             return question.size > 0
-        return question.id in self._by_id[question.kind]
+        return question in self._waiters
 
     def is_urgent(self, ref: TaskRef) -> bool:
         """Say whether somebody waits for just this task."""
@@ -77,9 +78,7 @@ class Schedule:
 
     def add(self, pending: Pending) -> None:
         """Take in a task. It is due at once, unless it was started by this client just now."""
-        known = self._by_id[pending.kind]
-        pending.twin = known.get(pending.id)
-        known[pending.id] = pending
+        self._waiters.add(pending)
         self.count += 1
         self.catalogues[pending.kind].walk.join(pending)
         self._timetable.put(pending.deadline + GRACE, pending)
@@ -177,21 +176,18 @@ class Schedule:
         """Take in a page; return the tasks for which the reason of a failure is to be asked for."""
         self._wakes.clear()
         leaf.is_asked = False
-        known = self._by_id[leaf.kind]
         target = self.catalogues[leaf.kind].opened(leaf, now)
         answered = 0
         failures = []
         for task in page.data:
-            waiting = known.get(task.id)
-            if waiting is None:
-                continue
-            for pending in list(_chain(waiting)):
+            waiting = self._waiters.of(leaf.kind, task.id)
+            for pending in waiting:
                 answered += pending.phase is not Phase.REASON
                 self._take_in(pending, task, now, lead)
                 if pending.leaf is not target and pending.phase is not Phase.SETTLED:
                     target.join(pending)
-            if waiting.phase is Phase.REASON:
-                failures.append(waiting.ref)
+            if waiting and waiting[0].phase is Phase.REASON:
+                failures.append(waiting[0].ref)
         self._after_page(leaf, following, now, lead, has_paid=answered >= PAYS)
         return failures
 
@@ -227,11 +223,10 @@ class Schedule:
 
     def give_up_all(self, state: OutcomeState, now: float, error: AffinityError) -> None:
         """Settle everything, because nothing more can be learned of anything."""
-        for known in self._by_id.values():
-            for pending in [twin for first in known.values() for twin in _chain(first)]:
-                is_known = pending.phase is Phase.REASON
-                end = cut_short(pending, now) if is_known else outcome(pending, state, now, error)
-                self._deliver(pending, end)
+        for pending in list(self._waiters):
+            is_known = pending.phase is Phase.REASON
+            end = cut_short(pending, now) if is_known else outcome(pending, state, now, error)
+            self._deliver(pending, end)
 
     def discard(self, pending: Pending) -> None:
         """Forget a task that nobody waits for any more."""
@@ -241,19 +236,11 @@ class Schedule:
             pending.leaf.leave(pending)
         pending.phase = Phase.SETTLED
         self.count -= 1
-        self._unlink(pending)
+        self._waiters.remove(pending)
         self._sweep()
 
     def _undecided(self, ref: TaskRef) -> list[Pending]:
         return [pending for pending in self.wanted(ref) if pending.phase is not Phase.REASON]
-
-    def _unlink(self, pending: Pending) -> None:
-        known = self._by_id[pending.kind]
-        rest = [twin for twin in _chain(known.pop(pending.id)) if twin is not pending]
-        for twin, following in zip(rest, [*rest[1:], None], strict=False):
-            twin.twin = following
-        if rest:
-            known[pending.id] = rest[0]
 
     def _is_fresh(self, ref: TaskRef, now: float) -> bool:
         return now - self._started.get(ref, -math.inf) <= VISIBILITY
@@ -418,10 +405,3 @@ class Schedule:
         if len(self._timetable) > (3 * self.count + _LEFT_BEHIND if self.count else 0):
             self._timetable.sweep(self._holds)
             self._due = deque(pending for pending in self._due if pending.is_due)
-
-
-def _chain(pending: Pending | None) -> Iterator[Pending]:
-    while pending is not None:
-        following = pending.twin
-        yield pending
-        pending = following

@@ -18,6 +18,7 @@ PURE = {
     "_pacer",
     "_schedule",
     "_timetable",
+    "_waiters",
     "_pages",
     "_pending",
     "_urls",

@@ -1157,7 +1157,7 @@ class ScheduleMachine(RuleBasedStateMachine):
         self.schedule.give_up_all(OutcomeState.UNKNOWN, self.model.now, error)
         assert not any(self.model.live())
         assert self.schedule.take(self.model.now) is None
-        left = (self.schedule._timetable, self.schedule._by_id["company"], self.schedule._asked)
+        left = (self.schedule._timetable, self.schedule._waiters, self.schedule._asked)
         assert [len(part) for part in left] == [0, 0, 0]
         assert (self.schedule.count, self.schedule.next_wake()) == (0, math.inf)
 

@@ -1,0 +1,55 @@
+"""Who waits for which task."""
+
+from collections.abc import Iterator
+from typing import get_args
+
+from ._pending import Pending
+from ._urls import TaskRef
+from .models import Kind
+
+
+class Waiters:
+    """All pending tasks by their names; who waits for the same task is chained as twins."""
+
+    def __init__(self) -> None:
+        self._first: dict[Kind, dict[str, Pending]] = {kind: {} for kind in get_args(Kind)}
+
+    def __len__(self) -> int:
+        """How many different tasks are waited for."""
+        return sum(map(len, self._first.values()))
+
+    def __contains__(self, ref: TaskRef) -> bool:
+        return ref.id in self._first[ref.kind]
+
+    def __iter__(self) -> Iterator[Pending]:
+        for known in self._first.values():
+            for first in known.values():
+                yield from _chain(first)
+
+    def of(self, kind: Kind, task_id: str) -> list[Pending]:
+        """Return those who wait for a task."""
+        first = self._first[kind].get(task_id)
+        # Most of what a page shows may be other people's.
+        return [] if first is None else list(_chain(first))
+
+    def add(self, pending: Pending) -> None:
+        """Take in one more."""
+        known = self._first[pending.kind]
+        pending.twin = known.get(pending.id)
+        known[pending.id] = pending
+
+    def remove(self, pending: Pending) -> None:
+        """Let one go."""
+        known = self._first[pending.kind]
+        rest = [twin for twin in _chain(known.pop(pending.id)) if twin is not pending]
+        for twin, following in zip(rest, [*rest[1:], None], strict=False):
+            twin.twin = following
+        if rest:
+            known[pending.id] = rest[0]
+
+
+def _chain(pending: Pending | None) -> Iterator[Pending]:
+    while pending is not None:
+        following = pending.twin
+        yield pending
+        pending = following
