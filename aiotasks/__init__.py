@@ -45,6 +45,7 @@ from .models import (
     PersonProfile,
     Progress,
     Quota,
+    Record,
     ResultsSummary,
     TaskStatus,
 )
@@ -84,6 +85,7 @@ __all__ = [
     "Progress",
     "Quota",
     "RateLimitError",
+    "Record",
     "RequestTimeoutError",
     "ResponseError",
     "ResultsSummary",

@@ -1,6 +1,7 @@
 """The verbs for merges: start one, and look into the history and the suggestions."""
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from itertools import islice
 from typing import Generic, cast
 
 from . import _urls, _wire
@@ -16,7 +17,7 @@ from .errors import (
     ResponseError,
     ServerError,
 )
-from .models import DuplicateSuggestion, Kind, ProfileT, StateT
+from .models import DuplicateSuggestion, Kind, ProfileT, Record, StateT
 
 
 class MergeService(Generic[StateT, ProfileT]):
@@ -94,12 +95,45 @@ class MergeService(Generic[StateT, ProfileT]):
         async for suggestion in self._poller().transport.pages(request):
             yield cast(DuplicateSuggestion[ProfileT], suggestion)
 
+    async def records(self, ids: Iterable[int]) -> AsyncIterator[Record[ProfileT]]:
+        """Iterate over the records that are there, a hundred a call, in the API's order.
+
+        Records that are gone are left out: ``get_record`` tells why.
+
+        Raises:
+            ConfigurationError: when an id is none.
+            AffinityError: when a page cannot be read, after retries.
+        """
+        transport = self._poller().transport
+        for batch in batches(ids, _wire.PAGE_LIMIT):
+            async for raw in transport.pages(_wire.list_records(self._kind, batch)):
+                yield _wire.read_record(self._kind, raw)
+
+    async def get_record(self, record_id: int) -> Record[ProfileT]:
+        """Look at one record.
+
+        Raises:
+            MergedEntityError: when it was merged away; ``target_id`` is what it lives on as.
+            NotFoundError: when there is no such record.
+            AffinityError: when it cannot be learned, after retries.
+        """
+        raw = await self._poller().transport.send(_wire.get_record(self._kind, record_id))
+        return _wire.read_record(self._kind, raw)
+
     def _task_id(self, task_url: str) -> str:
         ref = _urls.parse_task_url(task_url, self._poller().transport.origin)
         if ref.kind != self._kind:
             message = f"{task_url!r} is a task of {ref.kind} merges, not of {self._kind} merges"
             raise ConfigurationError(message)
         return ref.id
+
+
+def batches(ids: Iterable[int], size: int) -> Iterator[list[int]]:
+    """Cut ids into lists of ``size`` each, the last one shorter."""
+    # itertools.batched came with Python 3.12.
+    left = iter(ids)
+    while batch := list(islice(left, size)):
+        yield batch
 
 
 def _did_not_run(error: AffinityError) -> bool:

@@ -4,7 +4,7 @@ Nothing here does I/O or knows the time.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Generic, NamedTuple, TypeVar, cast
 from urllib.parse import quote
 
@@ -31,12 +31,14 @@ from .models import (
     MergeTask,
     PersonMergeState,
     PersonProfile,
+    Record,
 )
 
 
 T = TypeVar("T")
 
-_PAGE_LIMIT = 100
+PAGE_LIMIT = 100
+"""How many items a page has at most, and so how many records a call can ask for."""
 # The largest integer that the API's document allows for an id: 2^53 - 1.
 _MAX_ID = 9_007_199_254_740_991
 
@@ -120,6 +122,17 @@ _STATES: Mapping[Kind, Decoder[Any]] = {
     "company": Decoder(Page[CompanyMergeState]),
     "person": Decoder(Page[PersonMergeState]),
 }
+_PLURAL: Mapping[Kind, str] = {"company": "companies", "person": "persons"}
+# Without naming types, records come without the data of their fields.
+_FIELDS = "&".join(
+    f"fieldTypes={name}" for name in ("enriched", "global", "relationship-intelligence")
+)
+_RAW: Decoder[msgspec.Raw] = Decoder(msgspec.Raw)
+_RAW_PAGE: Decoder[Page[msgspec.Raw]] = Decoder(Page[msgspec.Raw])
+_PROFILE: Mapping[Kind, Decoder[Any]] = {
+    "company": Decoder(CompanyProfile),
+    "person": Decoder(PersonProfile),
+}
 _SUGGESTIONS: Mapping[Kind, Decoder[Any]] = {
     "company": Decoder(Page[DuplicateSuggestion[CompanyProfile]]),
     "person": Decoder(Page[DuplicateSuggestion[PersonProfile]]),
@@ -171,8 +184,41 @@ def get_merge(kind: Kind, merge_id: int) -> Request[Any]:
 def list_suggestions(kind: Kind) -> Request[Page[Any]]:
     """Ask for the duplicates that Affinity suggests (beta, API version 2026-07-15 and later)."""
     return Request(
-        "GET", f"/v2/duplicates/{kind}-suggestions?limit={_PAGE_LIMIT}", _SUGGESTIONS[kind]
+        "GET", f"/v2/duplicates/{kind}-suggestions?limit={PAGE_LIMIT}", _SUGGESTIONS[kind]
     )
+
+
+def list_records(kind: Kind, ids: Sequence[int]) -> Request[Page[msgspec.Raw]]:
+    """Ask for up to a hundred records, with the data of their fields."""
+    numbers = "".join(f"&ids={_checked_number('id', number)}" for number in ids)
+    return Request("GET", f"/v2/{_PLURAL[kind]}?limit={PAGE_LIMIT}{numbers}&{_FIELDS}", _RAW_PAGE)
+
+
+def get_record(kind: Kind, record_id: int) -> Request[msgspec.Raw]:
+    """Ask for one record; of one that was merged away the API answers what it was merged into."""
+    number = _checked_number("record_id", record_id)
+    return Request("GET", f"/v2/{_PLURAL[kind]}/{number}?{_FIELDS}", _RAW)
+
+
+def read_record(kind: Kind, raw: msgspec.Raw) -> Record[Any]:
+    """Return a record out of what the API sent for it.
+
+    Raises:
+        DecodeError: when that is none.
+    """
+    return Record(profile=profile_of(kind, raw), json=bytes(raw))
+
+
+def profile_of(kind: Kind, json: bytes | msgspec.Raw) -> Any:
+    """Return the profile in a record as the API sent it.
+
+    Raises:
+        DecodeError: when there is none.
+    """
+    try:
+        return _PROFILE[kind].decode(json)
+    except _UNREADABLE as error:
+        raise DecodeError(200, f"a {kind} in it is none: {error}") from error
 
 
 def get_rate_limit() -> Request[RateLimits]:
@@ -262,7 +308,7 @@ def _unexplained(status: int, headers: Mapping[str, str]) -> str:
 
 
 def _listing(path: str, expression: str) -> str:
-    query = f"limit={_PAGE_LIMIT}" + (f"&filter={quote(expression, safe='')}" if expression else "")
+    query = f"limit={PAGE_LIMIT}" + (f"&filter={quote(expression, safe='')}" if expression else "")
     return f"/v2/{path}?{query}"
 
 

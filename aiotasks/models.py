@@ -83,7 +83,7 @@ class PersonMergeState(MergeState, frozen=True, kw_only=True, rename="camel", gc
 
 
 class CompanyProfile(Struct, frozen=True, kw_only=True, rename="camel"):
-    """A company as a suggestion names it."""
+    """A company as suggestions and records name it."""
 
     id: int
     name: str | None = None
@@ -92,9 +92,14 @@ class CompanyProfile(Struct, frozen=True, kw_only=True, rename="camel"):
     is_global: bool | None = None
     is_enriched: bool | None = None
 
+    @property
+    def label(self) -> str:
+        """The name, and the domain that tells it from others of that name."""
+        return _label(self.name, self.domain)
+
 
 class PersonProfile(Struct, frozen=True, kw_only=True, rename="camel"):
-    """A person as a suggestion names them."""
+    """A person as suggestions and records name them."""
 
     id: int
     first_name: str | None = None
@@ -103,9 +108,26 @@ class PersonProfile(Struct, frozen=True, kw_only=True, rename="camel"):
     email_addresses: tuple[str, ...] = ()
     type: str | None = None
 
+    @property
+    def label(self) -> str:
+        """The name, and the email address that tells them from others of that name."""
+        name = " ".join(filter(None, (self.first_name, self.last_name)))
+        return _label(name, self.primary_email_address)
+
+
+def _label(name: str | None, more: str | None) -> str:
+    return f"{name or 'without a name'} ({more})" if more else name or "without a name"
+
 
 StateT = TypeVar("StateT", bound=MergeState)
 ProfileT = TypeVar("ProfileT", CompanyProfile, PersonProfile)
+
+
+class Record(Struct, Generic[ProfileT], frozen=True, kw_only=True):
+    """A record as it is now: its ``profile``, and ``json``, all of it as the API sent it."""
+
+    profile: ProfileT
+    json: bytes
 
 
 class DuplicateSuggestion(Struct, Generic[ProfileT], frozen=True, kw_only=True, rename="camel"):

@@ -56,6 +56,8 @@ REQUESTS: Mapping[str, tuple[Request[Any], type]] = {
     "person merges": (_wire.list_merges("person"), Page),
     "company suggestions": (_wire.list_suggestions("company"), Page),
     "person suggestions": (_wire.list_suggestions("person"), Page),
+    "companies": (_wire.list_records("company", [1, 2]), Page),
+    "company": (_wire.get_record("company", 1), msgspec.Raw),
     "start": (_wire.merge("company", 1, 2), Started),
 }
 

@@ -1,0 +1,102 @@
+"""Records: a hundred a call, and what became of those that are gone."""
+
+from typing import Any
+
+import msgspec
+import pytest
+
+from aiotasks import (
+    Client,
+    CompanyProfile,
+    ConfigurationError,
+    DecodeError,
+    MergedEntityError,
+    NotFoundError,
+    PersonProfile,
+    Record,
+)
+from aiotasks.sandbox import Fault
+from tests.client.conftest import Recorded
+
+
+@pytest.mark.parametrize(("count", "requests"), [(0, 0), (1, 1), (100, 1), (101, 2), (250, 3)])
+async def test_records_are_read_a_hundred_a_call(
+    sandbox: Recorded, client: Client, count: int, requests: int
+) -> None:
+    """Any number of records costs a call a hundred."""
+    ids = range(1, count + 1)
+    assert [record.profile.id async for record in client.companies.records(ids)] == [*ids]
+    assert sandbox.calls["records"] == sandbox.requests == requests
+
+
+async def test_a_record_has_its_profile_and_all_that_the_api_sent(client: Client) -> None:
+    """The profile names the record; its json keeps what this version does not know."""
+    record = await client.companies.get_record(1)
+    assert isinstance(record.profile, CompanyProfile)
+    assert record.profile.label == "Amber Analytics (amber-analytics.example)"
+    assert msgspec.json.decode(record.json)["domains"] == ["amber-analytics.example"]
+    assert [each async for each in client.companies.records([1])] == [record]
+
+
+async def test_persons_are_records_too(client: Client) -> None:
+    """A person is named by name and email address."""
+    record = await client.persons.get_record(1)
+    assert isinstance(record.profile, PersonProfile)
+    assert record.profile.label == "Ada Abbott (ada.abbott@amber-analytics.example)"
+
+
+async def test_the_data_of_fields_is_asked_for(sandbox: Recorded, client: Client) -> None:
+    """Without naming types of fields, a record would come without what is in them."""
+    _ = [each async for each in client.companies.records([3, 4])]
+    _ = await client.companies.get_record(3)
+    types = "fieldTypes=enriched&fieldTypes=global&fieldTypes=relationship-intelligence"
+    assert [asked.target for asked in sandbox.asked] == [
+        f"/v2/companies?limit=100&ids=3&ids=4&{types}",
+        f"/v2/companies/3?{types}",
+    ]
+
+
+async def test_records_that_are_gone_are_left_out_and_explained(
+    sandbox: Recorded, client: Client
+) -> None:
+    """The list lacks what was merged away or never was; asked for by itself, it says which."""
+    _ = sandbox.start_merge("company", 1, 2, duration=0.0)
+    listed = client.companies.records([1, 2, 999_999])
+    assert [record.profile.id async for record in listed] == [1]
+    with pytest.raises(MergedEntityError) as merged:
+        await client.companies.get_record(2)
+    assert (merged.value.source_id, merged.value.target_id) == (2, 1)
+    with pytest.raises(NotFoundError):
+        await client.companies.get_record(999_999)
+
+
+@pytest.mark.parametrize("number", [0, -1, "1", True, 2**53])
+async def test_ids_are_checked(sandbox: Recorded, client: Client, number: Any) -> None:
+    """What is no id is refused before anything is sent."""
+    with pytest.raises(ConfigurationError):
+        await client.companies.get_record(number)
+    with pytest.raises(ConfigurationError):
+        _ = [each async for each in client.companies.records([number])]
+    assert sandbox.requests == 0
+
+
+async def test_what_is_no_record_is_told(sandbox: Recorded, client: Client) -> None:
+    """A page of something else cannot be taken for records."""
+    sandbox.inject(Fault.content(b'{"data": [{"name": "no id"}]}'), on="records")
+    with pytest.raises(DecodeError, match="a company in it is none"):
+        _ = [each async for each in client.companies.records([1])]
+
+
+@pytest.mark.parametrize(
+    ("profile", "label"),
+    [
+        (CompanyProfile(id=1, name="Amber"), "Amber"),
+        (CompanyProfile(id=1, domain="amber.example"), "without a name (amber.example)"),
+        (PersonProfile(id=1), "without a name"),
+        (PersonProfile(id=1, last_name="Abbott"), "Abbott"),
+    ],
+)
+def test_labels_make_do_with_what_there_is(profile: Any, label: str) -> None:
+    """Whatever is missing, a record can be named."""
+    assert profile.label == label
+    assert Record(profile=profile, json=b"{}").profile is profile
