@@ -242,8 +242,29 @@ class IndeterminateMergeError(AffinityError):
 
 
 class PlanError(AffinityError):
-    """Raised when a list of pairs cannot be made into a plan."""
+    """Raised when a list of pairs cannot be made into a plan; ``problems`` names all places."""
+
+    shown = 100
+
+    def __init__(self, source: str, problems: "tuple[str, ...]") -> None:
+        super().__init__(source, problems)
+        self.source = source
+        self.problems = problems
+
+    def __str__(self) -> str:
+        lines = [*self.problems[: self.shown]]
+        if len(self.problems) > self.shown:
+            lines.append(f"… and {len(self.problems) - self.shown} more such problems")
+        return "\n".join([*lines, f"Nothing was merged: mend {self.source} and try again."])
 
 
 class LedgerError(AffinityError):
-    """Raised when the record of a job cannot be read or written."""
+    """Raised when the record of a job cannot be read or written, or is that of another job."""
+
+    def __init__(self, path: str, problem: str) -> None:
+        super().__init__(path, problem)
+        self.path = path
+        self.problem = problem
+
+    def __str__(self) -> str:
+        return f"{self.path}: {self.problem}"

@@ -90,6 +90,8 @@ SAMPLES: list[tuple[AffinityError, str]] = [
     (TaskTimeoutError(URL, None, 61.5), "It goes on at the server: wait again"),
     (UnknownStatusError(URL, TASK), "Look at its merges"),
     (IndeterminateMergeError("company", 1, 2), "look for it in the merge history"),
+    (PlanError("pairs.csv", ("pairs.csv:2: 'a' is not a whole number",)), "mend pairs.csv"),
+    (LedgerError("job.db", "it is damaged: put back a copy"), "put back a copy"),
 ]
 
 
@@ -144,8 +146,6 @@ def test_what_to_do_next(error: AffinityError, advice: str) -> None:
                 NetworkError,
                 ConnectError,
                 RequestTimeoutError,
-                PlanError,
-                LedgerError,
             )
         ),
     ],
@@ -235,11 +235,26 @@ def test_attributes(error: AffinityError, attributes: dict[str, Any]) -> None:
             f"and nothing of it is in progress. Look at its merges ({URL})",
             id="unknown status",
         ),
+        pytest.param(
+            PlanError("pairs.csv", ("pairs.csv:2: this", "pairs.csv:7: that")),
+            "pairs.csv:2: this\npairs.csv:7: that\n"
+            "Nothing was merged: mend pairs.csv and try again.",
+            id="plan",
+        ),
+        pytest.param(LedgerError("job.db", "it is damaged"), "job.db: it is damaged", id="ledger"),
     ],
 )
 def test_text(error: AffinityError, text: str) -> None:
     """The text of an error leaves out what is not known and repeats no punctuation."""
     assert str(error) == text
+
+
+def test_a_plan_error_has_more_problems_than_it_shows() -> None:
+    """Nobody reads thousands of lines; the attribute has them all."""
+    error = PlanError("pairs.csv", tuple(f"pairs.csv:{line}: no" for line in range(2, 500)))
+    assert str(error).count("\n") == PlanError.shown + 1
+    assert "… and 398 more such problems" in str(error)
+    assert len(error.problems) == 498
 
 
 @pytest.mark.parametrize(
