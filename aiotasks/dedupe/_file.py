@@ -1,0 +1,115 @@
+"""The ledger's file: what is there before SQLite touches it, and what is wrong with it."""
+
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import msgspec
+
+from aiotasks.errors import LedgerError
+
+from ._schema import APPLICATION, CHECK, EXAMINE, VERSION, Database
+
+
+_MAGIC = b"SQLite format 3\0"
+_HEADER = 100
+_OWNER = slice(68, 72)
+
+
+@contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Say what is wrong with the file when it cannot be opened or read."""
+    try:
+        yield
+    except sqlite3.OperationalError as error:
+        problem = f"it cannot be opened or read ({error}): check its permissions and its disk"
+        raise LedgerError(str(path), problem) from error
+    except OSError as error:
+        problem = f"it cannot be opened ({error}): name another file with --ledger"
+        raise LedgerError(str(path), problem) from error
+    # SQLite's own message may quote what is no text.
+    except (sqlite3.Error, UnicodeDecodeError, msgspec.MsgspecError) as error:
+        raise damaged(path, str(error)) from error
+
+
+def damaged(path: Path, finding: str) -> LedgerError:
+    """Return the error for a file that is not what a ledger wrote."""
+    problem = (
+        f"it is damaged ({finding}), and was left as it is: put back a copy of it, or look at "
+        "the merge history before you begin another ledger with the same pairs"
+    )
+    return LedgerError(str(path), problem)
+
+
+def is_there(path: Path) -> bool:
+    """Return whether there is a ledger, and not an empty or no file, before SQLite touches it.
+
+    Raises:
+        LedgerError: when what is there is no ledger, or nothing can be there.
+    """
+    try:
+        header = _header(path)
+    except (OSError, ValueError) as error:
+        problem = f"it cannot be opened ({error}): name another file with --ledger"
+        raise LedgerError(str(path), problem) from error
+    if not header:
+        _require_no_orphan(path)
+        return False
+    if not header.startswith(_MAGIC):
+        problem = "it is not a ledger: name another file with --ledger; this one was left as it is"
+        raise LedgerError(str(path), problem)
+    if int.from_bytes(header[_OWNER]) != APPLICATION:
+        problem = (
+            "it is the database of another program: name another file with --ledger; "
+            "this one was left as it is"
+        )
+        raise LedgerError(str(path), problem)
+    return True
+
+
+def _header(path: Path) -> bytes:
+    if not path.parent.is_dir():
+        message = f"there is no folder {path.parent}"
+        raise FileNotFoundError(message)
+    if not path.exists():
+        return b""
+    if not path.is_file():
+        message = "that is a folder, or another thing that is no file"
+        raise IsADirectoryError(message)
+    with path.open("rb") as file:
+        return file.read(_HEADER)
+
+
+def _require_no_orphan(path: Path) -> None:
+    # SQLite would throw the log away, and with it steps that were acknowledged.
+    if has_log(path):
+        problem = (
+            f"the file is gone or empty, but its last steps are in {path.name}-wal: put the two "
+            "together again, or name another file with --ledger"
+        )
+        raise LedgerError(str(path), problem)
+
+
+def has_log(path: Path) -> bool:
+    """Return whether steps wait in the write-ahead log: of a writer that works, or died."""
+    log = path.with_name(f"{path.name}-wal")
+    return log.exists() and log.stat().st_size > 0
+
+
+async def is_sound(path: Path, database: Database) -> bool:
+    """Check the whole file, without changing it; return false if it has no tables yet.
+
+    Raises:
+        LedgerError: when it is damaged, or of a newer version.
+    """
+    ((version, tables),) = await database.execute_fetchall(EXAMINE)
+    if version > VERSION:
+        problem = f"a newer aiotasks wrote it (format {version}): update with `pip install -U`"
+        raise LedgerError(str(path), problem)
+    findings = [text for (text,) in await database.execute_fetchall(CHECK)]
+    if findings != ["ok"]:
+        raise damaged(path, " ".join(findings[0].split()))
+    if version < VERSION and tables:
+        raise damaged(path, f"format {version}")
+    return bool(tables)

@@ -1,0 +1,272 @@
+"""Reading a ledger: what is on disk, beside a writer too."""
+
+import asyncio
+import json
+import os
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from contextlib import asynccontextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import Any, NamedTuple, Self, TypeAlias
+
+import aiosqlite
+
+from aiotasks.errors import LedgerError
+
+from . import _file, _schema
+from ._schema import Database, JobInfo
+from .models import LoggedChange, Pair, PairState
+from .plan import Plan
+
+
+Connect: TypeAlias = Callable[..., Database]
+
+
+class LedgerReader:
+    """A ledger for reading, for the length of an ``async with``; see ``Ledger.reading``.
+
+    It takes no lock and changes nothing, so it works beside a job that runs. ``job`` and
+    ``holder`` are as they were when it was opened; all else is what is on disk when it is asked.
+    """
+
+    def __init__(
+        self, path: str | os.PathLike[str], *, connect: Connect = aiosqlite.connect
+    ) -> None:
+        self.path = Path(path)
+        self._file = self.path.resolve()
+        self._connect = connect
+        self._job: JobInfo | None = None
+        self._holder = ""
+        self._database: Database | None = None
+        self._scope: _Scope | None = None
+        # Nobody reads what is written, but not committed yet.
+        self._turn = asyncio.Lock()
+        self._wake = asyncio.Event()
+        self._is_leaving = False
+
+    def __repr__(self) -> str:
+        state = "closed" if self._database is None else "open"
+        return f"<{type(self).__name__} {self.path}: {state}>"
+
+    @property
+    def job(self) -> JobInfo | None:
+        """The job that the ledger is of, or ``None`` if none was begun."""
+        return self._job
+
+    @property
+    def holder(self) -> str:
+        """Who has held the writer's lock last: ``process 123 on HOST since …``."""
+        return self._holder
+
+    async def __aenter__(self) -> Self:
+        if self._scope is not None:
+            message = "a ledger can be entered once: make a new one for each `async with`"
+            raise self._error(message)
+        opened = asyncio.get_running_loop().create_future()
+        group = await asyncio.TaskGroup().__aenter__()
+        runner = group.create_task(self._run(opened), name="aiotasks: ledger")
+        self._scope = _Scope(group, runner)
+        try:
+            await opened
+        except BaseException:
+            await self._leave(self._scope)
+            raise
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        assert self._scope is not None  # noqa: S101 - it was entered
+        await self._leave(self._scope)
+
+    async def _leave(self, scope: "_Scope") -> None:
+        self._is_leaving = True
+        self._wake.set()
+        try:
+            await _until_done(scope.runner)
+        finally:
+            # Told of no error, the group leaves that of the body as it is, in no ExceptionGroup.
+            await scope.group.__aexit__(None, None, None)
+
+    async def _run(self, opened: asyncio.Future[None]) -> None:
+        """Hold the file for the length of the scope, in a task that nobody cancels.
+
+        A connection that is cancelled while it is opened or closed would be lost.
+        """
+        try:
+            async with self._opened() as database:
+                self._database = database
+                if not opened.done():
+                    opened.set_result(None)
+                try:
+                    await self._serve(database)
+                finally:
+                    async with self._turn:
+                        self._database = None
+        except LedgerError as error:
+            # What was acknowledged is on disk, so nothing can be lost by closing.
+            if not opened.done():
+                opened.set_exception(error)
+
+    @asynccontextmanager
+    async def _opened(self) -> AsyncIterator[Database]:
+        with _file.reading(self.path):
+            if not _file.is_there(self._file):
+                raise self._nothing()
+            async with self._to_read() as database:
+                if not await self._examine(database):
+                    raise self._nothing()
+                yield database
+
+    def _to_read(self) -> Database:
+        # To open a file for reading alone would leave side files where there are none. Where there
+        # is a log, to open it for more would write the log into a file that may be damaged.
+        mode = "ro" if _file.has_log(self._file) else "rw"
+        return self._connect(f"{self._file.as_uri()}?mode={mode}", uri=True)
+
+    async def _examine(self, database: Database) -> bool:
+        """Return whether there is a sound ledger, and load what is known without asking."""
+        if not await _file.is_sound(self.path, database):
+            return False
+        self._job = _schema.to_job(await database.execute_fetchall(_schema.GET_JOB))
+        for (text,) in await database.execute_fetchall(_schema.GET_HOLDER):
+            self._holder = str(text)
+        return True
+
+    async def _serve(self, _: Database, /) -> None:
+        await self._wake.wait()
+
+    def check(self, plan: Plan, *, origin: str) -> None:
+        """Make sure that the ledger is that of a plan and a server.
+
+        Raises:
+            LedgerError: with all differences, or when no job was begun.
+        """
+        job = self._job
+        if job is None:
+            raise self._nothing()
+        ours, theirs = len(plan.merges), job.merges
+        differences = {
+            f"it merges {job.kind} records, not {plan.kind} records": job.kind != plan.kind,
+            f"its server is {job.origin}, not {origin}": job.origin != origin,
+            f"its input, {job.source}, differs from {plan.source}": job.digest != plan.digest,
+            f"its plan of {theirs} merges differs from this one of {ours}": (
+                job.fingerprint != plan.fingerprint
+            ),
+        }
+        if found := [text for text, differs in differences.items() if differs]:
+            advice = (
+                "Name another file with --ledger, or go on with the job that is in it: "
+                f"`aiotasks resume {self.path}`"
+            )
+            message = f"this is the ledger of another job: {'; '.join(found)}. {advice}"
+            raise self._error(message)
+
+    async def pairs(self, *states: PairState) -> list[Pair]:
+        """Return the pairs that are in one of the states, or all, in the order of their numbers.
+
+        Raises:
+            LedgerError: when the file cannot be read.
+        """
+        rows = await self._select(_schema.GET_PAIRS, json.dumps(states or [*PairState]))
+        with _file.reading(self.path):
+            return _schema.to_pairs(rows)
+
+    async def totals(self) -> Mapping[PairState, int]:
+        """Return how many pairs are in each state; every state is there.
+
+        Raises:
+            LedgerError: when the file cannot be read.
+        """
+        rows = await self._select(_schema.GET_TOTALS)
+        with _file.reading(self.path):
+            return dict.fromkeys(PairState, 0) | _schema.to_dict(rows, dict[PairState, int])
+
+    async def history(self, *, after: int = 0) -> list[LoggedChange]:
+        """Return all steps since the one that ``change`` has numbered ``after``, in their order.
+
+        Raises:
+            LedgerError: when the file cannot be read.
+        """
+        rows = await self._select(_schema.GET_LOG, after)
+        with _file.reading(self.path):
+            return _schema.to_history(rows)
+
+    async def last_seq(self) -> int:
+        """Return the number of the last step, or 0 before the first.
+
+        Raises:
+            LedgerError: when the file cannot be read.
+        """
+        ((seq,),) = await self._select(_schema.GET_LAST_SEQ)
+        return int(seq)
+
+    async def notes(self) -> Mapping[str, str]:
+        """Return what was noted, by its name.
+
+        Raises:
+            LedgerError: when the file cannot be read.
+        """
+        rows = await self._select(_schema.GET_NOTES)
+        with _file.reading(self.path):
+            return _schema.to_dict(rows, dict[str, str])
+
+    async def records(self, ids: Iterable[int]) -> Mapping[int, bytes]:
+        """Return the snapshots of records, as JSON; those that there are none of are left out.
+
+        Raises:
+            LedgerError: when the file cannot be read.
+        """
+        rows = await self._select(_schema.GET_RECORDS, json.dumps([*ids]))
+        with _file.reading(self.path):
+            return _schema.to_dict(rows, dict[int, bytes])
+
+    async def snapshots(self) -> AsyncIterator[tuple[int, bytes]]:
+        """Iterate over the ids and snapshots of all records, in the order of their ids.
+
+        Raises:
+            LedgerError: when the file cannot be read.
+        """
+        last = 0
+        while rows := [*await self._select(_schema.GET_NEXT_RECORDS, last)]:
+            with _file.reading(self.path):
+                records = _schema.to_dict(rows, dict[int, bytes])
+            for record_id, snapshot in records.items():
+                yield record_id, snapshot
+            last = max(records)
+
+    async def _select(self, sql: str, *parameters: object) -> Iterable[Any]:
+        async with self._turn:
+            if self._database is None:
+                raise self._closed()
+            with _file.reading(self.path):
+                return await self._database.execute_fetchall(sql, parameters)
+
+    def _error(self, problem: str) -> LedgerError:
+        return LedgerError(str(self.path), problem)
+
+    def _nothing(self) -> LedgerError:
+        return self._error("there is no job in it yet: begin one with `aiotasks merge`")
+
+    def _closed(self) -> LedgerError:
+        return self._error("the ledger is not open: use it within its `async with`")
+
+
+class _Scope(NamedTuple):
+    group: asyncio.TaskGroup
+    runner: asyncio.Task[None]
+
+
+async def _until_done(task: asyncio.Task[None]) -> None:
+    """Wait for the end of a task, and for that also when cancelled; then pass that on."""
+    cancellation: asyncio.CancelledError | None = None
+    while not task.done():
+        try:
+            _ = await asyncio.wait([task])
+        except asyncio.CancelledError as error:
+            cancellation = error
+    if cancellation is not None:
+        raise cancellation
