@@ -3,6 +3,7 @@
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from random import Random
 from typing import Self
 
 from aiotasks.sandbox import _effects as effects
@@ -25,12 +26,16 @@ OPERATIONS = (
     "other",
 )
 _SHOW_STATUS = ("merges", "get_merge", "task", "tasks")
-_TEXT = re.compile(r"(?P<name>.+?)(?:@(?P<on>\w+?))?(?:\s*x(?P<times>[1-9]\d*|\*))?")
+_NUMBER = r"\d+(?:\.\d+)?"
+_TEXT = re.compile(
+    r"(?P<name>.+?)(?:@(?P<on>\w+?))?"
+    rf"(?:\s*~(?P<percent>{_NUMBER})%)?(?:\s*x(?P<times>[1-9]\d*|\*))?"
+)
 _HELP = (
     "{text!r} is no fault: write a status from 400 to 599 (503), 429:SECONDS, disconnect, "
     "disconnect-after, hang, truncate, malformed, huge, html, wrong-types, latency=SECONDS or "
-    "status=WORD, then @OPERATION if it should hit only one ({operations}), then xTIMES (x* for "
-    "every time)."
+    "status=WORD, then @OPERATION if it should hit only one ({operations}), then ~PERCENT% if it "
+    "should hit only so many of them, by chance, then xTIMES (x* for every time)."
 )
 
 
@@ -46,6 +51,7 @@ class Fault:
         after_work: whether the request has its effect all the same.
         on: the operations that it may hit; empty for any.
         times: how many requests it hits; None for all.
+        share: which part of the requests it may hit, by chance; above 0, and 1 for each of them.
     """
 
     name: str
@@ -53,6 +59,7 @@ class Fault:
     after_work: bool = True
     on: tuple[str, ...] = ()
     times: int | None = 1
+    share: float = 1.0
 
     @classmethod
     def status(
@@ -149,19 +156,19 @@ class Fault:
 
     @classmethod
     def parse(cls, text: str) -> "Fault":
-        """Read a fault as written on a command line: ``NAME[@OPERATION][xTIMES]``.
+        """Read a fault as written on a command line: ``NAME[@OPERATION][~PERCENT%][xTIMES]``.
 
-        It happens once unless ``xTIMES`` says how often; ``x*`` is every time.
+        With a ``~PERCENT%`` it hits only so many of the requests, by chance. It happens once, or
+        every time if it has a share, unless ``xTIMES`` says how often; ``x*`` is every time.
 
         Raises:
             ValueError: the text names no fault; the message lists what is allowed.
         """
         found = _TEXT.fullmatch(text.strip())
-        fault = _named(found["name"]) if found else None
-        if found is None or fault is None or found["on"] not in {None, *OPERATIONS}:
+        fault = _read(found) if found else None
+        if fault is None or not {*fault.on} <= {*OPERATIONS} or not is_share(fault.share):
             raise ValueError(_HELP.format(text=text, operations=", ".join(OPERATIONS)))
-        times = None if found["times"] == "*" else int(found["times"] or 1)
-        return replace(fault, on=(found["on"],) if found["on"] else fault.on, times=times)
+        return fault
 
     def hits(self, operation: str) -> bool:
         """Tell whether the fault may happen to an operation."""
@@ -179,7 +186,22 @@ _PLAIN = {
     "html": Fault.status(200, html=True),
     "wrong-types": Fault.wrong_types(),
 }
-_NUMBER = r"\d+(?:\.\d+)?"
+
+
+def is_share(share: float) -> bool:
+    return 0 < share <= 1
+
+
+def _read(found: re.Match[str]) -> Fault | None:
+    if (fault := _named(found["name"])) is None:
+        return None
+    times = found["times"] or ("*" if found["percent"] else "1")
+    return replace(
+        fault,
+        on=(found["on"],) if found["on"] else fault.on,
+        times=None if times == "*" else int(times),
+        share=float(found["percent"] or 100) / 100,
+    )
 
 
 def _named(name: str) -> Fault | None:
@@ -199,7 +221,8 @@ def _named(name: str) -> Fault | None:
 class Faults:
     """The faults that are still to happen, oldest first."""
 
-    def __init__(self) -> None:
+    def __init__(self, random: Random) -> None:
+        self._random = random
         self._waiting: list[Fault] = []
 
     def add(self, fault: Fault) -> None:
@@ -209,12 +232,16 @@ class Faults:
         self._waiting.clear()
 
     def take(self, operation: str) -> Fault | None:
-        """Take the oldest fault that may hit the operation, and count it."""
+        """Take the oldest fault that may hit the operation and does, and count it."""
         for place, fault in enumerate(self._waiting):
-            if fault.hits(operation):
+            if fault.hits(operation) and self._happens(fault):
                 self._count(place, fault)
                 return fault
         return None
+
+    def _happens(self, fault: Fault) -> bool:
+        # What is certain draws nothing, so that it does not change the luck of the others.
+        return fault.share >= 1 or self._random.random() < fault.share
 
     def _count(self, place: int, fault: Fault) -> None:
         if fault.times is not None:

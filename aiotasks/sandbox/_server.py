@@ -16,7 +16,7 @@ from urllib.parse import parse_qs
 from aiohttp import web
 
 from aiotasks.sandbox._app import App, Clock
-from aiotasks.sandbox._faults import OPERATIONS, Fault, Faults
+from aiotasks.sandbox._faults import OPERATIONS, Fault, Faults, is_share
 from aiotasks.sandbox._limits import MONTH, Limits, Window
 from aiotasks.sandbox._records import KINDS, Directory, KindName
 from aiotasks.sandbox._reply import Reply
@@ -93,7 +93,7 @@ class Sandbox(Settings):
         self._handlers: set[asyncio.Task[None]] = set()
         self._answers = count(1)
         self._latencies = Random(self.seed)  # noqa: S311 - a seed has to bring the same again
-        self._faults = Faults()
+        self._faults = Faults(Random(f"{self.seed} faults"))  # noqa: S311 - as above
         for fault in self.faults:
             self.inject(fault)
 
@@ -140,6 +140,7 @@ class Sandbox(Settings):
         *,
         on: str | EllipsisType | None = ...,
         times: int | EllipsisType | None = ...,
+        share: float | EllipsisType = ...,
     ) -> None:
         """Let the next requests suffer a fault, after those that were injected before.
 
@@ -149,10 +150,12 @@ class Sandbox(Settings):
             fault: the fault, or a text for ``Fault.parse``.
             on: the operation that it hits; None for any. By default what the fault says.
             times: how many requests it hits; None for all. By default what the fault says.
+            share: which part of the requests it may hit, by chance from the seed; a request that
+                it spares is left to the next fault. By default what the fault says.
 
         Raises:
-            ValueError: the text names no fault, ``on`` no operation, or ``times`` no number of
-                requests.
+            ValueError: the text names no fault, ``on`` no operation, ``times`` no number of
+                requests, or ``share`` no part of them.
         """
         if isinstance(fault, str):
             fault = Fault.parse(fault)
@@ -161,6 +164,11 @@ class Sandbox(Settings):
             raise ValueError(message)
         if isinstance(times, int) and times < 1:
             message = f"times has to be None or 1 and more, not {times!r}"
+            raise ValueError(message)
+        if not isinstance(share, EllipsisType):
+            fault = replace(fault, share=share)
+        if not is_share(fault.share):
+            message = f"share has to be more than 0 and at most 1, not {fault.share!r}"
             raise ValueError(message)
         if not isinstance(on, EllipsisType):
             fault = replace(fault, on=() if on is None else (on,))

@@ -1,5 +1,7 @@
 """Faults as plain decisions."""
 
+from random import Random
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -41,12 +43,33 @@ def test_every_written_fault_is_read(name: str, suffix: str, times: int | None, 
 
 
 @pytest.mark.parametrize(
-    "text", ["", "boom", "200", "5030", "503@nowhere", "503@", "503x0", "429:soon", "@task", "x3"]
+    "text",
+    [
+        *("", "boom", "200", "5030", "503@nowhere", "503@", "503x0", "429:soon", "@task", "x3"),
+        *("503~0%", "503~101%", "503~5", "503~%", "503~-5%", "503x3~5%", "~5%"),
+    ],
 )
 def test_unknown_faults_are_explained(text: str) -> None:
     """What is no fault is an error that lists what can be written."""
-    with pytest.raises(ValueError, match=r"disconnect-after.*@OPERATION.*xTIMES"):
+    with pytest.raises(ValueError, match=r"disconnect-after.*@OPERATION.*~PERCENT%.*xTIMES"):
         Fault.parse(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "on", "share", "times"),
+    [
+        ("disconnect-after@merge~5%", ("merge",), 0.05, None),
+        ("429:5 ~0.5% x3", (), 0.005, 3),
+        ("status=odd~100%x*", ("merges", "get_merge", "task", "tasks"), 1.0, None),
+        ("503@task", ("task",), 1.0, 1),
+    ],
+)
+def test_a_share_is_written_in_percent(
+    text: str, on: tuple[str, ...], share: float, times: int | None
+) -> None:
+    """A fault with a share may happen every time, unless it is written how often."""
+    fault = Fault.parse(text)
+    assert (fault.on, fault.share, fault.times) == (on, share, times)
 
 
 @given(st.one_of(st.text(max_size=30), st.sampled_from(NAMES)))
@@ -62,7 +85,7 @@ def test_no_text_breaks_the_parser(text: str) -> None:
 
 def test_faults_happen_in_order_and_run_out() -> None:
     """The oldest fault that fits comes first; when its times are over the next one comes."""
-    faults = Faults()
+    faults = Faults(Random(1))
     for text in ("503@task x2", "500", "502 x*"):
         faults.add(Fault.parse(text))
     taken = [faults.take(name) for name in ("merge", "task", "task", "task", "merge")]
@@ -73,10 +96,47 @@ def test_faults_happen_in_order_and_run_out() -> None:
 
 def test_a_fault_may_fit_nothing_here() -> None:
     """A fault for one operation leaves the others alone."""
-    faults = Faults()
+    faults = Faults(Random(1))
     faults.add(Fault.task_status("cancelled"))
     assert faults.take("whoami") is None
     assert faults.take("tasks") is not None
+
+
+def test_a_share_hits_by_chance() -> None:
+    """About so many of the requests are hit, always the same ones for the same seed."""
+
+    def hits(seed: int) -> list[bool]:
+        faults = Faults(Random(seed))
+        faults.add(Fault.parse("503~5%"))
+        return [faults.take("merge") is not None for _ in range(2000)]
+
+    assert 70 <= sum(hits(1)) <= 130
+    assert hits(1) == hits(1)
+    assert hits(1) != hits(2)
+
+
+def test_who_is_spared_meets_the_next_fault() -> None:
+    """A fault that does not hit is not counted, and leaves the request to the next one."""
+    faults = Faults(Random(1))
+    faults.add(Fault.parse("503~10%x3"))
+    faults.add(Fault.parse("500x*"))
+    taken = [fault and fault.name for fault in (faults.take("task") for _ in range(200))]
+    assert taken.count("503") == 3
+    assert taken.count("500") == 197
+    assert taken[:3] != ["503"] * 3
+
+
+def test_certain_faults_leave_the_luck_of_others_alone() -> None:
+    """What always hits draws nothing, so that it does not change whom a share hits."""
+
+    def hits(*others: str) -> list[bool]:
+        faults = Faults(Random(7))
+        for text in (*others, "503@task~50%"):
+            faults.add(Fault.parse(text))
+        requests = ["merge", "task"] * 50
+        return [faults.take(name) is not None for name in requests][1::2]
+
+    assert hits() == hits("500@merge x*")
 
 
 def test_retry_after_comes_in_every_form() -> None:

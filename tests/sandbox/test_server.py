@@ -230,6 +230,20 @@ async def test_injections_can_say_where_and_how_often(serve: Any) -> None:
             api.sandbox.inject("503", on="nowhere")
         with pytest.raises(ValueError, match="times"):
             api.sandbox.inject("503", times=0)
+        for share in (0, 1.5, -0.1):
+            with pytest.raises(ValueError, match="share"):
+                api.sandbox.inject("503", share=share)
+
+
+async def test_a_share_of_the_requests_suffers(serve: Any) -> None:
+    """A fault may hit only some of the requests: by the seed, always the same ones."""
+    statuses = []
+    for _ in range(2):
+        async with serve(seed=3) as api:
+            api.sandbox.inject("503", on="whoami", times=None, share=0.3)
+            statuses.append([(await api.get("/v2/auth/whoami")).status for _ in range(40)])
+    assert statuses[0] == statuses[1]
+    assert 4 <= statuses[0].count(503) <= 20
 
 
 @pytest.mark.parametrize("fault", ["hang", "latency=1000"])
