@@ -19,8 +19,10 @@ from .errors import (
     AuthorizationError,
     ClosedError,
     ConfigurationError,
+    LedgerError,
     MonthlyQuotaError,
     NetworkError,
+    PlanError,
     ServerError,
 )
 from .models import MergeTask, Outcome, OutcomeState
@@ -35,10 +37,11 @@ class Exit(IntEnum):
     RUNNING = 3
     NOT_AUTHORISED = 4
     UNREACHABLE = 5
+    STOPPED = 6
 
 
 _EXIT_OF_ERROR: tuple[tuple[tuple[type[AffinityError], ...], Exit], ...] = (
-    ((ConfigurationError, ClosedError), Exit.WRONG_USE),
+    ((ConfigurationError, ClosedError, PlanError, LedgerError), Exit.WRONG_USE),
     ((AuthenticationError, AuthorizationError), Exit.NOT_AUTHORISED),
     ((NetworkError, ServerError), Exit.UNREACHABLE),
     ((MonthlyQuotaError,), Exit.RUNNING),
@@ -53,7 +56,7 @@ EXIT_OF_STATE = {
 _REFRESH = 0.25
 _MOST_PROBLEMS = 10
 
-_errors = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
+errors_console = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
 
 
 class Tally:
@@ -104,10 +107,10 @@ class Screen:
         )
         self._progress = Progress(
             *columns,
-            console=_errors,
+            console=errors_console,
             auto_refresh=False,
             transient=True,
-            disable=not _errors.is_terminal,
+            disable=not errors_console.is_terminal,
         )
         self._task = self._progress.add_task(title, total=total, note="")
         self._client = client
@@ -150,7 +153,7 @@ def print_line(line: dict[str, Any]) -> None:
 
 
 def say(text: str) -> None:
-    _errors.print(text)
+    errors_console.print(text)
 
 
 def exit_of(error: AffinityError) -> Exit:

@@ -4,62 +4,43 @@ import asyncio
 import os
 import signal
 import sys
-from collections.abc import Coroutine
 from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple, NoReturn, TypedDict
+from typing import Annotated, NamedTuple, TypedDict
 
 import typer
 
 from . import _urls
+from ._command import EXIT_CODES, ApiVersion, BaseUrl, fail, run_command, settings_of
 from ._console import (
     EXIT_OF_STATE,
     Exit,
     Screen,
     Tally,
-    exit_of,
     print_line,
     print_outcome,
     print_task,
     say,
 )
+from ._dedupe_cli import commands
 from ._pending import verdict
 from .client import Client
-from .errors import (
-    AffinityError,
-)
 from .models import Kind, Quota
 from .models import Progress as WaitProgress
 from .sandbox import Sandbox
 
 
-_EXIT_CODES = """
-Exit codes: 0 all succeeded, 1 some failed, 2 wrong use, 3 still running or interrupted,
-4 not authorised, 5 API unreachable. Of several, the highest counts.
-"""
 _LIMITS = ("limit", "remaining", "reset", "org_limit", "org_remaining", "org_reset")
 
 app = typer.Typer(
-    help=f"Wait for Affinity's merge tasks. The API key is read from AFFINITY_API_KEY.\n{_EXIT_CODES}",
+    help=f"Merge Affinity's duplicates. The API key is read from AFFINITY_API_KEY.\n{EXIT_CODES}",
     epilog="Try it without an account: aiotasks demo",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-
-BaseUrl = Annotated[
-    str | None,
-    typer.Option(
-        help="Where the API is.  [env: AFFINITY_BASE_URL]", show_default=_urls.DEFAULT_BASE_URL
-    ),
-]
-ApiVersion = Annotated[
-    str | None,
-    typer.Option(
-        help="The API version to pin.  [env: AFFINITY_API_VERSION]", show_default="the key's own"
-    ),
-]
+app.add_typer(commands)
 
 
 def _show_version(wanted: bool) -> None:
@@ -79,7 +60,7 @@ def options(
     """Take the options that stand before a command."""
 
 
-@app.command(epilog=_EXIT_CODES)
+@app.command(epilog=EXIT_CODES)
 def wait(
     urls: Annotated[list[str] | None, typer.Argument(metavar="URL", help="Task URLs.")] = None,
     *,
@@ -100,16 +81,16 @@ def wait(
     terms = _Terms(
         timeout=timeout, poll_interval=poll_interval, max_poll_interval=max_poll_interval
     )
-    _run(_wait(given, terms, _settings(base_url, api_version)))
+    run_command(_wait(given, terms, settings_of(base_url, api_version)))
 
 
-@app.command(epilog=_EXIT_CODES)
+@app.command(epilog=EXIT_CODES)
 def get(url: str, *, base_url: BaseUrl = None, api_version: ApiVersion = None) -> None:
     """Look at a task once, and print it as a JSON line."""
-    _run(_get(url, _settings(base_url, api_version)))
+    run_command(_get(url, settings_of(base_url, api_version)))
 
 
-@app.command(epilog=_EXIT_CODES)
+@app.command(epilog=EXIT_CODES)
 def tasks(
     *,
     kind: Annotated[Kind, typer.Option(help="What was merged.")],
@@ -119,13 +100,13 @@ def tasks(
     api_version: ApiVersion = None,
 ) -> None:
     """List the organization's merge tasks, newest first, as JSON lines."""
-    _run(_tasks(kind, status, limit, _settings(base_url, api_version)))
+    run_command(_tasks(kind, status, limit, settings_of(base_url, api_version)))
 
 
-@app.command(epilog=_EXIT_CODES)
+@app.command(epilog=EXIT_CODES)
 def quota(*, base_url: BaseUrl = None, api_version: ApiVersion = None) -> None:
     """Ask by one call what is left of the limits, and print it as a JSON line."""
-    _run(_quota(_settings(base_url, api_version)))
+    run_command(_quota(settings_of(base_url, api_version)))
 
 
 @app.command()
@@ -146,7 +127,7 @@ def sandbox(
     ] = None,
     fault: Annotated[
         list[str] | None,
-        typer.Option(help="What goes wrong, such as 503x3, disconnect-after@merge, 429:5@task."),
+        typer.Option(help="What goes wrong, such as 503x3, disconnect-after@merge~5%, 429:5@task."),
     ] = None,
     seed: Annotated[int, typer.Option(help="The same seed brings the same ids and luck.")] = 0,
 ) -> None:
@@ -172,16 +153,16 @@ def sandbox(
             seed=seed,
         )
     except ValueError as error:
-        _fail(str(error))
-    _run(_serve(server))
+        fail(str(error))
+    run_command(_serve(server))
 
 
-@app.command(epilog=_EXIT_CODES)
+@app.command(epilog=EXIT_CODES)
 def demo(
     merges: Annotated[int, typer.Option(min=1, max=1000, help="How many duplicates.")] = 300,
 ) -> None:
     """Merge a few hundred duplicates in a sandbox of its own. No account is needed."""
-    _run(_demo(merges))
+    run_command(_demo(merges))
 
 
 async def _wait(given: list["_Given"], terms: "_Terms", settings: dict[str, str]) -> Exit:
@@ -308,11 +289,11 @@ def _given_urls(urls: list[str], file: Path | None) -> list[_Given]:
         try:
             given += _lines(file.read_text("utf-8-sig", errors="replace"), str(file))
         except OSError as error:
-            _fail(f"Cannot read {file}: {error.strerror}. Check --file.")
+            fail(f"Cannot read {file}: {error.strerror}. Check --file.")
     elif not given and not sys.stdin.isatty():
         given = _lines(sys.stdin.read(), "standard input")
     if not given:
-        _fail("There is no task URL: give some as arguments, by --file, or on standard input.")
+        fail("There is no task URL: give some as arguments, by --file, or on standard input.")
     return given
 
 
@@ -330,26 +311,4 @@ def _draw(option: str, text: str) -> float | tuple[float, float]:
     try:
         return (float(low), float(high)) if dash else float(low)
     except ValueError:
-        _fail(f"{option} takes seconds such as 2, or a range such as 1-30, not {text!r}.")
-
-
-def _settings(base_url: str | None, api_version: str | None) -> dict[str, str]:
-    given = {"base_url": base_url, "api_version": api_version}
-    return {name: value for name, value in given.items() if value is not None}
-
-
-def _fail(message: str) -> NoReturn:
-    say(message)
-    raise typer.Exit(Exit.WRONG_USE)
-
-
-def _run(command: Coroutine[Any, Any, Exit]) -> NoReturn:
-    try:
-        code = asyncio.run(command)
-    except KeyboardInterrupt:
-        say("Interrupted. What was started goes on at the server; wait again for the same URLs.")
-        code = Exit.RUNNING
-    except AffinityError as error:
-        say(str(error))
-        code = exit_of(error)
-    raise typer.Exit(code)
+        fail(f"{option} takes seconds such as 2, or a range such as 1-30, not {text!r}.")

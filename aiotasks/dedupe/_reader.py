@@ -175,6 +175,16 @@ class LedgerReader:
         with _file.reading(self.path):
             return _schema.to_pairs(rows)
 
+    async def numbered(self, numbers: Iterable[int]) -> list[Pair]:
+        """Return the pairs with these numbers, as far as there are any, in their order.
+
+        Raises:
+            LedgerError: when the file cannot be read.
+        """
+        rows = await self._select(_schema.GET_NUMBERED, json.dumps([*numbers]))
+        with _file.reading(self.path):
+            return _schema.to_pairs(rows)
+
     async def totals(self) -> Mapping[PairState, int]:
         """Return how many pairs are in each state; every state is there.
 
@@ -185,13 +195,15 @@ class LedgerReader:
         with _file.reading(self.path):
             return dict.fromkeys(PairState, 0) | _schema.to_dict(rows, dict[PairState, int])
 
-    async def history(self, *, after: int = 0) -> list[LoggedChange]:
-        """Return all steps since the one that ``change`` has numbered ``after``, in their order.
+    async def history(self, *, after: int = 0, limit: int | None = None) -> list[LoggedChange]:
+        """Return the steps since the one that ``change`` has numbered ``after``, in their order.
+
+        Of more than ``limit``, the first so many.
 
         Raises:
             LedgerError: when the file cannot be read.
         """
-        rows = await self._select(_schema.GET_LOG, after)
+        rows = await self._select(_schema.GET_LOG, after, -1 if limit is None else limit)
         with _file.reading(self.path):
             return _schema.to_history(rows)
 

@@ -105,10 +105,12 @@ SELECT number, line, primary_id, duplicate_id, state, is_planned, asked_primary_
   task_url, merge_id, planned_at, sending_at, started_at, ended_at
 FROM pairs WHERE state IN (SELECT value FROM json_each(?)) ORDER BY number
 """
+GET_NUMBERED: Final = GET_PAIRS.replace("state IN", "number IN")
 GET_STATE: Final = "SELECT state FROM pairs WHERE number = ?"
 GET_TOTALS: Final = "SELECT state, count(*) FROM pairs GROUP BY state"
 GET_LOG: Final = """
-SELECT seq, number, state, at, reason, task_url, merge_id FROM log WHERE seq > ? ORDER BY seq
+SELECT seq, number, state, at, reason, task_url, merge_id FROM log WHERE seq > ?
+ORDER BY seq LIMIT ?
 """
 GET_SEQS: Final = "SELECT seq FROM log WHERE seq > ?"
 GET_LAST_SEQ: Final = "SELECT coalesce(max(seq), 0) FROM log"

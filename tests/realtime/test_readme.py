@@ -14,10 +14,12 @@ EXAMPLES = re.findall(r"^```python\n(.*?)^```", README.read_text("utf-8"), re.MU
 
 @pytest.mark.parametrize("example", EXAMPLES, ids=range(len(EXAMPLES)))
 @pytest.mark.usefixtures("environment")
-def test_examples_run_as_they_stand(example: str) -> None:
+def test_examples_run_as_they_stand(example: str, tmp_path: Path) -> None:
     """Each example is a whole program that works."""
     command = [sys.executable, "-W", "error", "-c", example]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=20)
+    done = subprocess.run(
+        command, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=20
+    )
 
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout

@@ -24,10 +24,12 @@ from aiotasks import (
     PersonProfile,
     Progress,
     Quota,
+    Record,
     ResultsSummary,
     TaskService,
     TaskStatus,
     Watch,
+    dedupe,
 )
 
 
@@ -178,6 +180,10 @@ async def companies(client: Client, url: str) -> None:
         assert_type(suggestion.match_criteria, str)
         assert_type(suggestion.primary_profile.domains, tuple[str, ...])
         assert_type(suggestion.duplicate_profiles, tuple[CompanyProfile, ...])
+    async for record in client.companies.records([1, 2]):
+        assert_type(record, Record[CompanyProfile])
+        assert_type(record.profile.domain, str | None)
+        assert_type(record.json, bytes)
 
 
 async def persons(client: Client, url: str) -> None:
@@ -189,6 +195,7 @@ async def persons(client: Client, url: str) -> None:
     async for suggestion in client.persons.suggestions():
         assert_type(suggestion, DuplicateSuggestion[PersonProfile])
         assert_type(suggestion.primary_profile.email_addresses, tuple[str, ...])
+    assert_type(await client.persons.get_record(1), Record[PersonProfile])
 
 
 async def errors(client: Client, url: str) -> None:
@@ -221,6 +228,41 @@ async def errors(client: Client, url: str) -> None:
         assert_type(error.kind, str)
         assert_type(error.primary_id, int)
         assert_type(error.duplicate_id, int)
+
+
+async def own_errors() -> None:
+    try:
+        _ = dedupe.Plan.of([], kind="company")
+    except aiotasks.PlanError as error:
+        assert_type(error.source, str)
+        assert_type(error.problems, tuple[str, ...])
+    except aiotasks.LedgerError as error:
+        assert_type(error.path, str)
+        assert_type(error.problem, str)
+
+
+async def jobs(client: Client) -> None:
+    plan = dedupe.Plan.read("pairs.csv", kind="company", on_conflict="first", never=[7])
+    _ = dedupe.Plan.of([(1, 2)], kind="persons")  # type: ignore[arg-type]
+    assert_type(plan.fingerprint, str)
+    assert_type(plan.cost(limit=900, month_limit=None).calls, int)
+    preview = await dedupe.look(client, plan)
+    assert_type(preview.label(1), str)
+    async with dedupe.Ledger("pairs.job.db") as ledger:
+        result = await dedupe.run(client, plan, ledger, preview=preview, on_progress=show_job)
+        assert_type(result.totals[dedupe.PairState.SUCCEEDED], int)
+        assert_type(result.stopped, dedupe.StopReason | None)
+        assert_type(await dedupe.resume(client, ledger, retry_failed=True), dedupe.JobResult)
+        assert_type(await ledger.pairs(dedupe.PairState.FAILED), list[dedupe.Pair])
+    async with dedupe.Ledger.reading("pairs.job.db") as reader:
+        async for line in dedupe.report_lines(reader, format="jsonl"):
+            assert_type(line, str)
+
+
+def show_job(progress: dedupe.JobProgress) -> None:
+    assert_type(progress.total, int)
+    assert_type(progress.waiting_for, str | None)
+    assert_type(progress.seconds_left, float | None)
 
 
 def hierarchy() -> None:

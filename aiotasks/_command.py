@@ -1,0 +1,67 @@
+"""What all commands share: their options, and how they end."""
+
+import asyncio
+from collections.abc import Coroutine
+from typing import Annotated, Any, NoReturn, TypeVar
+
+import typer
+
+from . import _urls
+from ._console import Exit, exit_of, say
+from .errors import AffinityError
+
+
+T = TypeVar("T")
+
+EXIT_CODES = """
+Exit codes: 0 all succeeded, 1 some failed, 2 wrong use, 3 still running or interrupted,
+4 not authorised, 5 API unreachable, 6 stopped by itself. Of several, the highest counts.
+"""
+
+BaseUrl = Annotated[
+    str | None,
+    typer.Option(
+        help="Where the API is.  [env: AFFINITY_BASE_URL]", show_default=_urls.DEFAULT_BASE_URL
+    ),
+]
+ApiVersion = Annotated[
+    str | None,
+    typer.Option(
+        help="The API version to pin.  [env: AFFINITY_API_VERSION]", show_default="the key's own"
+    ),
+]
+
+
+def settings_of(base_url: str | None, api_version: str | None) -> dict[str, str]:
+    """Return the settings of a client that were given as options."""
+    given = {"base_url": base_url, "api_version": api_version}
+    return {name: value for name, value in given.items() if value is not None}
+
+
+def fail(message: str) -> NoReturn:
+    """End the command as wrong use, and say why."""
+    say(message)
+    raise typer.Exit(Exit.WRONG_USE)
+
+
+def run_command(command: Coroutine[Any, Any, Exit]) -> NoReturn:
+    """Run a command to its end, and exit as it says."""
+    raise typer.Exit(
+        complete(
+            command,
+            "What was started goes on at the server; wait again for the same URLs.",
+        )
+    )
+
+
+def complete(work: Coroutine[Any, Any, T], if_interrupted: str) -> T:
+    """Run what is a part of a command; errors and Ctrl-C end the command with a sentence."""
+    try:
+        return asyncio.run(work)
+    except KeyboardInterrupt:
+        say(f"Interrupted. {if_interrupted}")
+        code = Exit.RUNNING
+    except AffinityError as error:
+        say(str(error))
+        code = exit_of(error)
+    raise typer.Exit(code)

@@ -1,0 +1,461 @@
+"""The commands for dedupe jobs: show a plan, merge it, go on with it, and tell what became of it."""
+
+import asyncio
+import signal
+import sys
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any, TypedDict
+
+import typer
+
+from . import _plan_view
+from ._command import EXIT_CODES, ApiVersion, BaseUrl, complete, fail, settings_of
+from ._console import Exit, say
+from ._job_screen import JobScreen
+from .client import Client
+from .dedupe import (
+    JobEvent,
+    JobInfo,
+    JobProgress,
+    JobResult,
+    Ledger,
+    LedgerReader,
+    PairState,
+    Plan,
+    Preview,
+    StopReason,
+    look,
+    report_lines,
+    resume,
+    run,
+    snapshot_lines,
+)
+from .dedupe._pairs import read_ids
+from .dedupe.models import OnConflict
+from .dedupe.preview import service_of
+from .dedupe.report import ReportFormat, csv_line
+from .errors import AffinityError, LedgerError
+from .models import Kind, Quota
+
+
+_MOST_REASONS = 5
+_TOLD = (PairState.FAILED, PairState.REFUSED, PairState.UNSETTLED)
+_NOTHING_LOST = "Nothing is lost: the same command goes on."
+_EXIT_OF_STOP = {
+    StopReason.INTERRUPTED: Exit.RUNNING,
+    StopReason.FAILURES: Exit.STOPPED,
+    StopReason.MONTH: Exit.STOPPED,
+    StopReason.NOT_AUTHORISED: Exit.NOT_AUTHORISED,
+    StopReason.UNREACHABLE: Exit.UNREACHABLE,
+}
+_EXIT_OF_STATE = {
+    PairState.FAILED: Exit.FAILED,
+    PairState.REFUSED: Exit.FAILED,
+    PairState.PLANNED: Exit.RUNNING,
+    PairState.SENDING: Exit.RUNNING,
+    PairState.STARTED: Exit.RUNNING,
+    PairState.UNSETTLED: Exit.RUNNING,
+}
+
+commands = typer.Typer()
+
+Pairs = Annotated[
+    Path,
+    typer.Argument(
+        metavar="PAIRS",
+        help="CSV with the columns primary_id and duplicate_id, or JSON lines; - for standard input.",
+    ),
+]
+LedgerFile = Annotated[Path, typer.Argument(metavar="LEDGER", help="The job's ledger.")]
+KindOption = Annotated[Kind, typer.Option(help="What is merged.")]
+Conflicts = Annotated[
+    OnConflict,
+    typer.Option(help="Refuse rows that contradict each other, or let the first count."),
+]
+Never = Annotated[
+    Path | None, typer.Option(help="A file of ids that no merge may touch, one a line.")
+]
+MaxCluster = Annotated[
+    int | None,
+    typer.Option(min=2, help="Leave out records that are to become one if they are more."),
+]
+MaxOpen = Annotated[int, typer.Option(min=1, help="The most merges that are open at once.")]
+Canary = Annotated[
+    int, typer.Option(min=0, help="So many merges have to end before the others start.")
+]
+MaxFailureRate = Annotated[
+    float, typer.Option(min=0, max=1, help="Stop if more than this share of the last 50 failed.")
+]
+Grace = Annotated[
+    float, typer.Option(min=0, help="Seconds to wait for open merges after Ctrl-C or a stop.")
+]
+SettleAfter = Annotated[
+    float,
+    typer.Option(min=0, help="Seconds until an unanswered merge that is in no list did not run."),
+]
+RetryFailed = Annotated[
+    bool, typer.Option("--retry-failed", help="Try pairs again that failed or were refused.")
+]
+
+
+class _Listeners(TypedDict):
+    on_progress: Callable[[JobProgress], object]
+    on_event: Callable[[JobEvent], object]
+    stop: asyncio.Event
+
+
+class _Terms(TypedDict):
+    max_open: int
+    canary: int
+    max_failure_rate: float
+    grace: float
+    settle_after: float
+    retry_failed: bool
+
+
+@commands.command(epilog=EXIT_CODES)
+def plan(
+    pairs: Pairs,
+    *,
+    kind: KindOption,
+    on_conflict: Conflicts = "refuse",
+    never: Never = None,
+    max_cluster: MaxCluster = None,
+    base_url: BaseUrl = None,
+    api_version: ApiVersion = None,
+) -> None:
+    """Show what a file of pairs would merge, with names and cost. Nothing is merged."""
+    planned = _read(pairs, kind, on_conflict, never, max_cluster)
+    preview, quota = complete(
+        _look(planned, settings_of(base_url, api_version)), "Nothing was merged."
+    )
+    for line in _plan_view.whole(preview, quota):
+        typer.echo(line)
+
+
+@commands.command(epilog=EXIT_CODES)
+def merge(
+    pairs: Pairs,
+    *,
+    kind: KindOption,
+    ledger: Annotated[
+        Path | None,
+        typer.Option(help="Where the job is kept.", show_default="PAIRS with the ending .job.db"),
+    ] = None,
+    yes: Annotated[bool, typer.Option("--yes", help="Merge without asking.")] = False,
+    fingerprint: Annotated[
+        str | None, typer.Option(help="Merge only the plan that was shown with this fingerprint.")
+    ] = None,
+    on_conflict: Conflicts = "refuse",
+    never: Never = None,
+    max_cluster: MaxCluster = None,
+    max_open: MaxOpen = 200,
+    canary: Canary = 10,
+    max_failure_rate: MaxFailureRate = 0.2,
+    grace: Grace = 30.0,
+    settle_after: SettleAfter = 60.0,
+    retry_failed: RetryFailed = False,
+    base_url: BaseUrl = None,
+    api_version: ApiVersion = None,
+) -> None:
+    """Merge pairs: show the plan, ask, and do it, each pair at most once.
+
+    The same command goes on after Ctrl-C, a crash, or a lost network. Merges of companies are
+    PERMANENT.
+    """
+    path = ledger or _ledger_beside(pairs)
+    settings = settings_of(base_url, api_version)
+    terms = _Terms(
+        max_open=max_open,
+        canary=canary,
+        max_failure_rate=max_failure_rate,
+        grace=grace,
+        settle_after=settle_after,
+        retry_failed=retry_failed,
+    )
+    planned = _read(pairs, kind, on_conflict, never, max_cluster)
+    if fingerprint is not None and not planned.fingerprint.startswith(fingerprint.lower()):
+        fail(
+            f"The plan's fingerprint is {planned.fingerprint[:12]}, not {fingerprint}: look at it "
+            "again with `aiotasks plan`. Nothing was merged."
+        )
+    preview = None
+    if not (path.exists() and complete(_has_begun(path), "Nothing was merged.")):
+        preview, quota = complete(_look(planned, settings), "Nothing was merged.")
+        _confirm(preview, quota, is_given=yes)
+    _end(_work(path, settings, terms, planned, preview))
+
+
+@commands.command("resume", epilog=EXIT_CODES)
+def go_on(
+    ledger: LedgerFile,
+    *,
+    max_open: MaxOpen = 200,
+    canary: Canary = 10,
+    max_failure_rate: MaxFailureRate = 0.2,
+    grace: Grace = 30.0,
+    settle_after: SettleAfter = 60.0,
+    retry_failed: RetryFailed = False,
+    base_url: BaseUrl = None,
+    api_version: ApiVersion = None,
+) -> None:
+    """Go on with a job, of which only the ledger is needed."""
+    terms = _Terms(
+        max_open=max_open,
+        canary=canary,
+        max_failure_rate=max_failure_rate,
+        grace=grace,
+        settle_after=settle_after,
+        retry_failed=retry_failed,
+    )
+    _must_exist(ledger)
+    _end(_work(ledger, settings_of(base_url, api_version), terms))
+
+
+@commands.command(epilog=EXIT_CODES)
+def status(ledger: LedgerFile) -> None:
+    """Tell how far a job is, out of its ledger. The exit code is that of the job."""
+    _must_exist(ledger)
+    raise typer.Exit(complete(_status(ledger), ""))
+
+
+@commands.command()
+def report(
+    ledger: LedgerFile,
+    *,
+    format: Annotated[ReportFormat, typer.Option(help="How it is written.")] = "csv",  # noqa: A002
+    only: Annotated[
+        list[PairState] | None, typer.Option(help="Only pairs in this state; may be repeated.")
+    ] = None,
+    snapshots: Annotated[
+        bool, typer.Option("--snapshots", help="The records as they were before, as JSON lines.")
+    ] = False,
+) -> None:
+    """Print what became of each pair, one a row. Failed rows can be input again."""
+    _must_exist(ledger)
+    complete(_report(ledger, only or [], format, snapshots=snapshots), "")
+
+
+@commands.command(epilog=EXIT_CODES)
+def suggestions(
+    *,
+    kind: KindOption,
+    criteria: Annotated[
+        list[str] | None,
+        typer.Option(help="Only those found by this, such as domain-match; may be repeated."),
+    ] = None,
+    base_url: BaseUrl = None,
+    api_version: ApiVersion = None,
+) -> None:
+    """Write the duplicates that Affinity suggests as a file of pairs, to be reviewed first."""
+    found = _suggestions(kind, set(criteria or ()), settings_of(base_url, api_version))
+    count = complete(found, "The list is not complete.")
+    say(f"{count} pairs. Read through them before you merge: merges of companies are permanent.")
+
+
+def _read(
+    path: Path, kind: Kind, on_conflict: OnConflict, never: Path | None, max_cluster: int | None
+) -> Plan:
+    source = sys.stdin.buffer if str(path) == "-" else path
+    try:
+        return Plan.read(
+            source,
+            kind=kind,
+            source="standard input" if str(path) == "-" else str(path),
+            on_conflict=on_conflict,
+            never=_protected(never),
+            max_cluster=max_cluster,
+        )
+    except OSError as error:
+        fail(f"Cannot read {error.filename or path}: {error.strerror}. Nothing was merged.")
+    except AffinityError as error:
+        fail(str(error))
+
+
+def _protected(never: Path | None) -> frozenset[int]:
+    if never is None:
+        return frozenset()
+    with never.open("rb") as file:
+        return read_ids(file, source=str(never))
+
+
+def _ledger_beside(pairs: Path) -> Path:
+    if str(pairs) == "-":
+        fail("Pairs from standard input need a place for the job's ledger: give --ledger.")
+    return pairs.with_suffix(".job.db")
+
+
+def _must_exist(ledger: Path) -> None:
+    if not ledger.is_file():
+        fail(f"There is no ledger {ledger}: `aiotasks merge` begins one beside its input.")
+
+
+async def _has_begun(path: Path) -> bool:
+    async with Ledger(path) as ledger:
+        return ledger.job is not None
+
+
+async def _look(planned: Plan, settings: dict[str, str]) -> tuple[Preview, Quota]:
+    async with Client.from_env(**settings) as client:
+        preview = await look(client, planned)
+        return preview, client.quota
+
+
+def _confirm(preview: Preview, quota: Quota, *, is_given: bool) -> None:
+    for line in _plan_view.short(preview, quota):
+        say(line)
+    findings = [change.state for change in preview.findings(0.0)]
+    if len(findings) == len(preview.plan.merges):
+        say("There is nothing to merge.")
+        is_done = not preview.plan.left_out and set(findings) <= {PairState.SUCCEEDED}
+        raise typer.Exit(Exit.SUCCEEDED if is_done else Exit.FAILED)
+    if is_given:
+        return
+    if not sys.stdin.isatty():
+        fail("Nothing was merged: there is no terminal to ask on, so say --yes if that is meant.")
+    kind = preview.plan.kind
+    warning = "Merges of companies are PERMANENT. " if kind == "company" else ""
+    try:
+        is_agreed = typer.confirm(f"{warning}Merge them?", err=True)
+    except typer.Abort:
+        is_agreed = False
+    if not is_agreed:
+        say("Nothing was merged.")
+        raise typer.Exit(Exit.RUNNING)
+
+
+async def _work(
+    path: Path,
+    settings: dict[str, str],
+    terms: _Terms,
+    planned: Plan | None = None,
+    preview: Preview | None = None,
+) -> Exit:
+    async with Ledger(path) as ledger, Client.from_env(**settings) as client:
+        stop = asyncio.Event()
+        screen = JobScreen()
+        with screen, _interruptible(stop, terms["grace"]):
+            listeners = _Listeners(on_progress=screen.show, on_event=screen.tell, stop=stop)
+            try:
+                if planned is None:
+                    result = await resume(client, ledger, **terms, **listeners)
+                else:
+                    result = await run(
+                        client, planned, ledger, preview=preview, **terms, **listeners
+                    )
+            except LedgerError as error:
+                say(str(error))
+                return Exit.WRONG_USE if screen.is_empty else Exit.RUNNING
+        reasons = Counter(pair.reason for pair in await ledger.pairs(*_TOLD))
+    _summarise(path, result, reasons)
+    return _exit_of(result)
+
+
+@contextmanager
+def _interruptible(stop: asyncio.Event, grace: float) -> Iterator[None]:
+    """Let Ctrl-C stop the job first, and end it at once the second time."""
+    loop = asyncio.get_running_loop()
+    job = asyncio.current_task()
+
+    def interrupt() -> None:
+        if not stop.is_set():
+            say(
+                f"Stopping: no new merges, and up to {grace:g} s for the open ones. "
+                "Ctrl-C again ends at once; nothing is lost either way."
+            )
+            stop.set()
+        elif job is not None:
+            _ = job.cancel()
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, interrupt)
+    try:
+        yield
+    finally:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.remove_signal_handler(number)
+
+
+def _end(work: Coroutine[Any, Any, Exit]) -> None:
+    try:
+        code = complete(work, _NOTHING_LOST)
+    except asyncio.CancelledError:
+        say(f"Ended at once. {_NOTHING_LOST}")
+        code = Exit.RUNNING
+    raise typer.Exit(code)
+
+
+def _exit_of(result: JobResult) -> Exit:
+    codes = [_EXIT_OF_STATE[state] for state in _EXIT_OF_STATE if result.totals[state]]
+    if result.stopped is not None:
+        codes.append(_EXIT_OF_STOP[result.stopped])
+    return max(codes, default=Exit.SUCCEEDED)
+
+
+def _summarise(path: Path, result: JobResult, reasons: Counter[str | None]) -> None:
+    say(_counted(result.totals))
+    for reason, count in reasons.most_common(_MOST_REASONS):
+        say(f"  {count:>5,}  {_plan_view.printable(reason or 'the server gave no reason')}")
+    say(f"{result.calls:,} calls in {_plan_view.duration(result.seconds)} of this run")
+    if result.stopped is not None:
+        say(_plan_view.WHY_STOPPED[result.stopped])
+    if result.error is not None:
+        say(str(result.error))
+    if result.totals[PairState.UNSETTLED]:
+        say("Unsettled pairs may have been merged; going on with the job asks for them again.")
+    if any(result.totals[state] for state in _EXIT_OF_STATE if _EXIT_OF_STATE[state] > Exit.FAILED):
+        say(f"Go on with: aiotasks resume {path}")
+    say(f"What became of each pair: aiotasks report {path}")
+
+
+def _counted(totals: Any) -> str:
+    return ", ".join(f"{totals[state]:,} {state}" for state in PairState if totals[state]) or "none"
+
+
+async def _status(path: Path) -> Exit:
+    async with Ledger.reading(path) as ledger:
+        totals = await ledger.totals()
+        notes = await ledger.notes()
+        for line in _plan_view.status(_job(ledger), totals, notes, ledger.holder):
+            typer.echo(line)
+    typer.echo(_counted(totals))
+    return max((_EXIT_OF_STATE[each] for each in _EXIT_OF_STATE if totals[each]), default=Exit(0))
+
+
+def _job(ledger: LedgerReader) -> JobInfo:
+    if ledger.job is None:
+        raise LedgerError(str(ledger.path), "it holds no job yet: nothing was merged")
+    return ledger.job
+
+
+async def _report(
+    path: Path, states: list[PairState], format_: ReportFormat, *, snapshots: bool
+) -> None:
+    async with Ledger.reading(path) as ledger:
+        lines: AsyncIterator[str]
+        lines = (
+            snapshot_lines(ledger) if snapshots else report_lines(ledger, *states, format=format_)
+        )
+        async for line in lines:
+            _ = sys.stdout.write(line)
+
+
+async def _suggestions(kind: Kind, criteria: set[str], settings: dict[str, str]) -> int:
+    count = 0
+    _ = sys.stdout.write(csv_line(_SUGGESTED))
+    async with Client.from_env(**settings) as client:
+        async for found in service_of(client, kind).suggestions():
+            if criteria and found.match_criteria not in criteria:
+                continue
+            primary = found.primary_profile
+            for duplicate in found.duplicate_profiles:
+                row = (primary.id, duplicate.id, primary.label, duplicate.label)
+                _ = sys.stdout.write(csv_line([*row, found.match_criteria, found.id]))
+                count += 1
+    return count
+
+
+_SUGGESTED = ("primary_id", "duplicate_id", "primary", "duplicate", "criteria", "suggestion_id")

@@ -1,0 +1,95 @@
+"""How far a job is, on standard error: drawn on a terminal, else a line now and then."""
+
+import asyncio
+from typing import Self
+
+from rich.console import Group
+from rich.live import Live
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.text import Text
+
+from ._console import errors_console, say
+from ._plan_view import duration
+from .dedupe import CanaryPassed, JobEvent, JobProgress, PairState, Stopping, StopReason
+
+
+_LINE_EVERY = 30.0
+
+
+class JobScreen:
+    """Shows a job's progress; the job calls it.
+
+    On a terminal it is drawn by the event loop: rich's own refreshing would leave a thread behind.
+    """
+
+    def __init__(self) -> None:
+        self.is_empty = True
+        self._said_at = -_LINE_EVERY
+        self._bar = Progress(
+            TextColumn("Merging"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            console=errors_console,
+            auto_refresh=False,
+        )
+        self._task = self._bar.add_task("", total=None)
+        self._note = Text(no_wrap=False, overflow="fold")
+        self._live = Live(
+            Group(self._bar, self._note),
+            console=errors_console,
+            auto_refresh=False,
+            transient=True,
+        )
+
+    def __enter__(self) -> Self:
+        if errors_console.is_terminal:
+            self._live.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._live.stop()
+
+    def show(self, progress: JobProgress) -> None:
+        """Draw how far it is."""
+        self.is_empty = False
+        note = " · ".join(_notes(progress))
+        if errors_console.is_terminal:
+            self._bar.update(self._task, total=progress.total, completed=progress.ended)
+            self._note.plain = note
+            self._live.refresh()
+            return
+        now = asyncio.get_running_loop().time()
+        if now - self._said_at >= _LINE_EVERY:
+            self._said_at = now
+            say(f"{progress.ended:,} of {progress.total:,} pairs · {note}")
+
+    def tell(self, event: JobEvent) -> None:
+        """Say what does not happen often."""
+        if isinstance(event, CanaryPassed):
+            say(f"The first {event.ended} merges have ended well enough; the others start now.")
+        elif isinstance(event, Stopping) and event.reason is not StopReason.INTERRUPTED:
+            say(f"No more merges are started; the open ones have {event.grace:g} s to end.")
+
+
+def _notes(progress: JobProgress) -> list[str]:
+    totals = progress.totals
+    notes = [f"{progress.open:,} open"]
+    notes += [
+        f"{totals[state]:,} {state}"
+        for state in (PairState.FAILED, PairState.REFUSED, PairState.UNSETTLED)
+        if totals[state]
+    ]
+    notes.append(f"{progress.per_minute:,.0f} a minute")
+    if progress.seconds_left is not None and progress.ended < progress.total:
+        notes.append(f"{duration(progress.seconds_left)} left")
+    notes.append(f"{progress.calls:,} calls{_month(progress)}")
+    if progress.waiting_for is not None:
+        notes.append(f"waits for {progress.waiting_for}")
+    return notes
+
+
+def _month(progress: JobProgress) -> str:
+    if progress.month_used is None or not progress.month_limit:
+        return ""
+    return f" ({progress.month_used / progress.month_limit:.0%} of the month used)"

@@ -1,0 +1,133 @@
+"""What the command line says of a plan and of a job, line by line."""
+
+from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
+
+from .dedupe import Change, JobInfo, PairState, Plan, Preview, StopReason
+from .models import Kind, Quota
+
+
+WHY_STOPPED: Mapping[StopReason, str] = {
+    StopReason.INTERRUPTED: "It was interrupted.",
+    StopReason.FAILURES: (
+        "It stopped by itself: too many merges failed. Look at their reasons before you go on "
+        "(--max-failure-rate sets how many are too many)."
+    ),
+    StopReason.MONTH: "It stopped by itself: the organization's calls of this month are used up.",
+    StopReason.NOT_AUTHORISED: "It stopped: the key may not go on.",
+    StopReason.UNREACHABLE: "It stopped: the API could not be reached for a long time.",
+}
+
+_DEFAULT_LIMIT = 900
+_FEW = 5
+_PLURAL: Mapping[Kind, str] = {"company": "companies", "person": "persons"}
+
+
+def whole(preview: Preview, quota: Quota) -> Iterator[str]:
+    """Yield all that a plan would do."""
+    plan = preview.plan
+    yield _title(preview)
+    yield ""
+    yield from _clusters(preview, len(plan.merges))
+    yield from _paragraph(
+        "Understood otherwise than written",
+        [f"line {each.row.line}: {each.text}" for each in plan.rewrites],
+    )
+    yield from _paragraph(
+        "Left out", [f"line {each.row.line}: {each.reason}" for each in plan.left_out]
+    )
+    yield from _paragraph(
+        "Will not run", [_finding(plan, change) for change in preview.findings(0.0)]
+    )
+    yield ""
+    yield _cost(plan, quota)
+    yield f"Fingerprint: {plan.fingerprint[:12]}"
+
+
+def short(preview: Preview, quota: Quota) -> Iterator[str]:
+    """Yield what has to be known before a plan is agreed to."""
+    plan = preview.plan
+    yield _title(preview)
+    yield from _clusters(preview, _FEW)
+    counts = {
+        "rows are understood otherwise than written": len(plan.rewrites),
+        "rows are left out": len(plan.left_out),
+        "will not run, as records are gone or merged already": len(preview.findings(0.0)),
+    }
+    yield from (f"{count:,} {what}" for what, count in counts.items() if count)
+    if len(plan.merges) > _FEW or any(counts.values()):
+        yield f"All of it: aiotasks plan {plan.source} --kind {plan.kind}"
+    yield _cost(plan, quota)
+
+
+def status(
+    job: JobInfo, totals: Mapping[PairState, int], notes: Mapping[str, str], holder: str | None
+) -> Iterator[str]:
+    """Yield what a job is, and how far."""
+    begun = datetime.fromtimestamp(job.begun_at, UTC).isoformat(timespec="seconds")
+    yield f"Job of {job.source}: {sum(totals.values()):,} pairs of {_PLURAL[job.kind]}"
+    yield f"Begun {begun} at {job.origin}"
+    if holder:
+        yield f"Run by {holder}"
+    elif stopped := notes.get("stopped"):
+        yield WHY_STOPPED[StopReason(stopped)]
+
+
+def duration(seconds: float) -> str:
+    """Return a time in the unit that suits it."""
+    for unit, size in (("h", 3600.0), ("min", 60.0)):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.1f} {unit}"
+    return f"{seconds:.0f} s"
+
+
+def printable(text: str) -> str:
+    """Return a name that cannot steer the terminal, whoever put it into the CRM."""
+    return "".join(each if each.isprintable() else "\N{REPLACEMENT CHARACTER}" for each in text)
+
+
+def _title(preview: Preview) -> str:
+    plan = preview.plan
+    idle = {change.number for change in preview.findings(0.0)}
+    merges = [merge for number, merge in enumerate(plan.merges, 1) if number not in idle]
+    survivors = len({merge.primary_id for merge in merges})
+    return (
+        f"{plan.source}: {len(merges):,} {_PLURAL[plan.kind]} would be merged into "
+        f"{survivors:,} others"
+    )
+
+
+def _clusters(preview: Preview, most: int) -> Iterator[str]:
+    clusters: dict[int, list[str]] = {}
+    merges = preview.plan.merges
+    for merge in merges[:most]:
+        label = printable(preview.label(merge.duplicate_id))
+        line = f"    <- {merge.duplicate_id}  {label}  [line {merge.row.line}]"
+        clusters.setdefault(merge.primary_id, []).append(line)
+    for primary_id, lines in clusters.items():
+        yield f"  {primary_id}  {printable(preview.label(primary_id))}"
+        yield from lines
+    if len(merges) > most:
+        yield f"  … and {len(merges) - most:,} more"
+
+
+def _paragraph(title: str, lines: list[str]) -> Iterator[str]:
+    if lines:
+        yield ""
+        yield f"{title} ({len(lines):,}):"
+        yield from (f"  {line}" for line in lines)
+
+
+def _finding(plan: Plan, change: Change) -> str:
+    merge = plan.merges[change.number - 1]
+    return f"line {merge.row.line}: {merge.primary_id} <- {merge.duplicate_id}: {change.reason}"
+
+
+def _cost(plan: Plan, quota: Quota) -> str:
+    limit = quota.limit or _DEFAULT_LIMIT
+    cost = plan.cost(limit=limit, month_limit=quota.org_limit)
+    month = "" if cost.month_share is None else f", {cost.month_share:.1%} of the month's"
+    return (
+        f"It takes about {cost.calls:,} calls{month}, and {duration(cost.minutes * 60)} "
+        f"at {limit:,} calls a minute."
+    )

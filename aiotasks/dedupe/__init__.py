@@ -1,0 +1,45 @@
+"""Bulk jobs: thousands of merges, planned, shown, durable, each done at most once.
+
+``Plan`` reads pairs, ``look`` shows what they would do, ``Ledger`` keeps what has been done, and
+``run`` does it; ``resume`` goes on with what a ledger has, and ``report_lines`` tells it. This needs the
+extra ``dedupe``.
+"""
+
+from ._board import StopReason
+from ._progress import CanaryPassed, JobEvent, JobProgress, PairChanged, Stopping
+from .job import JobResult, resume, run
+from .ledger import JobInfo, Ledger, LedgerReader
+from .models import Change, LeftOut, LoggedChange, Pair, PairState, PlannedMerge, Rewrite, Row
+from .plan import Cost, Plan
+from .preview import Preview, look
+from .report import report_lines, snapshot_lines
+
+
+__all__ = [
+    "CanaryPassed",
+    "Change",
+    "Cost",
+    "JobEvent",
+    "JobInfo",
+    "JobProgress",
+    "JobResult",
+    "Ledger",
+    "LedgerReader",
+    "LeftOut",
+    "LoggedChange",
+    "Pair",
+    "PairChanged",
+    "PairState",
+    "Plan",
+    "PlannedMerge",
+    "Preview",
+    "Rewrite",
+    "Row",
+    "StopReason",
+    "Stopping",
+    "look",
+    "report_lines",
+    "resume",
+    "run",
+    "snapshot_lines",
+]

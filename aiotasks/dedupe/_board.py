@@ -1,0 +1,157 @@
+"""Which pair may start next, and when a job has to stop: plain decisions without I/O."""
+
+from collections import Counter, deque
+from collections.abc import Iterable
+from enum import StrEnum
+from heapq import heapify, heappop, heappush
+from typing import Final
+
+from .models import Pair, PairState
+
+
+JUDGED: Final = 50
+"""The failure rate is that of so many pairs, the last that ended."""
+
+_JUDGED_FROM = 10
+_MAX_OUTAGE = 600.0
+_FAILURES = frozenset({PairState.FAILED, PairState.REFUSED, PairState.UNSETTLED})
+
+
+class StopReason(StrEnum):
+    """Why a job stopped before all of its pairs had ended."""
+
+    INTERRUPTED = "interrupted"
+    FAILURES = "failures"
+    MONTH = "month"
+    NOT_AUTHORISED = "not-authorised"
+    UNREACHABLE = "unreachable"
+
+
+class Board:
+    """The pairs of a run: which wait for their turn, and how many are open.
+
+    A plan's clusters share no record, so two open merges share one only within a cluster: each
+    has at most one merge open. The cluster with the most merges to come goes first.
+    """
+
+    def __init__(
+        self,
+        planned: Iterable[Pair],
+        opened: Iterable[Pair] = (),
+        *,
+        max_open: int,
+        canary: int,
+        max_failure_rate: float,
+    ) -> None:
+        self.stopped: StopReason | None = None
+        self._max_open = max_open
+        self._canary = canary
+        self._max_failure_rate = max_failure_rate
+        self._ended = 0
+        self._recent: deque[bool] = deque(maxlen=JUDGED)
+        self._busy = Counter(pair.primary_id for pair in opened)
+        self.open = self._busy.total()
+        self._clusters: dict[int, deque[Pair]] = {}
+        for pair in planned:
+            self._clusters.setdefault(pair.primary_id, deque()).append(pair)
+        self.left = sum(map(len, self._clusters.values()))
+        self._ready = [self._entry(each) for each in self._clusters if not self._busy[each]]
+        heapify(self._ready)
+
+    def __repr__(self) -> str:
+        state = self.stopped or self.obstacle or "ready"
+        return f"<Board: {self.left} to come, {self.open} open, {state}>"
+
+    def take(self) -> Pair | None:
+        """Return the pair to start now, or none as long as there is an obstacle."""
+        if self.stopped or self.obstacle:
+            return None
+        _, _, primary_id = heappop(self._ready)
+        self._busy[primary_id] += 1
+        self.open += 1
+        self.left -= 1
+        return self._clusters[primary_id].popleft()
+
+    def put_back(self, pair: Pair) -> None:
+        """Let a pair that did not run after all take its turn again."""
+        self._clusters.setdefault(pair.primary_id, deque()).appendleft(pair)
+        self.left += 1
+        self._free(pair)
+
+    def end(self, pair: Pair, state: PairState) -> None:
+        """Count what became of an open pair, and stop the job when too many failed.
+
+        The cluster of an unsettled pair stays closed: that merge may still be open.
+        """
+        self._ended += 1
+        self._recent.append(state in _FAILURES)
+        if state is PairState.UNSETTLED:
+            self.open -= 1
+        else:
+            self._free(pair)
+        if (len(self._recent) >= _JUDGED_FROM or self._ended == self._canary) and (
+            self.failure_rate > self._max_failure_rate
+        ):
+            self.stop(StopReason.FAILURES)
+
+    def leave(self) -> None:
+        """Leave an open pair as it is: another run will take it up."""
+        self.open -= 1
+
+    def stop(self, reason: StopReason) -> None:
+        """Start nothing more. The first reason is the one that is told."""
+        self.stopped = self.stopped or reason
+
+    @property
+    def failure_rate(self) -> float:
+        """The share of failures among the last pairs that ended."""
+        return sum(self._recent) / len(self._recent) if self._recent else 0.0
+
+    @property
+    def is_canary(self) -> bool:
+        """Whether the first pairs still have to end before the others may start."""
+        return self._ended < self._canary
+
+    @property
+    def obstacle(self) -> str | None:
+        """What keeps the next pair from starting."""
+        if not self._ready:
+            return "the open merges of their clusters to end" if self.left else "nothing to start"
+        if self.is_canary and self._ended + self.open >= self._canary:
+            return f"the first {self._canary} merges to end (canary)"
+        if self.open >= self._max_open:
+            return f"open merges to end (at most {self._max_open} at once)"
+        return None
+
+    @property
+    def is_over(self) -> bool:
+        """Whether nothing is open and nothing more will start."""
+        return not self.open and (self.stopped is not None or not self._ready)
+
+    def _free(self, pair: Pair) -> None:
+        self.open -= 1
+        self._busy[pair.primary_id] -= 1
+        if not self._busy[pair.primary_id] and self._clusters.get(pair.primary_id):
+            heappush(self._ready, self._entry(pair.primary_id))
+
+    def _entry(self, primary_id: int) -> tuple[int, int, int]:
+        queue = self._clusters[primary_id]
+        return -len(queue), queue[0].number, primary_id
+
+
+class Outage:
+    """How often in a row there was no answer, and since when."""
+
+    def __init__(self) -> None:
+        self.failures = 0
+        self._since = 0.0
+
+    def is_too_long(self, now: float) -> bool:
+        """Count one more failure, and say whether the first of them is ten minutes ago."""
+        self._since = self._since if self.failures else now
+        self.failures += 1
+        return now - self._since >= _MAX_OUTAGE
+
+    def end(self) -> None:
+        """Note that there was an answer."""
+        self.failures = 0

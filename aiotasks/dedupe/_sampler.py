@@ -1,0 +1,48 @@
+"""What a run notes of its course in the ledger, for those who draw it."""
+
+import asyncio
+from collections.abc import Callable
+from typing import Final
+
+from ._progress import TICK, Curve, JobProgress, Point
+from .ledger import Ledger
+
+
+_NOTED_EVERY: Final = 30
+
+
+class Sampler:
+    """Notes the curve of a run about every half minute, and goes on with that of earlier runs."""
+
+    def __init__(
+        self, ledger: Ledger, clock: Callable[[], float], look: Callable[[], JobProgress]
+    ) -> None:
+        self._ledger = ledger
+        self._clock = clock
+        self._look = look
+        self._curve: Curve | None = None
+
+    async def run(self) -> None:
+        """Look once a second, for as long as nobody cancels it."""
+        while True:
+            for _ in range(_NOTED_EVERY):
+                await self._add()
+                await asyncio.sleep(TICK)
+            await self._write()
+
+    async def end(self) -> None:
+        """Note how far the run has come."""
+        await self._add()
+        await self._write()
+
+    async def _add(self) -> None:
+        curve, seen = await self._known(), self._look()
+        curve.add(Point(self._clock(), seen.ended, seen.minute_left))
+
+    async def _known(self) -> Curve:
+        if self._curve is None:
+            self._curve = Curve.read((await self._ledger.notes()).get("curve"))
+        return self._curve
+
+    async def _write(self) -> None:
+        await self._ledger.note(curve=(await self._known()).text())

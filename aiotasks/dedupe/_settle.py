@@ -1,0 +1,138 @@
+"""What became of a merge whose request was not answered: plain decisions without I/O.
+
+The server's merge list is newest first. Read back to a merge that was there before the request,
+it has every merge that can be the one in question: there it is, or it is not there *yet*. That it
+will not come is proved by a merge that was asked for later and is listed already, or by time.
+Merges are told apart by their tasks and by the order of the ledger's log, and never by clocks.
+"""
+
+from collections.abc import Iterable, Mapping
+from typing import Final, NamedTuple
+
+from msgspec import Struct
+
+from aiotasks.models import CompanyMergeState, MergeState, PersonMergeState
+
+from .models import LoggedChange, Pair, PairState
+
+
+PATIENCE: Final = 300.0
+"""Seconds after which a doubt that nothing could settle is left to the next run."""
+
+
+class Doubt(Struct, kw_only=True, eq=False):
+    """A pair whose merge may have been started.
+
+    ``ended`` is the last step in the log when its request was over, and ``age`` seconds have
+    passed from then to ``since`` on the loop's clock. ``task_url`` is known for a merge that was
+    certainly started, but whose task cannot be read.
+    """
+
+    pair: Pair
+    ended: int
+    since: float
+    age: float = 0.0
+    task_url: str | None = None
+
+    def age_at(self, now: float) -> float:
+        """Return the seconds since the request was over."""
+        return self.age + now - self.since
+
+
+class _Own(NamedTuple):
+    sent: int
+    answered: int
+
+
+class Journal:
+    """The order in which this job's own merges were sent and answered, from the ledger's log."""
+
+    def __init__(self) -> None:
+        self.seq = 0
+        self.sent: dict[int, int] = {}
+        self._own: dict[str, _Own] = {}
+
+    def learn(self, changes: Iterable[LoggedChange]) -> None:
+        """Take in further steps of the log."""
+        for logged in changes:
+            self.seq = logged.seq
+            change = logged.change
+            if change.state is PairState.SENDING:
+                self.sent[change.number] = logged.seq
+            elif change.state is PairState.STARTED and change.task_url is not None:
+                sent = self.sent.get(change.number, 0)
+                self._own[_task_id(change.task_url)] = _Own(sent, logged.seq)
+
+    def own(self, merge: MergeState) -> _Own | None:
+        """Return when this job sent a merge, if it is one of those that were answered."""
+        return self._own.get(merge.task_id)
+
+
+class Listing:
+    """What a reading of the merge list tells of some doubts."""
+
+    def __init__(self, journal: Journal, doubts: Iterable[Doubt], *, anchor: int | None) -> None:
+        self._journal = journal
+        self._anchor = anchor
+        self._wanted = {_ids(doubt.pair): doubt for doubt in doubts}
+        self._found: dict[int, MergeState] = {}
+        self._back_to = min((self._sent(doubt) for doubt in self._wanted.values()), default=0)
+        self._newest_sent = 0
+        self._reached: int | None = None
+
+    def read(self, merge: CompanyMergeState | PersonMergeState) -> bool:
+        """Take in the next merge of the list, and say whether to read on."""
+        own = self._journal.own(merge)
+        if own is not None:
+            self._newest_sent = max(self._newest_sent, own.sent)
+            self._reach(own.answered)
+        elif merge.id == self._anchor:
+            self.end()
+        elif (
+            doubt := self._wanted.get((merge.primary_id, merge.duplicate_id))
+        ) and not self._is_read_for(doubt):
+            # What comes later in the list is older than the request: others asked for it.
+            _ = self._found.setdefault(doubt.pair.number, merge)
+        return self._reached is None or self._reached >= self._back_to
+
+    def end(self) -> None:
+        """Say that the list has been read as far as this job goes back."""
+        self._reach(0)
+
+    def found(self, doubt: Doubt) -> MergeState | None:
+        """Return the merge in question, where the list has it."""
+        return self._found.get(doubt.pair.number)
+
+    def is_absent(self, doubt: Doubt, *, now: float, settle_after: float) -> bool:
+        """Say whether the list, when read from ``now`` on, proves that it was never started."""
+        if self.found(doubt) is not None or not self._is_read_for(doubt):
+            return False
+        return self._newest_sent > doubt.ended or doubt.age_at(now) >= settle_after
+
+    def _is_read_for(self, doubt: Doubt) -> bool:
+        """Say whether all merges have been read that can be the one in question."""
+        return self._reached is not None and self._reached < self._sent(doubt)
+
+    def _reach(self, answered: int) -> None:
+        self._reached = answered if self._reached is None else min(self._reached, answered)
+
+    def _sent(self, doubt: Doubt) -> int:
+        return self._journal.sent.get(doubt.pair.number, 0)
+
+
+def survivor(record_id: int, merged_into: Mapping[int, int | None]) -> int | None:
+    """Return what a record lives on as, by what is known of those that are gone; or none."""
+    seen = set()
+    current: int | None = record_id
+    while current is not None and current in merged_into and current not in seen:
+        seen.add(current)
+        current = merged_into[current]
+    return current
+
+
+def _ids(pair: Pair) -> tuple[int, int]:
+    return pair.primary_id, pair.duplicate_id
+
+
+def _task_id(task_url: str) -> str:
+    return task_url.rpartition("/")[2]

@@ -1,0 +1,115 @@
+"""What became of each pair, for spreadsheets and for programs."""
+
+import csv
+import io
+import re
+from collections.abc import AsyncIterator, Sequence
+from datetime import UTC, datetime
+from typing import Any, Final, Literal
+
+import msgspec
+
+from aiotasks.errors import LedgerError
+
+from .ledger import JobInfo, LedgerReader
+from .models import REPORT_COLUMNS, Pair, PairState
+from .preview import label_of
+
+
+ReportFormat = Literal["csv", "jsonl"]
+
+_BATCH: Final = 500
+# A spreadsheet runs what begins like this; a number may have a sign.
+_FORMULA = re.compile(r"[=+\-@\t\r]")
+_NUMBER = re.compile(r"[+-]?\d+([.,]\d+)*%?", re.ASCII)
+_TIMES = ("planned_at", "sending_at", "started_at", "ended_at")
+
+
+async def report_lines(
+    ledger: LedgerReader,
+    *states: PairState,
+    format: ReportFormat = "csv",  # noqa: A002
+) -> AsyncIterator[str]:
+    """Yield a report, line by line: one row for each pair, or only those in some states.
+
+    A row has the pair's ids, the further columns of the input, the names of both records as they
+    were before, the state with its reason, the server's id of the merge, and the times of the
+    steps. It can be input again. In CSV, cells that a spreadsheet would run as formulas begin with
+    an apostrophe.
+
+    Raises:
+        LedgerError: when the ledger holds no job.
+    """
+    job = _job(ledger)
+    columns = ("primary_id", "duplicate_id", *job.columns, *REPORT_COLUMNS)
+    if format == "csv":
+        yield csv_line(columns)
+    pairs = await ledger.pairs(*states)
+    for start in range(0, len(pairs), _BATCH):
+        batch = pairs[start : start + _BATCH]
+        records = await ledger.records(
+            [each for pair in batch for each in (pair.primary_id, pair.duplicate_id)]
+        )
+        names = {record_id: label_of(job.kind, json) for record_id, json in records.items()}
+        for pair in batch:
+            row = _row(pair, names)
+            if format == "csv":
+                yield csv_line([row.get(column) for column in columns])
+            else:
+                yield msgspec.json.encode(row).decode() + "\n"
+
+
+async def snapshot_lines(ledger: LedgerReader) -> AsyncIterator[str]:
+    """Yield each record as it was before its merge, as JSON lines.
+
+    Raises:
+        LedgerError: when the ledger holds no job.
+    """
+    kind = _job(ledger).kind
+    async for record_id, json in ledger.snapshots():
+        line = {"kind": kind, "id": record_id, "record": msgspec.Raw(json)}
+        yield msgspec.json.encode(line).decode() + "\n"
+
+
+def defused(text: str) -> str:
+    """Return a cell that no spreadsheet runs as a formula."""
+    is_harmless = not _FORMULA.match(text) or _NUMBER.fullmatch(text)
+    return text if is_harmless else f"'{text}"
+
+
+def _job(ledger: LedgerReader) -> JobInfo:
+    if ledger.job is None:
+        raise LedgerError(str(ledger.path), "it holds no job yet, so there is nothing to report")
+    return ledger.job
+
+
+def _row(pair: Pair, names: dict[int, str]) -> dict[str, Any]:
+    return {
+        "primary_id": pair.primary_id,
+        "duplicate_id": pair.duplicate_id,
+        **pair.extra,
+        "primary_name": names.get(pair.primary_id),
+        "duplicate_name": names.get(pair.duplicate_id),
+        "state": pair.state,
+        "reason": pair.reason,
+        "merge_id": pair.merge_id,
+        "task_url": pair.task_url,
+        "line": pair.line,
+        "asked_primary_id": pair.asked_primary_id,
+        **{name: _moment(getattr(pair, name)) for name in _TIMES},
+    }
+
+
+def _moment(seconds: float | None) -> str | None:
+    if seconds is None:
+        return None
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds")
+
+
+def csv_line(cells: Sequence[object]) -> str:
+    """Return a line of CSV in which no cell is a formula."""
+    line = io.StringIO()
+    csv.writer(line, lineterminator="\n").writerow(
+        ["" if cell is None else defused(str(cell)) for cell in cells]
+    )
+    return line.getvalue()

@@ -1,0 +1,117 @@
+"""The words of a job: which states follow which, and what a step changes."""
+
+import ast
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from aiotasks import dedupe
+from aiotasks.dedupe.models import FOLLOWERS, TIME_OF, Change, Pair, PairState
+
+
+ENDS = set(PairState) - set(TIME_OF)
+STEPS = [(state, follower) for state in PairState for follower in sorted(FOLLOWERS[state])]
+
+
+def pair_in(state: PairState) -> Pair:
+    """Return a pair of which everything is known."""
+    return Pair(
+        number=1,
+        line=2,
+        primary_id=3,
+        duplicate_id=4,
+        state=state,
+        extra={"name": "Acme"},
+        reason="why",
+        task_url="https://x.example/tasks/1",
+        merge_id=5,
+        planned_at=1.0,
+        sending_at=2.0,
+        started_at=3.0,
+        ended_at=4.0,
+    )
+
+
+class TestFollowers:
+    def test_every_state_is_there(self) -> None:
+        """For each state it is said what may follow."""
+        assert set(FOLLOWERS) == set(PairState)
+
+    def test_only_what_was_planned_is_sent(self) -> None:
+        """Before each request its pair is planned, so that nothing is sent out of a doubt."""
+        assert [state for state, follower in STEPS if follower is PairState.SENDING] == [
+            PairState.PLANNED
+        ]
+
+    def test_success_is_final(self) -> None:
+        """A merge that has happened is never planned again."""
+        assert not FOLLOWERS[PairState.SUCCEEDED]
+
+    def test_what_was_started_is_not_planned_again_before_it_has_ended(self) -> None:
+        """A merge that runs at the server ends, or stays unsettled."""
+        assert FOLLOWERS[PairState.STARTED] == {
+            PairState.SUCCEEDED,
+            PairState.FAILED,
+            PairState.UNSETTLED,
+        }
+
+    def test_a_doubt_can_end_anyhow(self) -> None:
+        """What is in doubt may turn out as anything, also as a doubt again in the next run."""
+        for state in (PairState.SENDING, PairState.UNSETTLED):
+            assert FOLLOWERS[state] >= ENDS | {PairState.STARTED, PairState.PLANNED}
+
+
+class TestAfter:
+    @pytest.mark.parametrize(("state", "follower"), STEPS)
+    def test_a_step_sets_its_time(self, state: PairState, follower: PairState) -> None:
+        """A step sets the state, the reason and the time of its own, and nothing that it was."""
+        change = Change(number=1, state=follower, at=9.0, reason="new")
+        pair = pair_in(state).after(change)
+        assert pair.state is follower
+        assert pair.reason == (None if follower is PairState.PLANNED else "new")
+        assert getattr(pair, TIME_OF.get(follower, "ended_at")) == 9.0
+        assert (pair.number, pair.line, pair.primary_id, pair.duplicate_id) == (1, 2, 3, 4)
+        assert pair.extra == {"name": "Acme"}
+
+    @pytest.mark.parametrize("state", sorted(set(PairState) - {PairState.PLANNED}))
+    def test_what_is_known_stays(self, state: PairState) -> None:
+        """A step that says nothing of the task leaves what is known of it."""
+        pair = pair_in(PairState.SENDING).after(Change(number=1, state=state, at=9.0))
+        assert (pair.task_url, pair.merge_id) == ("https://x.example/tasks/1", 5)
+        change = Change(number=1, state=state, at=9.0, task_url="https://x.example/2", merge_id=6)
+        pair = pair_in(PairState.SENDING).after(change)
+        assert (pair.task_url, pair.merge_id) == ("https://x.example/2", 6)
+
+    def test_planned_again_is_as_new(self) -> None:
+        """Of an earlier attempt nothing is left: no task, no reason, no time."""
+        pair = pair_in(PairState.FAILED).after(Change(number=1, state=PairState.PLANNED, at=9.0))
+        assert (pair.task_url, pair.merge_id, pair.reason) == (None, None, None)
+        assert (pair.planned_at, pair.sending_at) == (9.0, None)
+        assert (pair.started_at, pair.ended_at) == (None, None)
+
+    @given(st.data())
+    def test_only_what_has_ended_has_an_end(self, data: st.DataObject) -> None:
+        """Whatever steps a pair takes, it has the time of an end exactly when it is at one."""
+        pair = Pair(number=1, line=1, primary_id=1, duplicate_id=2, state=PairState.PLANNED)
+        for at in range(data.draw(st.integers(0, 8))):
+            if followers := sorted(FOLLOWERS[pair.state]):
+                state = data.draw(st.sampled_from(followers))
+                pair = pair.after(Change(number=1, state=state, at=float(at)))
+        assert (pair.ended_at is not None) is (pair.state in ENDS)
+
+
+@pytest.mark.parametrize("name", ["_board", "_settle", "_progress", "models"])
+def test_what_decides_does_no_io(name: str) -> None:
+    """Decisions take the time as an argument, and neither wait nor write."""
+    file = Path(dedupe.__file__).with_name(f"{name}.py")
+    imported = set[str]()
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            imported |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            imported.add(node.module or "")
+    assert imported
+    forbidden = {"asyncio", "aiohttp", "aiosqlite", "sqlite3", "time", "datetime", "threading"}
+    assert not {each.partition(".")[0] for each in imported} & forbidden

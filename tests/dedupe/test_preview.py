@@ -1,0 +1,141 @@
+"""What is known of a plan's records before anything is merged."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from aiotasks import AffinityError, AuthenticationError, AuthorizationError, Client, ServerError
+from aiotasks.dedupe import Change, PairState, Plan, Preview, look
+from aiotasks.dedupe.preview import label_of
+from aiotasks.sandbox import Fault
+from tests.dedupe.conftest import Server, connect, plan_of, star
+
+
+async def seen(server: Server, plan: Plan) -> Preview:
+    async with connect(server) as client:
+        return await look(client, plan)
+
+
+def merge(server: Server, *pairs: tuple[int, int]) -> None:
+    """Merge records, as others did before."""
+    for primary_id, duplicate_id in pairs:
+        _ = server.start_merge("company", primary_id, duplicate_id, duration=0.0)
+
+
+def findings(preview: Preview) -> dict[int, tuple[PairState, str | None]]:
+    changes = preview.findings(7.0)
+    assert {change.at for change in changes} <= {7.0}
+    return {change.number: (change.state, change.reason) for change in changes}
+
+
+class TestRecords:
+    async def test_they_are_read_a_hundred_a_call(self, server: Server) -> None:
+        """Each record comes once, as the API has sent it, and nothing is written to the server."""
+        preview = await seen(server, plan_of(120, *star(1, *range(301, 361))))
+        assert preview.records.keys() == {*range(1, 241), *range(301, 361)}
+        assert (preview.gone, preview.findings(1.0)) == ({}, [])
+        assert server.calls == {"records": 3}
+        assert json.loads(preview.records[301])["id"] == 301
+
+    @pytest.mark.parametrize("kind", ["company", "person"])
+    async def test_their_names(self, server: Server, kind: str) -> None:
+        """A label is the name and what tells it from others; a snapshot is enough for it."""
+        plan = Plan.of([(1, 2)], kind=kind)  # type: ignore[arg-type]
+        preview = await seen(server, plan)
+        label = {"company": "Amber Analytics (amber-analytics.example)"}.get(kind)
+        assert label is None or preview.label(1) == label
+        assert preview.label(1) == label_of(plan.kind, preview.records[1])
+        assert preview.label(1) != preview.label(2)
+
+    async def test_one_that_no_list_shows(self, server: Server) -> None:
+        """A record that is missing in the list, but there when asked for, is there."""
+        server.inject(Fault.content(b'{"data": []}'), on="records")
+        preview = await seen(server, plan_of(1))
+        assert preview.records.keys() == {1, 2}
+        assert preview.gone == {}
+
+
+class TestGone:
+    async def test_what_lives_on_as_what(self, server: Server) -> None:
+        """Of each record that is gone it is known what it was merged into, or that it never was."""
+        merge(server, (5, 4), (7, 6))
+        preview = await seen(server, Plan.of([(1, 2), (3, 4), (7, 6), (9, 9999)], kind="company"))
+        assert preview.gone == {4: 5, 6: 7, 9999: None}
+        assert preview.records.keys() == {1, 2, 3, 5, 7, 9}
+        assert preview.label(4) == "was merged into 5"
+        assert preview.label(9999) == "does not exist"
+        assert findings(preview) == {
+            2: (PairState.REFUSED, "4 had been merged into 5 before this job"),
+            3: (PairState.SUCCEEDED, "6 had been merged into 7 before this job"),
+            4: (PairState.REFUSED, "There is no company 9999"),
+        }
+
+    async def test_chains(self, server: Server) -> None:
+        """A chain is followed to the record that is there, each of its records asked for once."""
+        merge(server, (3, 2), (4, 3), (1, 4))
+        preview = await seen(server, plan_of(0, (1, 2), (1, 4)))
+        assert preview.gone == {2: 3, 3: 4, 4: 1}
+        assert preview.records.keys() == {1}
+        assert findings(preview) == {
+            1: (PairState.SUCCEEDED, "2 had been merged into 1 before this job"),
+            2: (PairState.SUCCEEDED, "4 had been merged into 1 before this job"),
+        }
+        assert server.calls["record"] <= 4
+
+    async def test_a_chain_that_leads_elsewhere(self, server: Server) -> None:
+        """What has become a third record in the end is refused, and that record is kept as well."""
+        merge(server, (1, 2), (9, 1))
+        preview = await seen(server, plan_of(0, (1, 2)))
+        assert preview.records.keys() == {9}
+        # That the duplicate had been merged into this primary does not help: it is gone, too.
+        assert findings(preview) == {
+            1: (PairState.REFUSED, "2 had been merged into 9 before this job")
+        }
+
+    async def test_a_primary_that_is_gone(self, server: Server) -> None:
+        """Nothing can be merged into what is gone."""
+        merge(server, (9, 1))
+        preview = await seen(server, plan_of(0, (1, 2), (9998, 3)))
+        assert findings(preview) == {
+            1: (PairState.REFUSED, "1 had been merged into 9 before this job"),
+            2: (PairState.REFUSED, "There is no company 9998"),
+        }
+
+    async def test_a_chain_to_nowhere(self, server: Server) -> None:
+        """A record that was merged into one that does not exist any more is refused."""
+        message = "2 no longer exists as it has been merged into 9998"
+        body = json.dumps({"errors": [{"code": "unprocessable-entity", "message": message}]})
+        server.inject(Fault.content(b'{"data": []}'), on="records")
+        server.inject(Fault.content(body.encode(), status=422), on="record")
+        preview = await seen(server, Plan.of([(2, 1)], kind="company"))
+        assert preview.gone == {2: 9998, 9998: None}
+        assert findings(preview) == {1: (PairState.REFUSED, "There is no company 2")}
+
+    def test_a_circle(self) -> None:
+        """Records that lead to each other end the search, and their merges are refused."""
+        preview = Preview(plan=plan_of(1), records={}, gone={1: 2, 2: 1})
+        (change,) = preview.findings(1.0)
+        assert isinstance(change, Change)
+        assert change.state is PairState.REFUSED
+
+
+class TestErrors:
+    @pytest.mark.parametrize(
+        ("status", "error"),
+        [(401, AuthenticationError), (403, AuthorizationError), (503, ServerError)],
+    )
+    @pytest.mark.parametrize("on", ["records", "record"])
+    async def test_they_come_out_as_themselves(
+        self, server: Server, status: int, error: type[AffinityError], on: str
+    ) -> None:
+        """Whatever call fails, its error is raised, and in no group."""
+        merge(server, (9, 2))
+        server.inject(Fault.status(status), on=on, times=None)
+        with pytest.raises(error):
+            _ = await seen(server, plan_of(200))
+
+    async def test_a_client_that_is_not_open(self, server: Server, tmp_path: Path) -> None:
+        """It says so, as everything does that needs one."""
+        with pytest.raises(AffinityError, match="closed"):
+            _ = await look(Client("key", base_url=server.url), plan_of(1))

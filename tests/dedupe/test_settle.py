@@ -1,0 +1,484 @@
+"""What became of a merge whose request was not answered."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from aiotasks import CompanyMergeState, MergeState, PersonMergeState, TaskStatus
+from aiotasks.dedupe._settle import Doubt, Journal, Listing, survivor
+from aiotasks.dedupe.models import Change, LoggedChange, Pair, PairState
+
+
+SENDING, STARTED, PLANNED = PairState.SENDING, PairState.STARTED, PairState.PLANNED
+SETTLE_AFTER = 60.0
+
+
+def pair(number: int) -> Pair:
+    """Return a pair, with ids that are its own."""
+    return Pair(
+        number=number, line=number, primary_id=number, duplicate_id=100 + number, state=SENDING
+    )
+
+
+def listed(merge_id: int, number: int) -> CompanyMergeState:
+    """Return a merge of the server's list, with the ids of a pair and a task of its own."""
+    return CompanyMergeState(
+        id=merge_id,
+        status=TaskStatus.IN_PROGRESS,
+        task_id=f"task-{merge_id}",
+        primary_id=number,
+        duplicate_id=100 + number,
+    )
+
+
+def task_url(merge_id: int) -> str:
+    return f"https://x.example/v2/tasks/company-merges/task-{merge_id}"
+
+
+def log_of(*steps: tuple[int, PairState, int | None]) -> list[LoggedChange]:
+    """Return a log of steps: the pair, its state, and the merge whose task it tells of."""
+    return [
+        LoggedChange(
+            seq=seq,
+            change=Change(
+                number=number,
+                state=state,
+                at=0.0,
+                task_url=None if merge_id is None else task_url(merge_id),
+            ),
+        )
+        for seq, (number, state, merge_id) in enumerate(steps, 1)
+    ]
+
+
+def journal_of(*steps: tuple[int, PairState, int | None]) -> Journal:
+    journal = Journal()
+    journal.learn(log_of(*steps))
+    return journal
+
+
+def doubt_of(number: int, *, ended: int, age: float = 0.0) -> Doubt:
+    return Doubt(pair=pair(number), ended=ended, since=0.0, age=age)
+
+
+def read(listing: Listing, merges: Iterable[CompanyMergeState]) -> list[int]:
+    """Let a list be read as far as is wanted, and return the ids of what was read."""
+    seen = []
+    for merge in merges:
+        seen.append(merge.id)
+        if not listing.read(merge):
+            return seen
+    listing.end()
+    return seen
+
+
+def is_absent(listing: Listing, doubt: Doubt, *, now: float = 0.0) -> bool:
+    return listing.is_absent(doubt, now=now, settle_after=SETTLE_AFTER)
+
+
+class TestFound:
+    def test_a_merge_without_an_answer_is_found(self) -> None:
+        """The merge in question has the ids of its pair and a task that this job never got."""
+        doubt = doubt_of(1, ended=1)
+        listing = Listing(journal_of((1, SENDING, None)), [doubt], anchor=None)
+        assert read(listing, [listed(9, 2), listed(8, 1)]) == [9, 8]
+        found = listing.found(doubt)
+        assert found is not None
+        assert found.id == 8
+
+    def test_persons_too(self) -> None:
+        """Merges of persons are told apart like those of companies."""
+        doubt = doubt_of(1, ended=1)
+        listing = Listing(journal_of((1, SENDING, None)), [doubt], anchor=None)
+        merge = PersonMergeState(
+            id=8, status=TaskStatus.SUCCESS, task_id="8", primary_id=1, duplicate_id=101
+        )
+        assert listing.read(merge)
+        assert listing.found(doubt) is merge
+
+    def test_the_reverse_is_another_merge(self) -> None:
+        """The same records the other way round are not the merge in question."""
+        doubt = doubt_of(1, ended=1)
+        listing = Listing(journal_of((1, SENDING, None)), [doubt], anchor=None)
+        reverse = CompanyMergeState(
+            id=8, status=TaskStatus.SUCCESS, task_id="8", primary_id=101, duplicate_id=1
+        )
+        assert read(listing, [reverse]) == [8]
+        assert listing.found(doubt) is None
+
+    def test_an_earlier_attempt_is_not_it(self) -> None:
+        """An attempt that was answered is never taken for the one that was not."""
+        journal = journal_of(
+            (1, SENDING, None),
+            (1, STARTED, 5),
+            (1, PairState.FAILED, None),
+            (1, PLANNED, None),
+            (1, SENDING, None),
+        )
+        doubt = doubt_of(1, ended=5)
+        listing = Listing(journal, [doubt], anchor=None)
+        assert read(listing, [listed(5, 1), listed(4, 1)]) == [5]
+        assert listing.found(doubt) is None
+
+    def test_what_was_adopted_is_not_it(self) -> None:
+        """A merge that was found for an earlier attempt is not found again for a later one."""
+        steps = (
+            (1, SENDING, None),
+            (1, PairState.UNSETTLED, None),
+            (1, STARTED, 5),
+            (1, PairState.FAILED, None),
+            (1, PLANNED, None),
+            (1, SENDING, None),
+        )
+        doubt = doubt_of(1, ended=6)
+        listing = Listing(journal_of(*steps), [doubt], anchor=None)
+        assert read(listing, [listed(7, 2), listed(5, 1)]) == [7, 5]
+        assert listing.found(doubt) is None
+
+    @pytest.mark.parametrize("others", [(), (2,)])
+    def test_what_is_older_than_the_request_is_not_it(self, others: tuple[int, ...]) -> None:
+        """What others asked for before is not found, however far back other doubts have it read."""
+        journal = journal_of((2, SENDING, None), (3, SENDING, None), (3, STARTED, 6))
+        journal.learn([LoggedChange(seq=9, change=Change(number=1, state=SENDING, at=0.0))])
+        doubt = doubt_of(1, ended=9)
+        listing = Listing(journal, [doubt, *(doubt_of(each, ended=9) for each in others)], anchor=1)
+        seen = read(listing, [listed(6, 3), listed(5, 1), listed(4, 2), listed(1, 8)])
+        assert seen == ([6, 5, 4, 1] if others else [6])
+        assert listing.found(doubt) is None
+        assert is_absent(listing, doubt, now=SETTLE_AFTER)
+
+    def test_the_newest_counts(self) -> None:
+        """Of two merges with the same ids, the newest is the one in question."""
+        doubt = doubt_of(1, ended=1)
+        listing = Listing(journal_of((1, SENDING, None)), [doubt], anchor=None)
+        assert read(listing, [listed(9, 1), listed(8, 1)]) == [9, 8]
+        found = listing.found(doubt)
+        assert found is not None
+        assert found.id == 9
+
+
+class TestReading:
+    def test_it_stops_at_what_was_answered_before(self) -> None:
+        """A merge that was answered before the first doubt was sent is older than all of them."""
+        journal = journal_of(
+            (1, SENDING, None),
+            (1, STARTED, 3),
+            (2, SENDING, None),
+            (3, SENDING, None),
+            (3, STARTED, 5),
+        )
+        doubts = [doubt_of(2, ended=5)]
+        listing = Listing(journal, doubts, anchor=None)
+        assert read(listing, [listed(5, 3), listed(4, 9), listed(3, 1), listed(2, 8)]) == [5, 4, 3]
+
+    def test_what_was_sent_before_may_be_newer(self) -> None:
+        """A merge that was sent before the doubt, but answered after, does not end the reading."""
+        steps = ((2, SENDING, None), (1, SENDING, None), (2, STARTED, 6))
+        doubt = doubt_of(1, ended=3)
+        listing = Listing(journal_of(*steps), [doubt], anchor=None)
+        assert read(listing, [listed(6, 2), listed(5, 1)]) == [6, 5]
+        assert listing.found(doubt) is not None
+
+    def test_what_was_adopted_late_is_read_past(self) -> None:
+        """What is known of how far the list was read is not forgotten on the way."""
+        steps = (
+            (3, SENDING, None),
+            (4, SENDING, None),
+            (2, SENDING, None),
+            (2, STARTED, 6),
+            (1, SENDING, None),
+            (4, STARTED, 5),
+        )
+        doubts = [doubt_of(1, ended=6), doubt_of(3, ended=6)]
+        listing = Listing(journal_of(*steps), doubts, anchor=None)
+        assert listing.read(listed(6, 2))
+        assert listing.read(listed(5, 4))
+        assert is_absent(listing, doubts[0], now=SETTLE_AFTER)
+        assert not is_absent(listing, doubts[1], now=SETTLE_AFTER)
+
+    def test_it_stops_at_the_anchor(self) -> None:
+        """What was there before the job is not read past."""
+        listing = Listing(journal_of((1, SENDING, None)), [doubt_of(1, ended=1)], anchor=7)
+        assert read(listing, [listed(8, 2), listed(7, 3), listed(6, 1)]) == [8, 7]
+
+    def test_without_doubts_all_of_it_is_read(self) -> None:
+        """Nothing says how far back to read where nothing is in doubt."""
+        listing = Listing(journal_of(), [], anchor=None)
+        assert read(listing, [listed(2, 1), listed(1, 1)]) == [2, 1]
+
+    def test_the_journal_goes_on_where_it_was(self) -> None:
+        """A log that is learned in parts tells the same as one learned at once."""
+        log = log_of((1, SENDING, None), (1, STARTED, 5), (2, SENDING, None))
+        journal = Journal()
+        for step in log:
+            journal.learn([step])
+            assert journal.seq == step.seq
+        whole = journal_of((1, SENDING, None), (1, STARTED, 5), (2, SENDING, None))
+        assert journal.sent == whole.sent == {1: 1, 2: 3}
+        assert journal.own(listed(5, 1)) == whole.own(listed(5, 1)) == (1, 2)
+        assert journal.own(listed(6, 1)) is None
+
+    def test_findings_are_no_merges_of_this_job(self) -> None:
+        """A pair that was merged before the job was never sent by it."""
+        journal = journal_of((1, PairState.SUCCEEDED, None), (2, STARTED, None))
+        assert journal.sent == {}
+        assert journal.own(listed(5, 1)) is None
+
+
+class TestAbsent:
+    def test_time_proves_it(self) -> None:
+        """Once a list has had its time, what it does not have is not there."""
+        doubt = doubt_of(1, ended=1)
+        listing = Listing(journal_of((1, SENDING, None)), [doubt], anchor=None)
+        assert read(listing, [listed(9, 2)]) == [9]
+        assert not is_absent(listing, doubt, now=SETTLE_AFTER - 1)
+        assert is_absent(listing, doubt, now=SETTLE_AFTER)
+
+    def test_the_time_of_an_earlier_process_counts(self) -> None:
+        """A doubt that comes from before has its age already."""
+        doubt = doubt_of(1, ended=1, age=50.0)
+        listing = Listing(journal_of((1, SENDING, None)), [doubt], anchor=None)
+        listing.end()
+        assert doubt.age_at(8.0) == 58.0
+        assert not is_absent(listing, doubt, now=8.0)
+        assert is_absent(listing, doubt, now=10.0)
+
+    def test_a_later_merge_proves_it(self) -> None:
+        """If a merge is listed that was sent after the request was over, so would be this one."""
+        steps = ((1, SENDING, None), (2, SENDING, None), (2, STARTED, 9))
+        doubt = doubt_of(1, ended=1)
+        listing = Listing(journal_of(*steps), [doubt], anchor=None)
+        assert read(listing, [listed(9, 2)]) == [9]
+        assert is_absent(listing, doubt)
+
+    def test_a_merge_sent_meanwhile_proves_nothing(self) -> None:
+        """A merge that was sent before the request was over may be the older one."""
+        steps = ((1, SENDING, None), (2, SENDING, None), (2, STARTED, 9))
+        doubt = doubt_of(1, ended=2)
+        listing = Listing(journal_of(*steps), [doubt], anchor=None)
+        assert read(listing, [listed(9, 2)]) == [9]
+        assert not is_absent(listing, doubt)
+
+    def test_half_a_list_proves_nothing(self) -> None:
+        """Before the list was read back far enough, nothing is absent."""
+        steps = ((1, SENDING, None), (2, SENDING, None), (2, STARTED, 9))
+        doubt = doubt_of(1, ended=1)
+        listing = Listing(journal_of(*steps), [doubt], anchor=None)
+        assert not is_absent(listing, doubt, now=SETTLE_AFTER)
+        assert listing.read(listed(9, 2))
+        assert not is_absent(listing, doubt, now=SETTLE_AFTER)
+        listing.end()
+        assert is_absent(listing, doubt)
+
+    def test_what_is_found_is_not_absent(self) -> None:
+        """What the list has is not absent, however old the doubt is."""
+        doubt = doubt_of(1, ended=1)
+        listing = Listing(journal_of((1, SENDING, None)), [doubt], anchor=None)
+        assert read(listing, [listed(9, 1)]) == [9]
+        assert not is_absent(listing, doubt, now=1000.0)
+
+    def test_what_the_log_never_sent_is_never_absent(self) -> None:
+        """Without its intent in the log, nothing says how far back a merge can be."""
+        doubt = doubt_of(1, ended=1)
+        listing = Listing(journal_of(), [doubt], anchor=None)
+        assert read(listing, []) == []
+        assert not is_absent(listing, doubt, now=1000.0)
+
+
+class TestSurvivor:
+    @pytest.mark.parametrize(
+        ("record_id", "merged_into", "expected"),
+        [
+            (1, {}, 1),
+            (1, {1: 2}, 2),
+            (1, {1: 2, 2: 3}, 3),
+            (1, {1: None}, None),
+            (1, {1: 2, 2: None}, None),
+        ],
+    )
+    def test_chains_are_followed(
+        self, record_id: int, merged_into: dict[int, int | None], expected: int | None
+    ) -> None:
+        """A record lives on as the last of those that it was merged into, or is gone."""
+        assert survivor(record_id, merged_into) == expected
+
+    def test_a_circle_has_an_end(self) -> None:
+        """Contradicting answers of the server are no endless loop."""
+        assert survivor(1, {1: 2, 2: 3, 3: 2}) in {2, 3}
+
+
+@dataclass
+class Listed:
+    """A merge at the server, and when it was started there."""
+
+    state: CompanyMergeState
+    started: float
+
+
+@dataclass
+class Attempt:
+    """A request of this job: when it got to the server, and as what, if it did."""
+
+    pair: Pair
+    merge: CompanyMergeState | None = None
+    is_over: bool = False
+    has_answer: bool = False
+    doubt: Doubt | None = None
+
+
+def some_of(data: st.DataObject, numbers: list[int]) -> list[int]:
+    """Draw a few of the numbers, in any order."""
+    return data.draw(st.lists(st.sampled_from(numbers), min_size=1, max_size=3, unique=True))
+
+
+class Server(RuleBasedStateMachine):
+    """Requests, answered or not, of a job at a server whose list lags, with other people's merges.
+
+    Several requests are under way at once, and their ends come in any order. The process may
+    crash and go on with the log that it has written.
+    """
+
+    @initialize(
+        lag=st.integers(min_value=0, max_value=40),
+        before=st.lists(st.integers(min_value=1, max_value=6), max_size=4),
+        wait=st.booleans(),
+    )
+    def begin(self, lag: int, before: list[int], wait: bool) -> None:
+        self.lag = float(lag)
+        self.now = 0.0
+        self.merges: list[Listed] = []
+        self.log: list[LoggedChange] = []
+        self.journal = Journal()
+        self.states = dict.fromkeys(range(1, 11), PLANNED)
+        self.attempts: dict[int, Attempt] = {}
+        for number in before:
+            # Some may be merges of the same records. The anchor is what tells them from ours.
+            _ = self.start(number if wait else 50)
+        self.now += self.lag if wait else 0.0
+        self.anchor = next((merge.id for merge in self.visible(self.now)), None)
+
+    def start(self, number: int) -> CompanyMergeState:
+        merge = listed(len(self.merges) + 1, number)
+        self.merges.append(Listed(merge, self.now))
+        return merge
+
+    def visible(self, at: float) -> list[CompanyMergeState]:
+        """Return the list as it is at a time if nothing happens until then, newest first."""
+        return [each.state for each in reversed(self.merges) if each.started + self.lag <= at]
+
+    def write(self, number: int, state: PairState, merge: MergeState | None = None) -> None:
+        url = None if merge is None else task_url(merge.id)
+        change = Change(number=number, state=state, at=self.now, task_url=url)
+        self.log.append(LoggedChange(seq=len(self.log) + 1, change=change))
+        self.states[number] = state
+
+    def attempts_that(self, **what: Any) -> list[int]:
+        return sorted(
+            number
+            for number, attempt in self.attempts.items()
+            if all(getattr(attempt, name) == value for name, value in what.items())
+        )
+
+    def pairs_in(self, *states: PairState) -> list[int]:
+        return [number for number, state in self.states.items() if state in states]
+
+    @rule(seconds=st.sampled_from([0.1, 1.0, 10.0, 30.0]), others=st.booleans())
+    def pass_time(self, seconds: float, others: bool) -> None:
+        self.now += seconds
+        if others:
+            _ = self.start(50)
+
+    @precondition(lambda self: self.pairs_in(PLANNED))
+    @rule(data=st.data())
+    def send(self, data: st.DataObject) -> None:
+        for number in some_of(data, self.pairs_in(PLANNED)):
+            self.write(number, SENDING)
+            self.attempts[number] = Attempt(pair(number))
+
+    @precondition(lambda self: self.attempts_that(is_over=False, merge=None))
+    @rule(data=st.data())
+    def accept(self, data: st.DataObject) -> None:
+        for number in some_of(data, self.attempts_that(is_over=False, merge=None)):
+            self.attempts[number].merge = self.start(number)
+
+    @precondition(lambda self: self.attempts_that(is_over=False))
+    @rule(data=st.data(), is_lost=st.booleans())
+    def answer(self, data: st.DataObject, is_lost: bool) -> None:
+        for number in some_of(data, self.attempts_that(is_over=False)):
+            attempt = self.attempts[number]
+            attempt.is_over = True
+            if attempt.merge is None or is_lost:
+                attempt.doubt = Doubt(pair=attempt.pair, ended=len(self.log), since=self.now)
+            else:
+                attempt.has_answer = True
+                self.write(number, STARTED, attempt.merge)
+
+    @precondition(lambda self: self.pairs_in(STARTED))
+    @rule(data=st.data())
+    def fail_and_plan_again(self, data: st.DataObject) -> None:
+        for number in some_of(data, self.pairs_in(STARTED)):
+            self.write(number, PairState.FAILED)
+            self.write(number, PLANNED)
+
+    @precondition(lambda self: len(self.attempts_that(is_over=False)) > 1)
+    @rule()
+    def crash(self) -> None:
+        """All that is not answered is in doubt, and all that is known is in the log."""
+        self.journal = Journal()
+        for attempt in self.attempts.values():
+            if not attempt.has_answer:
+                attempt.is_over = True
+                attempt.doubt = Doubt(pair=attempt.pair, ended=len(self.log), since=self.now)
+
+    def doubts(self) -> dict[int, Doubt]:
+        return {
+            number: attempt.doubt
+            for number, attempt in self.attempts.items()
+            if attempt.doubt is not None and not attempt.has_answer
+        }
+
+    def look(self, at: float) -> tuple[Listing, list[CompanyMergeState]]:
+        self.journal.learn(self.log[self.journal.seq :])
+        listing = Listing(self.journal, self.doubts().values(), anchor=self.anchor)
+        visible = self.visible(at)
+        _ = read(listing, visible)
+        return listing, visible
+
+    @precondition(lambda self: self.doubts())
+    @rule(data=st.data())
+    def settle(self, data: st.DataObject) -> None:
+        """Do what the list says of some of the doubts."""
+        doubts = self.doubts()
+        listing, _ = self.look(self.now)
+        for number in some_of(data, sorted(doubts)):
+            if merge := listing.found(doubts[number]):
+                self.write(number, STARTED, merge)
+                self.attempts[number].has_answer = True
+            elif listing.is_absent(doubts[number], now=self.now, settle_after=self.lag + 1):
+                self.write(number, PLANNED)
+                del self.attempts[number]
+
+    @invariant()
+    def the_list_tells_the_truth(self) -> None:
+        """What it shows is found and nothing else is; absent is only what was never started.
+
+        What was not started is known to be absent after a while.
+        """
+        after = self.lag + 1
+        for at in (self.now, self.now + after):
+            listing, visible = self.look(at)
+            for number, doubt in self.doubts().items():
+                merge = self.attempts[number].merge
+                assert listing.found(doubt) is (merge if merge in visible else None)
+                is_absent = listing.is_absent(doubt, now=at, settle_after=after)
+                assert not (is_absent and merge is not None)
+                assert is_absent or merge is not None or doubt.age_at(at) < after
+
+
+TestServer = Server.TestCase
+TestServer.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
