@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from benchmarks import bulk, cpu, decode, memory
+from benchmarks import bulk, cpu, decode, ledger, memory, plan
 from benchmarks.figures import RESULTS, save
 
 
@@ -16,6 +16,8 @@ BENCHMARKS: dict[str, Callable[[bool], Any]] = {
     "cpu": lambda quick: cpu.measure(quick=quick),
     "memory": lambda quick: memory.measure(quick=quick),
     "decode": lambda quick: decode.measure(quick=quick),
+    "plan": lambda quick: plan.measure(quick=quick),
+    "ledger": lambda quick: ledger.measure(quick=quick),
 }
 
 

@@ -4,16 +4,17 @@ import asyncio
 import math
 import multiprocessing
 import os
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from heapq import heappop, heappush
 from random import Random
 from typing import Any
 
 from aiotasks.sandbox import Sandbox
 from benchmarks import virtual
-from benchmarks.contenders import CONTENDERS
+from benchmarks.contenders import BOUNDS, CONTENDERS
 from benchmarks.contenders.job import Job
 from benchmarks.figures import quantile
 
@@ -87,14 +88,28 @@ def durations(case: Case) -> list[float]:
     return [random.lognormvariate(median, case.sigma) for _ in range(case.merges)]
 
 
-def earliest_end(seconds: Sequence[float]) -> float:
+def earliest_end(seconds: Sequence[float], *, max_open: float = math.inf, canary: int = 0) -> float:
     """Tell when a job could be over at the earliest, in seconds from its start.
 
     Whoever spends nothing on polls posts 900 merges at the start of each minute, and knows of each
-    end at once. So the k-th merge (from 0) ends at ``k // 900`` minutes plus its duration at the
-    earliest, and the job with the last of them.
+    end at once. Where a job is told to have no more than ``max_open`` open at once, each merge
+    waits for one of those to end; and all wait for the first few, the ``canary``.
     """
-    return max(index // QUOTA * WINDOW + duration for index, duration in enumerate(seconds))
+    running: list[float] = []
+    sent: Counter[int] = Counter()
+    last = now = 0.0
+    for index, duration in enumerate(seconds):
+        if index == canary:
+            now = max(now, last)
+            running.clear()
+        if len(running) >= max_open:
+            now = max(now, heappop(running))
+        while sent[int(now // WINDOW)] >= QUOTA:
+            now = (now // WINDOW + 1) * WINDOW
+        sent[int(now // WINDOW)] += 1
+        heappush(running, now + duration)
+        last = max(last, now + duration)
+    return last
 
 
 def measure(case: Case) -> dict[str, Any]:
@@ -124,8 +139,7 @@ async def _measure(case: Case) -> dict[str, Any]:
         seed=case.seed,
     ) as sandbox:
         pairs = [(number, number + 1) for number in range(1, 2 * case.merges, 2)]
-        job = Job(sandbox.url, sandbox.api_key, pairs, seed=case.seed)
-        started = loop.time()
+        job = Job(sandbox.url, sandbox.api_key, pairs, seed=case.seed, window=WINDOW)
         await CONTENDERS[case.contender](job)
         ended = dict(zip(sandbox.task_urls("company"), ends, strict=True))
         return {
@@ -135,7 +149,7 @@ async def _measure(case: Case) -> dict[str, Any]:
             "seed": case.seed,
             "retry_after": case.tells_when,
             **_costs(sandbox, job),
-            **_times(job, ended, took=job.last - started, earliest=earliest_end(drawn)),
+            **_times(job, ended, earliest=earliest_end(drawn, **BOUNDS.get(case.contender, {}))),
         }
 
 
@@ -158,7 +172,8 @@ def _count(job: Job, verb: str) -> int:
     return sum(count for text, count in job.errors.items() if text.startswith(verb))
 
 
-def _times(job: Job, ended: dict[str, float], *, took: float, earliest: float) -> dict[str, Any]:
+def _times(job: Job, ended: dict[str, float], *, earliest: float) -> dict[str, Any]:
+    took = job.last - job.started
     delays = sorted(learned - ended[url] for url, learned in job.learned.items())
     return {
         "seconds": round(took, 2),

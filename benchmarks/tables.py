@@ -11,6 +11,11 @@ BULK_SIGMA = 0.75
 
 CONTENDERS = """
 * **aiotasks**: workers that merge and put each task into one watch.
+* **aiotasks, dedupe job**: the same by `aiotasks.dedupe`, with a ledger on disk. Its calls include
+  the preview (a call for 100 records) and the ids of the merges (a call for 100 of them); its time
+  begins when the preview has been read.
+* **aiotasks, dedupe job by default**: with its defaults of at most 200 merges open and a canary of
+  ten; its earliest possible end is that of a job that keeps to both.
 * **hand-written**: aiohttp and tenacity, an asyncio task for each merge, 16 requests at once; a
   refused request waits until the reset that the answer names.
 * **hand-written, shared pause**: the same, and one refusal holds back all requests. Merges, queued
@@ -108,6 +113,31 @@ def _decode(results: dict[str, Any]) -> str:
     return _section("Decoding", heads, rows)
 
 
+def _plan(results: dict[str, Any]) -> str:
+    heads = ["10,000 pairs with", "way", "ms of CPU", "to csv"]
+    rows = (
+        [name, way, f"{numbers['median']:.1f}", f"{numbers['to_csv']:.1f}"]
+        for name, of_file in results.items()
+        for way, numbers in of_file["ways"].items()
+    )
+    return _section("Planning", heads, rows)
+
+
+def _ledger(results: dict[str, Any]) -> str:
+    heads = ["way", "steps a second, durable at each", "to ours"]
+    rows = (
+        [way, f"{numbers['median']:,.0f}", f"{numbers['to_ours']:.2f}"]
+        for way, numbers in results["steps"]["ways"].items()
+    )
+    resume = results["resume"]
+    told = (
+        f"\nA ledger of {resume['rows']:,} pairs ({resume['megabytes']} MB) is checked, opened and "
+        f"loaded in {resume['median']:.2f} s (at worst {resume['worst']:.2f} s), and begun in "
+        f"{resume['begin']:.1f} s.\n"
+    )
+    return _section("Ledger", heads, rows) + told
+
+
 def _section(title: str, heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     lines = [heads, ["---"] * len(heads), *rows]
     return f"## {title}\n\n" + "".join(f"| {' | '.join(line)} |\n" for line in lines)
@@ -118,4 +148,6 @@ SECTIONS: dict[str, Callable[[Any], str]] = {
     "cpu": _cpu,
     "memory": _memory,
     "decode": _decode,
+    "plan": _plan,
+    "ledger": _ledger,
 }

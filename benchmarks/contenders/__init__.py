@@ -2,14 +2,21 @@
 
 from collections.abc import Awaitable, Callable, Mapping
 
-from benchmarks.contenders import hand_written, ours, sdk
+from benchmarks.contenders import dedupe_job, hand_written, ours, sdk
 from benchmarks.contenders.job import Job
 
 
 CONTENDERS: Mapping[str, Callable[[Job], Awaitable[None]]] = {
     "aiotasks": ours.run,
+    "aiotasks, dedupe job": dedupe_job.run,
+    "aiotasks, dedupe job by default": dedupe_job.run_by_default,
     "hand-written": hand_written.run,
     "hand-written, shared pause": hand_written.run_with_shared_pause,
     "affinity-sdk": sdk.run,
     "affinity-sdk, helped": sdk.run_with_repeated_merges,
 }
+
+BOUNDS: Mapping[str, Mapping[str, int]] = {
+    "aiotasks, dedupe job by default": {"max_open": 200, "canary": 10},
+}
+"""What a contender is told to keep to, where that bounds how soon a job can end."""

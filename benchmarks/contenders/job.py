@@ -17,18 +17,33 @@ class Job:
         api_key: its key.
         pairs: primary and duplicate of each merge.
         seed: where a contender's chance comes from.
+        window: seconds of the server's minute.
     """
 
     def __init__(
-        self, url: str, api_key: str, pairs: Sequence[tuple[int, int]], *, seed: int
+        self,
+        url: str,
+        api_key: str,
+        pairs: Sequence[tuple[int, int]],
+        *,
+        seed: int,
+        window: float = 60.0,
     ) -> None:
         self.url = url
         self.api_key = api_key
         self.pairs = pairs
         self.seed = seed
+        self.window = window
+        self.started = asyncio.get_running_loop().time()
         self.learned: dict[str, float] = {}
         self.errors: Counter[str] = Counter()
         self.last = 0.0
+
+    async def begin_anew(self) -> None:
+        """End the preparations: the job counts from the server's next minute on."""
+        now = asyncio.get_running_loop().time()
+        await asyncio.sleep(self.window - (now - self.started) % self.window)
+        self.started = asyncio.get_running_loop().time()
 
     def succeed(self, task_url: str) -> None:
         """Note that a contender has just learned of a success."""

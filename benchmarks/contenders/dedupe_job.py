@@ -1,0 +1,47 @@
+"""The bulk job as a dedupe job: planned, with a ledger, and with the records looked at before."""
+
+import tempfile
+from pathlib import Path
+
+import aiotasks
+from aiotasks import dedupe
+from benchmarks import inline
+from benchmarks.contenders.job import Job
+
+
+async def run(job: Job) -> None:
+    """Run a job without a canary, and with as many merges open as the limits allow."""
+    await _run(job, canary=0, max_open=len(job.pairs))
+
+
+async def run_by_default(job: Job) -> None:
+    """Run a job as the command line does when it is told nothing else."""
+    await _run(job, canary=10, max_open=200)
+
+
+async def _run(job: Job, *, canary: int, max_open: int) -> None:
+    def tell(event: dedupe.JobEvent) -> None:
+        match event:
+            case dedupe.PairChanged(pair=dedupe.Pair(state="succeeded", task_url=str(task_url))):
+                job.succeed(task_url)
+            case _:
+                pass
+
+    plan = dedupe.Plan.of(job.pairs, kind="company")
+    with tempfile.TemporaryDirectory() as folder:
+        async with (
+            aiotasks.Client(job.api_key, base_url=job.url) as client,
+            dedupe.Ledger(Path(folder) / "job.db", connect=inline.connect) as ledger,
+        ):
+            preview = await dedupe.look(client, plan)
+            # Somebody reads it: the job begins with a minute of its own.
+            await job.begin_anew()
+            _ = await dedupe.run(
+                client,
+                plan,
+                ledger,
+                preview=preview,
+                canary=canary,
+                max_open=max_open,
+                on_event=tell,
+            )
