@@ -47,6 +47,7 @@ from .models import (
     Quota,
     Record,
     ResultsSummary,
+    Sighting,
     TaskStatus,
 )
 from .policy import Backoff
@@ -90,6 +91,7 @@ __all__ = [
     "ResponseError",
     "ResultsSummary",
     "ServerError",
+    "Sighting",
     "TaskFailedError",
     "TaskService",
     "TaskStatus",

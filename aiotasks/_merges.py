@@ -51,7 +51,7 @@ class MergeService(Generic[StateT, ProfileT]):
             if _did_not_run(error):
                 raise
             raise IndeterminateMergeError(self._kind, primary_id, duplicate_id) from error
-        poller.note_started(ref)
+        poller.note_started(ref, duplicate_id)
         return _urls.task_url(transport.origin, ref)
 
     async def merges(

@@ -18,12 +18,16 @@ _RUNNING = frozenset({TaskStatus.IN_PROGRESS, TaskStatus.PENDING})
 
 
 class Terms(NamedTuple):
-    """What is the same for all tasks of one wait."""
+    """What is the same for all tasks of one wait.
+
+    A wait that ``is_urgent`` goes first, one that ``is_once`` ends with the first news.
+    """
 
     timeout: float
     backoff: Backoff
     deliver: Callable[["Pending", Outcome], None]
     is_urgent: bool = False
+    is_once: bool = False
 
 
 class Phase(Enum):

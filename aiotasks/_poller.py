@@ -6,6 +6,7 @@ from contextlib import suppress
 from typing import Final, get_args
 
 from . import _wire
+from ._hints import Hint, Hints
 from ._pacer import Lane
 from ._pages import Leaf
 from ._pending import Pending
@@ -50,6 +51,7 @@ class Poller:
         self.transport = transport
         self._loop = asyncio.get_running_loop()
         self._schedule = Schedule()
+        self._hints = Hints()
         self._asks: dict[Question, asyncio.Task[None]] = {}
         # In the order of their failing.
         self._failed: dict[TaskRef, None] = {}
@@ -84,9 +86,24 @@ class Poller:
         if not self._schedule.count:
             self._tick(self._loop.time())
 
-    def note_started(self, ref: TaskRef) -> None:
-        """Remember that this client started a task just now."""
+    def seen(self, ref: TaskRef) -> Pending | None:
+        """Return somebody who waits for a task and has been told of it, if there is one."""
+        return self._schedule.seen(ref)
+
+    def follow(self, hint: Hint) -> bool:
+        """Look at once at what a hint may be about; say whether anything was brought forward."""
+        now = self._loop.time()
+        pending = self._schedule.next_of(hint.kind, self._hints.task_of(hint))
+        if pending is None or not self._hints.may_follow(now):
+            return False
+        self._schedule.hasten(pending, now)
+        self._tick(now)
+        return True
+
+    def note_started(self, ref: TaskRef, duplicate_id: int) -> None:
+        """Remember that this client started a task just now, and what it merges away."""
         self._schedule.note_started(ref, self._loop.time())
+        self._hints.note(ref, duplicate_id)
 
     async def run(self) -> None:
         """Ask until cancelled."""

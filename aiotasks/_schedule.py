@@ -4,11 +4,12 @@ Time is an argument and nothing here waits: the poller asks what is due, does th
 tells what it saw.
 """
 
-import math
 from collections import deque
 from collections.abc import Iterable
+from operator import attrgetter
 from typing import Final, TypeAlias, get_args
 
+from ._common import Fresh, Summaries, Wakes
 from ._pages import PAYS, Catalogue, Leaf
 from ._pending import Pending, Phase, cut_short, failed, outcome, verdict
 from ._timetable import Timetable
@@ -16,17 +17,12 @@ from ._urls import TaskRef
 from ._waiters import Waiters
 from ._wire import Page, Request
 from .errors import AffinityError, UnknownStatusError
-from .models import Kind, MergeTask, Outcome, OutcomeState, ResultsSummary
-from .policy import poll_delay
+from .models import Kind, MergeTask, Outcome, OutcomeState
 
 
 GRACE: Final = 0.04
 """How long after a deadline, in seconds, an answer that is on its way is still waited for."""
 
-VISIBILITY: Final = 30.0
-"""How long, in seconds, a task that this client started may not be there to see yet."""
-
-_MOST_SUMMARIES = 256
 _LEFT_BEHIND = 64
 _EARLY_SHARE = 0.1
 
@@ -46,10 +42,9 @@ class Schedule:
         self._timetable = Timetable()
         self._due: deque[Pending] = deque()
         self._asked: set[TaskRef] = set()
-        self._started: dict[TaskRef, float] = {}
-        self._summaries: dict[ResultsSummary, ResultsSummary] = {}
-        # Tasks that were looked at together stay together: one draw of the jitter for all.
-        self._wakes: dict[tuple[int, int, float], float] = {}
+        self._fresh = Fresh()
+        self._summaries = Summaries()
+        self._wakes = Wakes()
 
     @property
     def tasks(self) -> int:
@@ -59,6 +54,20 @@ class Schedule:
     def wanted(self, ref: TaskRef) -> list[Pending]:
         """Return those who wait for a task."""
         return self._waiters.of(ref.kind, ref.id)
+
+    def seen(self, ref: TaskRef) -> Pending | None:
+        """Return somebody who waits for a task and has been told of it, if there is one."""
+        return self._waiters.told(ref.kind, ref.id)
+
+    def next_of(self, kind: Kind, ref: TaskRef | None) -> Pending | None:
+        """Return what waits for its next look: a task, or one of a kind."""
+        waiting = self.wanted(ref) if ref else (each for each in self._waiters if each.kind == kind)
+        later = (each for each in waiting if each.phase is Phase.LATER)
+        return min(later, key=attrgetter("looked"), default=None)
+
+    def hasten(self, pending: Pending, now: float) -> None:
+        """Let what waits for its next look be due at once."""
+        self._wake_at(pending, now)
 
     def is_wanted(self, question: Question) -> bool:
         """Say whether anybody still waits for what a question will tell."""
@@ -72,9 +81,7 @@ class Schedule:
 
     def note_started(self, ref: TaskRef, now: float) -> None:
         """Take in that this client has started a task just now."""
-        while self._started and now - next(iter(self._started.values())) > VISIBILITY:
-            del self._started[next(iter(self._started))]
-        self._started[ref] = now
+        self._fresh.note(ref, now)
 
     def add(self, pending: Pending) -> None:
         """Take in a task. It is due at once, unless it was started by this client just now."""
@@ -82,7 +89,8 @@ class Schedule:
         self.count += 1
         self.catalogues[pending.kind].walk.join(pending)
         self._timetable.put(pending.deadline + GRACE, pending)
-        if self._is_fresh(pending.ref, pending.since) and pending.terms.timeout > 0:
+        may_wait = pending.terms.timeout > 0 and not pending.terms.is_once
+        if may_wait and self._fresh.has(pending.ref, pending.since):
             self._look_later(pending, pending.since, 0.0)
             self._skip_first_look(pending)
         else:
@@ -156,7 +164,7 @@ class Schedule:
 
         ``lead`` is how long before a deadline a look must start for its answer to be in time.
         """
-        self._wakes.clear()
+        self._wakes.forget()
         waiting = self.wanted(ref)
         for pending in waiting:
             self._take_in(pending, task, now, lead)
@@ -174,7 +182,7 @@ class Schedule:
         lead: float,
     ) -> list[TaskRef]:
         """Take in a page; return the tasks for which the reason of a failure is to be asked for."""
-        self._wakes.clear()
+        self._wakes.forget()
         leaf.is_asked = False
         target = self.catalogues[leaf.kind].opened(leaf, now)
         answered = 0
@@ -203,9 +211,9 @@ class Schedule:
 
     def miss(self, ref: TaskRef, *, now: float, lead: float) -> bool:
         """Take in a 404; say whether it only means that the task, started just now, is to come."""
-        if not self._is_fresh(ref, now):
+        if not self._fresh.has(ref, now):
             return False
-        self._wakes.clear()
+        self._wakes.forget()
         for pending in self._undecided(ref):
             self._look_later(pending, now, lead)
         return True
@@ -241,9 +249,6 @@ class Schedule:
 
     def _undecided(self, ref: TaskRef) -> list[Pending]:
         return [pending for pending in self.wanted(ref) if pending.phase is not Phase.REASON]
-
-    def _is_fresh(self, ref: TaskRef, now: float) -> bool:
-        return now - self._started.get(ref, -math.inf) <= VISIBILITY
 
     def _page_of(self, pending: Pending, now: float) -> Leaf | None:
         leaf = pending.leaf
@@ -318,7 +323,7 @@ class Schedule:
         return late
 
     def _may_wait(self, pending: Pending, now: float) -> bool:
-        return self._is_fresh(pending.ref, now) and not pending.terms.is_urgent
+        return self._fresh.has(pending.ref, now) and not pending.terms.is_urgent
 
     def _skip_first_look(self, pending: Pending) -> None:
         # Tasks that end before the second look are rare, or were so far; if that changes, such a
@@ -330,8 +335,11 @@ class Schedule:
         if pending.phase is Phase.REASON:
             return
         pending.status = task.status
-        pending.summary = self._shared(task.results_summary)
+        pending.summary = self._summaries.shared(task.results_summary)
         pending.polls += 1
+        if pending.terms.is_once:
+            self._deliver(pending, outcome(pending, verdict(task), now, None))
+            return
         match verdict(task):
             case OutcomeState.RUNNING:
                 self._look_later(pending, now, lead)
@@ -345,13 +353,6 @@ class Schedule:
                 error = UnknownStatusError(pending.url, task)
                 self._deliver(pending, outcome(pending, OutcomeState.UNKNOWN, now, error))
 
-    def _shared(self, summary: ResultsSummary | None) -> ResultsSummary | None:
-        if summary is None:
-            return None
-        if len(self._summaries) > _MOST_SUMMARIES:
-            self._summaries.clear()
-        return self._summaries.setdefault(summary, summary)
-
     def _look_later(self, pending: Pending, now: float, lead: float) -> None:
         # The look that others needed is not the last one of a task that waits for its own.
         if (pending.is_last_look and pending.is_due) or now >= pending.deadline:
@@ -361,7 +362,7 @@ class Schedule:
         if pending.phase is not Phase.LATER or not pending.polls:
             pending.looks += 1
         try:
-            wake = self._wake(pending, now)
+            wake = self._wakes.of(pending, now)
         except AffinityError as error:
             self._deliver(pending, outcome(pending, OutcomeState.UNKNOWN, now, error))
             return
@@ -374,12 +375,6 @@ class Schedule:
         # The looks of others leave a last look where it is: it needs no second entry.
         if not is_set:
             self._wake_at(pending, when)
-
-    def _wake(self, pending: Pending, now: float) -> float:
-        key = (id(pending.terms), pending.looks, now)
-        if key not in self._wakes:
-            self._wakes[key] = now + poll_delay(pending.terms.backoff, pending.looks)
-        return self._wakes[key]
 
     def _enter(self, pending: Pending, phase: Phase) -> None:
         was_due, pending.phase = pending.is_due, phase

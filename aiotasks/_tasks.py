@@ -9,10 +9,11 @@ from types import TracebackType
 from typing import Self
 
 from . import _urls, _wire
+from ._peeks import Peeks
 from ._pending import Pending, Phase, Terms, cut_short
 from ._poller import Poller
 from .errors import ClosedError, ConfigurationError
-from .models import Kind, MergeTask, Outcome, Outcomes, OutcomeState, Progress
+from .models import Kind, MergeTask, Outcome, Outcomes, OutcomeState, Progress, Sighting
 from .policy import Backoff, poll_backoff
 
 
@@ -166,6 +167,7 @@ class TaskService:
 
     def __init__(self, poller: Callable[[], Poller]) -> None:
         self._poller = poller
+        self._peeks = Peeks()
 
     async def get(self, task_url: str) -> MergeTask:
         """Look at a task once.
@@ -182,6 +184,42 @@ class TaskService:
         transport = self._poller().transport
         ref = _urls.parse_task_url(task_url, transport.origin)
         return await transport.send(_wire.get_task(ref))
+
+    async def peek(
+        self,
+        task_url: str,
+        *,
+        interval: float = 2.0,
+        timeout: float = 10.0,  # noqa: ASYNC109 - it bounds the look, which others share
+    ) -> Sighting:
+        """Return what is known of a task, and look at it only when that is older than ``interval``.
+
+        Made for people who look again and again: however many ask at once, and however often, a
+        task is looked at once an interval. What others of this client wait for is known without
+        any call of its own, and a task that has ended is not looked at again. Nothing is kept
+        between the calls but the URL: any process can ask.
+
+        Args:
+            task_url: What ``merge`` returned.
+            interval: How old an answer may be, in seconds.
+            timeout: Seconds until a look is given up. What was seen before is answered then,
+                with its age.
+
+        Raises:
+            ConfigurationError: when the URL is none of a task, or one of another host.
+            TaskTimeoutError: when it was never seen, and no look came about in time.
+            NotFoundError: when there is no such task, or no more.
+            AffinityError: when it cannot be learned.
+        """
+        poller = self._poller()
+        ref = _urls.parse_task_url(task_url, poller.transport.origin)
+        found = await self._peeks.peek(
+            poller, ref, task_url, interval=interval, patience=_seconds(timeout)
+        )
+        if isinstance(found, Sighting):
+            return found
+        assert found.error is not None  # noqa: S101 - it has shown no task
+        raise copy(found.error) from found.error.__cause__
 
     async def wait(
         self,

@@ -32,6 +32,11 @@ class Waiters:
         # Most of what a page shows may be other people's.
         return [] if first is None else list(_chain(first))
 
+    def told(self, kind: Kind, task_id: str) -> Pending | None:
+        """Return the first of them who has been told anything."""
+        waiting = _chain(self._first[kind].get(task_id))
+        return next((pending for pending in waiting if pending.polls), None)
+
     def add(self, pending: Pending) -> None:
         """Take in one more."""
         known = self._first[pending.kind]
@@ -41,6 +46,10 @@ class Waiters:
     def remove(self, pending: Pending) -> None:
         """Let one go."""
         known = self._first[pending.kind]
+        # Outcomes are delivered from the first on: thousands who wait for one task leave at once.
+        if known[pending.id] is pending and pending.twin is not None:
+            known[pending.id] = pending.twin
+            return
         rest = [twin for twin in _chain(known.pop(pending.id)) if twin is not pending]
         for twin, following in zip(rest, [*rest[1:], None], strict=False):
             twin.twin = following

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple, Self
 import aiohttp
 
 from . import _urls, _wire
+from ._hints import read_hint
 from ._merges import MergeService
 from ._pacer import Pacer, limits_of
 from ._poller import Poller
@@ -134,6 +135,23 @@ class Client:
             told = await poller.transport.send(_wire.get_rate_limit())
             self._pacer.learn(self._open_scope().loop.time(), limits_of(told))
         return self.quota
+
+    def hint(self, payload: object) -> bool:
+        """Let a webhook's body bring a look forward, and return whether it did.
+
+        Affinity's webhooks (``organization.merged``, ``person.merged``) are unsigned, so a hint
+        proves nothing: it makes the client look at once at the task that merges that record away,
+        or at one that was not looked at for long. At most one a second is followed, whoever sends
+        them. Nothing is sent where nobody waits, and what is no such body is ignored.
+
+        Args:
+            payload: The body as it came, or what its JSON says.
+
+        Raises:
+            ClosedError: when the client is not open.
+        """
+        hint = read_hint(payload)
+        return hint is not None and self._poller().follow(hint)
 
     async def __aenter__(self) -> Self:
         if self._was_used:

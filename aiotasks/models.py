@@ -215,6 +215,13 @@ class Outcome(Struct, frozen=True, kw_only=True):
     waited: float = 0.0
 
 
+class Sighting(Struct, frozen=True, kw_only=True):
+    """A task as it was seen last, ``age`` seconds ago: what ``peek`` answers."""
+
+    task: MergeTask
+    age: float
+
+
 class Progress(Struct, frozen=True, kw_only=True):
     """How far a ``wait_many`` is: what ``on_progress`` is called with after each outcome."""
 

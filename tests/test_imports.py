@@ -25,12 +25,27 @@ PURE = {
     "models",
     "errors",
     "policy",
+    "dedupe/models",
+    "dedupe/plan",
+    "dedupe/_pairs",
+    "dedupe/_board",
+    "dedupe/_settle",
+    "dedupe/_schema",
 }
-COMMAND_LINE = {"cli", "_console", "__main__"}
+COMMAND_LINE = {
+    "cli",
+    "_dedupe_cli",
+    "_command",
+    "_job_screen",
+    "_console",
+    "_plan_view",
+    "__main__",
+}
 # The URLs and headers that aiotasks gives to aiohttp are yarl's and multidict's: they come with
 # aiohttp, as a part of its API.
 CORE = {"aiohttp", "msgspec", "tenacity", "multidict", "yarl"}
-EXTRAS = {"typer", "rich"}
+CLI = {"typer", "rich"}
+DEDUPE = {"aiosqlite", "filelock"}
 
 
 def room(file: Path) -> str:
@@ -81,8 +96,12 @@ def test_only_policy_knows_tenacity() -> None:
 
 @pytest.mark.parametrize("file", FILES, ids=module_id)
 def test_what_must_be_installed(file: Path) -> None:
-    """The core needs three packages; what the extra brings is for the command line alone."""
-    allowed = CORE | (EXTRAS if room(file) in COMMAND_LINE else set())
+    """The core needs three packages; what an extra brings is for its own rooms alone."""
+    allowed = set(CORE)
+    if room(file) in COMMAND_LINE:
+        allowed |= CLI
+    if room(file) == "dedupe":
+        allowed |= DEDUPE
     assert foreign(file) <= allowed
 
 
@@ -105,7 +124,8 @@ def loaded_by(module: str) -> set[str]:
 
 
 def test_the_core_loads_no_extra() -> None:
-    """``import aiotasks`` needs nothing of the extra and does not load the sandbox's server."""
+    """``import aiotasks`` needs nothing of the extras and does not load the sandbox's server."""
     loaded = loaded_by("aiotasks")
     assert "aiotasks.client" in loaded
-    assert not loaded & (EXTRAS | {"aiotasks.cli", "aiotasks.sandbox", "aiohttp.web"})
+    others = {"aiotasks.cli", "aiotasks.dedupe", "aiotasks.sandbox", "aiohttp.web"}
+    assert not loaded & (CLI | DEDUPE | others)

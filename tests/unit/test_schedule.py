@@ -32,9 +32,10 @@ from aiotasks import (
     TaskTimeoutError,
     UnknownStatusError,
 )
+from aiotasks._common import VISIBILITY
 from aiotasks._pages import Leaf
 from aiotasks._pending import Pending, Phase, Terms, cut_short, verdict
-from aiotasks._schedule import GRACE, VISIBILITY, Question, Schedule
+from aiotasks._schedule import GRACE, Question, Schedule
 from aiotasks._urls import TaskRef
 from aiotasks._wire import Page, Request, list_tasks
 from aiotasks.policy import Backoff, poll_backoff
@@ -877,7 +878,7 @@ class TestFreshTasks:
         """Only what may not be visible yet is remembered."""
         for number in range(1000):
             waiters.schedule.note_started(ref(str(number)), float(number))
-        assert len(waiters.schedule._started) <= VISIBILITY + 1
+        assert len(waiters.schedule._fresh) <= VISIBILITY + 1
 
 
 class TestSummaries:

@@ -1,0 +1,95 @@
+"""What is known of tasks that people look at again and again, asked for at most once an interval."""
+
+import asyncio
+from typing import Final, NamedTuple
+
+from ._pending import Pending, Terms, verdict
+from ._poller import Poller
+from ._urls import TaskRef
+from .models import MergeTask, Outcome, OutcomeState, Sighting
+from .policy import poll_backoff
+
+
+KEPT: Final = 10_000
+"""How many tasks are remembered, those that were looked at last."""
+
+_BACKOFF = poll_backoff(1.0, 1.0)
+
+
+class _Seen(NamedTuple):
+    """What the last look has shown: a task, or an outcome that says why none."""
+
+    found: MergeTask | Outcome
+    at: float
+
+
+class _Look:
+    """One look at a task, and all who wait for what it shows."""
+
+    pending: Pending
+
+    def __init__(self) -> None:
+        self.news: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
+        self.watchers = 0
+
+    def deliver(self, _: Pending, outcome: Outcome) -> None:
+        self.news.set_result(outcome)
+
+
+class Peeks:
+    """Answers what is known of a task, and looks at it when that is older than an interval."""
+
+    def __init__(self) -> None:
+        self._seen: dict[TaskRef, _Seen] = {}
+        self._looks: dict[TaskRef, _Look] = {}
+
+    async def peek(
+        self, poller: Poller, ref: TaskRef, url: str, *, interval: float, patience: float
+    ) -> Sighting | Outcome:
+        """Return what is known, or the outcome of a look that showed nothing."""
+        loop = asyncio.get_running_loop()
+        seen = self._known(poller, ref)
+        if seen is None or not (_is_final(seen) or loop.time() - seen.at < interval):
+            outcome = await self._look(poller, ref, url, patience)
+            if outcome.task is not None or seen is None or isinstance(seen.found, Outcome):
+                seen = _Seen(outcome.task or outcome, loop.time())
+                self._note(ref, seen)
+        if isinstance(seen.found, Outcome):
+            return seen.found
+        return Sighting(task=seen.found, age=loop.time() - seen.at)
+
+    def _known(self, poller: Poller, ref: TaskRef) -> _Seen | None:
+        seen = self._seen.get(ref)
+        pending = poller.seen(ref)
+        # Whoever waits for it is told all news of it, be it asked for by others.
+        if pending is None or pending.task is None or (seen and seen.at >= pending.looked):
+            return seen
+        return _Seen(pending.task, pending.looked)
+
+    async def _look(self, poller: Poller, ref: TaskRef, url: str, patience: float) -> Outcome:
+        look = self._looks.get(ref)
+        if look is None:
+            look = _Look()
+            terms = Terms(patience, _BACKOFF, look.deliver, is_urgent=True, is_once=True)
+            look.pending = Pending(ref, url, terms, now=asyncio.get_running_loop().time(), index=0)
+            poller.add(look.pending)
+            self._looks[ref] = look
+        look.watchers += 1
+        try:
+            # Who leaves disturbs no other; the last to leave takes the look along.
+            return await asyncio.shield(look.news)
+        finally:
+            look.watchers -= 1
+            if not look.watchers:
+                del self._looks[ref]
+                poller.discard(look.pending)
+
+    def _note(self, ref: TaskRef, seen: _Seen) -> None:
+        _ = self._seen.pop(ref, None)
+        self._seen[ref] = seen
+        if len(self._seen) > KEPT:
+            del self._seen[next(iter(self._seen))]
+
+
+def _is_final(seen: _Seen) -> bool:
+    return isinstance(seen.found, MergeTask) and verdict(seen.found) is not OutcomeState.RUNNING

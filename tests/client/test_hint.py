@@ -1,0 +1,137 @@
+"""Hints: unsigned webhooks bring looks forward, prove nothing, and cannot be used to ask often."""
+
+import asyncio
+import json
+from typing import Any
+
+import pytest
+
+from aiotasks import Client, ClosedError
+from aiotasks import _hints as hints
+from tests.client.conftest import Recorded, connect, now
+
+
+def merged(duplicate_id: int, *, kind: str = "company") -> dict[str, Any]:
+    """What Affinity's webhook says when a record was merged away."""
+    name = "organization" if kind == "company" else "person"
+    body = {f"removed_{kind}": {"id": duplicate_id, "name": "Old"}, kind: {"id": 1}}
+    return {"type": f"{name}.merged", "body": body, "sent_at": 1_700_000_000}
+
+
+@pytest.mark.parametrize(
+    "form",
+    [dict, json.dumps, lambda hint: json.dumps(hint).encode()],
+    ids=["parsed", "text", "bytes"],
+)
+async def test_a_hint_brings_the_look_at_its_task_forward(
+    sandbox: Recorded, client: Client, form: Any
+) -> None:
+    """The task that merges the named record away is looked at when the hint comes, not later."""
+    sandbox.duration = 30.0
+    urls = [await client.companies.merge(number, number + 1) for number in (1, 3, 5)]
+    async with client.tasks.watch(urls, poll_interval=100.0) as watch:
+        await asyncio.sleep(31.0)
+        assert client.hint(form(merged(4)))
+        outcome = await anext(watch)
+    assert outcome.url == urls[1]
+    assert now() == pytest.approx(31.0, abs=0.1)
+
+
+async def test_persons_have_hints_too(sandbox: Recorded, client: Client) -> None:
+    """A hint of one kind says nothing of the other."""
+    sandbox.duration = 30.0
+    url = await client.persons.merge(1, 2)
+    async with client.tasks.watch([url], poll_interval=100.0) as watch:
+        await asyncio.sleep(31.0)
+        assert not client.hint(merged(2))
+        assert client.hint(merged(2, kind="person"))
+        assert (await anext(watch)).waited == pytest.approx(31.0, abs=0.1)
+
+
+async def test_a_hint_proves_nothing(sandbox: Recorded, client: Client) -> None:
+    """A forged hint costs a look, and the task goes on to be waited for."""
+    sandbox.duration = 30.0
+    url = await client.companies.merge(1, 2)
+    async with client.tasks.watch([url], poll_interval=10.0) as watch:
+        await asyncio.sleep(5.0)
+        assert client.hint(merged(2))
+        assert (await anext(watch)).waited >= 30.0
+    assert len(sandbox.looks(url)) >= 3
+
+
+async def test_what_others_started_is_looked_at_as_well(sandbox: Recorded, client: Client) -> None:
+    """Where it is not known which task merges a record, the one that was not seen for longest."""
+    [first] = sandbox.start(1, duration=60.0)
+    [second] = sandbox.start(1, first=2, duration=60.0)
+    async with client.tasks.watch([first], poll_interval=50.0) as watch:
+        await asyncio.sleep(5.0)
+        watch.add(second)
+        await asyncio.sleep(5.0)
+        assert client.hint(merged(999))
+        await asyncio.sleep(0.1)
+        assert sandbox.looks(first) == [0.0, 10.0]
+        assert sandbox.looks(second) == [5.0]
+
+
+async def test_at_most_one_a_second_is_followed(sandbox: Recorded, client: Client) -> None:
+    """A thousand forged hints do not make a thousand requests."""
+    urls = sandbox.start(50, duration=1000.0)
+    async with client.tasks.watch(urls, poll_interval=500.0):
+        await asyncio.sleep(1.0)
+        before = sandbox.requests
+        followed = 0
+        for _ in range(1000):
+            followed += client.hint(merged(2))
+            await asyncio.sleep(0.01)
+        assert followed == 10
+        assert sandbox.requests - before <= 10
+
+
+@pytest.mark.parametrize(
+    "payload",
+    [
+        b"",
+        b"\xff",
+        "{}",
+        "[]",
+        None,
+        7,
+        {"type": "person.created", "body": {}},
+        {"type": "organization.merged", "body": {"removed_company": {"id": "2"}}},
+        {"type": 3},
+        b"[" * 10_000,
+        b" " * 2_000_000,
+    ],
+    ids=lambda payload: repr(payload)[:30],
+)
+async def test_anything_else_is_ignored(sandbox: Recorded, client: Client, payload: Any) -> None:
+    """Whatever somebody sends to a webhook's address, nothing breaks and nothing is asked."""
+    [url] = sandbox.start(1, duration=60.0)
+    async with client.tasks.watch([url], poll_interval=50.0):
+        await asyncio.sleep(1.0)
+        assert not client.hint(payload)
+        await asyncio.sleep(1.0)
+    assert sandbox.requests == 1
+
+
+async def test_nobody_waits(sandbox: Recorded, client: Client) -> None:
+    """Where nobody waits nothing is asked; a client that is closed says so."""
+    assert not client.hint(merged(2))
+    assert sandbox.requests == 0
+    async with connect(sandbox) as other:
+        pass
+    with pytest.raises(ClosedError):
+        other.hint(merged(2))
+
+
+async def test_only_the_newest_merges_are_remembered(
+    sandbox: Recorded, client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A service that runs for years does not keep all merges that it ever started."""
+    monkeypatch.setattr(hints, "KEPT", 1)
+    assert client._scope is not None
+    known = client._scope.poller._hints
+    for number in (1, 3):
+        _ = await client.companies.merge(number, number + 1)
+    assert known.task_of(hints.Hint("company", 2)) is None
+    assert known.task_of(hints.Hint("company", 4)) is not None
