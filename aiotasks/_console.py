@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from .client import Client
+from .dedupe.report import harmless
 from .errors import (
     AffinityError,
     AuthenticationError,
@@ -153,7 +154,8 @@ def print_line(line: dict[str, Any]) -> None:
 
 
 def say(text: str) -> None:
-    errors_console.print(text)
+    # Much of what is said is the server's.
+    errors_console.print("\n".join(map(harmless, text.split("\n"))))
 
 
 def exit_of(error: AffinityError) -> Exit:

@@ -1,6 +1,7 @@
 """The commands for dedupe jobs: show a plan, merge it, go on with it, and tell what became of it."""
 
 import asyncio
+import shlex
 import signal
 import sys
 from collections import Counter
@@ -36,8 +37,8 @@ from .dedupe import (
 from .dedupe._pairs import read_ids
 from .dedupe.models import OnConflict
 from .dedupe.preview import service_of
-from .dedupe.report import ReportFormat, csv_line
-from .errors import AffinityError, LedgerError
+from .dedupe.report import ReportFormat, csv_line, harmless
+from .errors import AffinityError, LedgerError, MonthlyQuotaError
 from .models import Kind, Quota
 
 
@@ -94,7 +95,7 @@ Grace = Annotated[
 ]
 SettleAfter = Annotated[
     float,
-    typer.Option(min=0, help="Seconds until an unanswered merge that is in no list did not run."),
+    typer.Option(min=1, help="Seconds until an unanswered merge that is in no list did not run."),
 ]
 RetryFailed = Annotated[
     bool, typer.Option("--retry-failed", help="Try pairs again that failed or were refused.")
@@ -177,15 +178,12 @@ def merge(
         retry_failed=retry_failed,
     )
     planned = _read(pairs, kind, on_conflict, never, max_cluster)
-    if fingerprint is not None and not planned.fingerprint.startswith(fingerprint.lower()):
-        fail(
-            f"The plan's fingerprint is {planned.fingerprint[:12]}, not {fingerprint}: look at it "
-            "again with `aiotasks plan`. Nothing was merged."
-        )
+    _require(planned, fingerprint)
     preview = None
     if not (path.exists() and complete(_has_begun(path), "Nothing was merged.")):
         preview, quota = complete(_look(planned, settings), "Nothing was merged.")
-        _confirm(preview, quota, is_given=yes)
+        whole_by = _plan_command(pairs, kind, on_conflict, never, max_cluster)
+        _confirm(preview, quota, whole_by, is_given=yes)
     _end(_work(path, settings, terms, planned, preview))
 
 
@@ -282,6 +280,30 @@ def _protected(never: Path | None) -> frozenset[int]:
         return read_ids(file, source=str(never))
 
 
+def _require(planned: Plan, fingerprint: str | None) -> None:
+    if fingerprint is None:
+        return
+    if len(fingerprint) < _plan_view.SHOWN:
+        fail(f"--fingerprint takes the {_plan_view.SHOWN} characters that `aiotasks plan` shows.")
+    if not planned.fingerprint.startswith(fingerprint.lower()):
+        fail(
+            f"The plan's fingerprint is {planned.fingerprint[: _plan_view.SHOWN]}, not "
+            f"{fingerprint}: look at it again with `aiotasks plan`. Nothing was merged."
+        )
+
+
+def _plan_command(
+    pairs: Path, kind: Kind, on_conflict: OnConflict, never: Path | None, max_cluster: int | None
+) -> str | None:
+    if str(pairs) == "-":
+        return None
+    words = ["aiotasks", "plan", str(pairs), "--kind", kind]
+    words += ["--on-conflict", on_conflict] if on_conflict != "refuse" else []
+    words += ["--never", str(never)] if never is not None else []
+    words += ["--max-cluster", str(max_cluster)] if max_cluster is not None else []
+    return shlex.join(words)
+
+
 def _ledger_beside(pairs: Path) -> Path:
     if str(pairs) == "-":
         fail("Pairs from standard input need a place for the job's ledger: give --ledger.")
@@ -304,8 +326,8 @@ async def _look(planned: Plan, settings: dict[str, str]) -> tuple[Preview, Quota
         return preview, client.quota
 
 
-def _confirm(preview: Preview, quota: Quota, *, is_given: bool) -> None:
-    for line in _plan_view.short(preview, quota):
+def _confirm(preview: Preview, quota: Quota, whole_by: str | None, *, is_given: bool) -> None:
+    for line in _plan_view.short(preview, quota, whole_by=whole_by):
         say(line)
     findings = [change.state for change in preview.findings(0.0)]
     if len(findings) == len(preview.plan.merges):
@@ -349,6 +371,9 @@ async def _work(
             except LedgerError as error:
                 say(str(error))
                 return Exit.WRONG_USE if screen.is_empty else Exit.RUNNING
+            except MonthlyQuotaError as error:
+                say(str(error))
+                return Exit.STOPPED
         reasons = Counter(pair.reason for pair in await ledger.pairs(*_TOLD))
     _summarise(path, result, reasons)
     return _exit_of(result)
@@ -359,6 +384,7 @@ def _interruptible(stop: asyncio.Event, grace: float) -> Iterator[None]:
     """Let Ctrl-C stop the job first, and end it at once the second time."""
     loop = asyncio.get_running_loop()
     job = asyncio.current_task()
+    assert job is not None  # noqa: S101 - this is called in the task of the job
 
     def interrupt() -> None:
         if not stop.is_set():
@@ -367,7 +393,7 @@ def _interruptible(stop: asyncio.Event, grace: float) -> Iterator[None]:
                 "Ctrl-C again ends at once; nothing is lost either way."
             )
             stop.set()
-        elif job is not None:
+        else:
             _ = job.cancel()
 
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -398,7 +424,7 @@ def _exit_of(result: JobResult) -> Exit:
 def _summarise(path: Path, result: JobResult, reasons: Counter[str | None]) -> None:
     say(_counted(result.totals))
     for reason, count in reasons.most_common(_MOST_REASONS):
-        say(f"  {count:>5,}  {_plan_view.printable(reason or 'the server gave no reason')}")
+        say(f"  {count:>5,}  {reason or 'the server gave no reason'}")
     say(f"{result.calls:,} calls in {_plan_view.duration(result.seconds)} of this run")
     if result.stopped is not None:
         say(_plan_view.WHY_STOPPED[result.stopped])
@@ -407,8 +433,8 @@ def _summarise(path: Path, result: JobResult, reasons: Counter[str | None]) -> N
     if result.totals[PairState.UNSETTLED]:
         say("Unsettled pairs may have been merged; going on with the job asks for them again.")
     if any(result.totals[state] for state in _EXIT_OF_STATE if _EXIT_OF_STATE[state] > Exit.FAILED):
-        say(f"Go on with: aiotasks resume {path}")
-    say(f"What became of each pair: aiotasks report {path}")
+        say(f"Go on with: {shlex.join(['aiotasks', 'resume', str(path)])}")
+    say(f"What became of each pair: {shlex.join(['aiotasks', 'report', str(path)])}")
 
 
 def _counted(totals: Any) -> str:
@@ -452,7 +478,8 @@ async def _suggestions(kind: Kind, criteria: set[str], settings: dict[str, str])
                 continue
             primary = found.primary_profile
             for duplicate in found.duplicate_profiles:
-                row = (primary.id, duplicate.id, primary.label, duplicate.label)
+                labels = (harmless(each.label) for each in (primary, duplicate))
+                row = (primary.id, duplicate.id, *labels)
                 _ = sys.stdout.write(csv_line([*row, found.match_criteria, found.id]))
                 count += 1
     return count

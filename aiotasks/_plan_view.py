@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 
 from .dedupe import Change, JobInfo, PairState, Plan, Preview, StopReason
+from .dedupe.report import harmless
 from .models import Kind, Quota
 
 
@@ -17,6 +18,9 @@ WHY_STOPPED: Mapping[StopReason, str] = {
     StopReason.NOT_AUTHORISED: "It stopped: the key may not go on.",
     StopReason.UNREACHABLE: "It stopped: the API could not be reached for a long time.",
 }
+
+SHOWN = 12
+"""How much of a fingerprint is shown."""
 
 _DEFAULT_LIMIT = 900
 _FEW = 5
@@ -41,34 +45,34 @@ def whole(preview: Preview, quota: Quota) -> Iterator[str]:
     )
     yield ""
     yield _cost(plan, quota)
-    yield f"Fingerprint: {plan.fingerprint[:12]}"
+    yield f"Fingerprint: {plan.fingerprint[:SHOWN]}"
 
 
-def short(preview: Preview, quota: Quota) -> Iterator[str]:
-    """Yield what has to be known before a plan is agreed to."""
+def short(preview: Preview, quota: Quota, *, whole_by: str | None) -> Iterator[str]:
+    """Yield what has to be known before a plan is agreed to; a command shows the whole of it."""
     plan = preview.plan
     yield _title(preview)
     yield from _clusters(preview, _FEW)
     counts = {
-        "rows are understood otherwise than written": len(plan.rewrites),
-        "rows are left out": len(plan.left_out),
-        "will not run, as records are gone or merged already": len(preview.findings(0.0)),
+        "Understood otherwise than written": len(plan.rewrites),
+        "Left out": len(plan.left_out),
+        "Will not run (gone or merged already)": len(preview.findings(0.0)),
     }
-    yield from (f"{count:,} {what}" for what, count in counts.items() if count)
-    if len(plan.merges) > _FEW or any(counts.values()):
-        yield f"All of it: aiotasks plan {plan.source} --kind {plan.kind}"
+    yield from (f"{what}: {count:,}" for what, count in counts.items() if count)
+    if whole_by is not None and (len(plan.merges) > _FEW or any(counts.values())):
+        yield f"All of it: {whole_by}"
     yield _cost(plan, quota)
 
 
 def status(
-    job: JobInfo, totals: Mapping[PairState, int], notes: Mapping[str, str], holder: str | None
+    job: JobInfo, totals: Mapping[PairState, int], notes: Mapping[str, str], holder: str
 ) -> Iterator[str]:
     """Yield what a job is, and how far."""
     begun = datetime.fromtimestamp(job.begun_at, UTC).isoformat(timespec="seconds")
     yield f"Job of {job.source}: {sum(totals.values()):,} pairs of {_PLURAL[job.kind]}"
     yield f"Begun {begun} at {job.origin}"
     if holder:
-        yield f"Run by {holder}"
+        yield f"Run by {holder}, unless that was killed"
     elif stopped := notes.get("stopped"):
         yield WHY_STOPPED[StopReason(stopped)]
 
@@ -79,11 +83,6 @@ def duration(seconds: float) -> str:
         if seconds >= 2 * size:
             return f"{seconds / size:.1f} {unit}"
     return f"{seconds:.0f} s"
-
-
-def printable(text: str) -> str:
-    """Return a name that cannot steer the terminal, whoever put it into the CRM."""
-    return "".join(each if each.isprintable() else "\N{REPLACEMENT CHARACTER}" for each in text)
 
 
 def _title(preview: Preview) -> str:
@@ -101,11 +100,11 @@ def _clusters(preview: Preview, most: int) -> Iterator[str]:
     clusters: dict[int, list[str]] = {}
     merges = preview.plan.merges
     for merge in merges[:most]:
-        label = printable(preview.label(merge.duplicate_id))
+        label = harmless(preview.label(merge.duplicate_id))
         line = f"    <- {merge.duplicate_id}  {label}  [line {merge.row.line}]"
         clusters.setdefault(merge.primary_id, []).append(line)
     for primary_id, lines in clusters.items():
-        yield f"  {primary_id}  {printable(preview.label(primary_id))}"
+        yield f"  {primary_id}  {harmless(preview.label(primary_id))}"
         yield from lines
     if len(merges) > most:
         yield f"  … and {len(merges) - most:,} more"

@@ -55,7 +55,10 @@ class LedgerReader:
 
     @property
     def holder(self) -> str:
-        """Who has held the writer's lock last: ``process 123 on HOST since …``."""
+        """Who held the writer's lock when this was opened: ``process 123 on HOST since …``.
+
+        It is empty when nobody did. A process that was killed is named until the next one comes.
+        """
         return self._holder
 
     async def __aenter__(self) -> Self:

@@ -116,7 +116,9 @@ GET_SEQS: Final = "SELECT seq FROM log WHERE seq > ?"
 GET_LAST_SEQ: Final = "SELECT coalesce(max(seq), 0) FROM log"
 # No note of a user can be called that.
 HOLDER: Final = "ledger.holder"
-GET_HOLDER: Final = "SELECT text FROM notes WHERE name = 'ledger.holder'"
+GET_HOLDER: Final = """
+SELECT text FROM notes WHERE name = 'ledger.holder' AND text IS NOT NULL
+"""
 GET_NOTES: Final = """
 SELECT name, text FROM notes WHERE name <> 'ledger.holder' AND text IS NOT NULL ORDER BY name
 """

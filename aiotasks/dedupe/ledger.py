@@ -237,6 +237,10 @@ class Ledger(LedgerReader):
             batch, self._queue = self._queue, []
             async with self._turn:
                 await self._write(database, batch)
+        # Only who was killed is named from now on. It is worth no failure.
+        with suppress(sqlite3.Error):
+            _ = await database.executemany(_schema.NOTE, [(_schema.HOLDER, None)])
+            await database.commit()
 
     async def _write(self, database: Database, batch: list["_Write"]) -> None:
         try:

@@ -50,7 +50,7 @@ async def report_lines(
         records = await ledger.records(
             [each for pair in batch for each in (pair.primary_id, pair.duplicate_id)]
         )
-        names = {record_id: label_of(job.kind, json) for record_id, json in records.items()}
+        names = {each: harmless(label_of(job.kind, json)) for each, json in records.items()}
         for pair in batch:
             row = _row(pair, names)
             if format == "csv":
@@ -75,6 +75,11 @@ def defused(text: str) -> str:
     """Return a cell that no spreadsheet runs as a formula."""
     is_harmless = not _FORMULA.match(text) or _NUMBER.fullmatch(text)
     return text if is_harmless else f"'{text}"
+
+
+def harmless(text: str) -> str:
+    """Return a name of a record that cannot steer a terminal which shows it."""
+    return "".join(each if each.isprintable() else "\N{REPLACEMENT CHARACTER}" for each in text)
 
 
 def _job(ledger: LedgerReader) -> JobInfo:

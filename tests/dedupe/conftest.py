@@ -1,0 +1,245 @@
+"""A server that remembers, and a job that is run against it and judged by what it remembers."""
+
+import asyncio
+import json
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Iterable
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import aiohappyeyeballs
+import pytest
+from aiohttp import web
+
+from aiotasks import Client
+from aiotasks.dedupe import (
+    JobEvent,
+    JobProgress,
+    JobResult,
+    Ledger,
+    Pair,
+    PairChanged,
+    PairState,
+    Plan,
+    look,
+    resume,
+    run,
+)
+from aiotasks.sandbox import Fault, Sandbox
+from benchmarks import inline
+
+
+_EPOCH = 1_800_000_000.0
+
+
+class Asked(NamedTuple):
+    """One request, as it arrived."""
+
+    at: float
+    method: str
+    path: str
+    body: bytes
+
+
+class Server(Sandbox):
+    """A sandbox that remembers what it was asked, and calls back at each request."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.asked: list[Asked] = []
+        self.repeated: list[Asked] = []
+        self.on_request: Callable[[Asked], object] = lambda _: None
+
+    async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
+        asked = Asked(now(), request.method, request.path, await request.read())
+        self.asked.append(asked)
+        self._look_for_repetition(asked)
+        self.on_request(asked)
+        return await super()._handle(request)
+
+    def _look_for_repetition(self, asked: Asked) -> None:
+        """Note a merge that is asked for while it runs or when it is done, even if it is refused."""
+        if asked.method == "POST":
+            ids = [*json.loads(asked.body).values()]
+            if any(
+                [merge.primary_id, merge.duplicate_id] == ids and merge.status(asked.at) != "failed"
+                for merge in self.merges
+            ):
+                self.repeated.append(asked)
+
+    @property
+    def merges(self) -> list[Any]:
+        """All merges of companies, oldest first, as the server knows them."""
+        return self._app.states["company"].merges
+
+    @property
+    def posts(self) -> list[Asked]:
+        """The requests for merges, refused ones and lost ones too."""
+        return [asked for asked in self.asked if asked.method == "POST"]
+
+
+class Network:
+    """The way to all servers, which can be cut."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.is_cut = False
+        connect = aiohappyeyeballs.start_connection
+
+        async def start(*arguments: Any, **settings: Any) -> Any:
+            if self.is_cut:
+                raise ConnectionRefusedError
+            return await connect(*arguments, **settings)
+
+        monkeypatch.setattr(aiohappyeyeballs, "start_connection", start)
+
+    def cut(self, server: Server) -> None:
+        """Break the connections that are open, and let no new one come about."""
+        self.is_cut = True
+        server.inject(Fault.disconnect(), on=None, times=None)
+
+    def mend(self, server: Server) -> None:
+        """Let all be as before."""
+        self.is_cut = False
+        server.clear_faults()
+
+
+class Seen:
+    """What a job has told while it ran."""
+
+    def __init__(self) -> None:
+        self.events: list[JobEvent] = []
+        self.snapshots: list[JobProgress] = []
+
+    def of(self, state: PairState) -> list[int]:
+        """Return the numbers of the pairs that came into a state, in order."""
+        changes = [event.pair for event in self.events if isinstance(event, PairChanged)]
+        return [pair.number for pair in changes if pair.state is state]
+
+    @property
+    def waited_for(self) -> set[str | None]:
+        """Return all that was waited for."""
+        return {snapshot.waiting_for for snapshot in self.snapshots}
+
+
+def now() -> float:
+    """Tell the time of the loop."""
+    return asyncio.get_running_loop().time()
+
+
+def clock() -> float:
+    """Tell the time since the epoch, on the loop's clock."""
+    return _EPOCH + now()
+
+
+def plan_of(count: int, *more: tuple[int, int]) -> Plan:
+    """Return a plan of merges of neighbours, and of more."""
+    return Plan.of([*((2 * n - 1, 2 * n) for n in range(1, count + 1)), *more], kind="company")
+
+
+def star(primary_id: int, *duplicate_ids: int) -> list[tuple[int, int]]:
+    """Return pairs that all go into one record."""
+    return [(primary_id, duplicate_id) for duplicate_id in duplicate_ids]
+
+
+def connect(server: Sandbox, **settings: Any) -> Client:
+    """Return a client of a server."""
+    return Client(**{"api_key": "sandbox-key", "base_url": server.url, **settings})
+
+
+async def begin(client: Client, job: Path, plan: Plan) -> None:
+    """Begin a job, and start nothing of it."""
+    async with Ledger(job, connect=inline.connect) as ledger:
+        preview = await look(client, plan)
+        await ledger.begin(
+            plan, origin=client.base_url, records=preview.records, findings=[], at=clock()
+        )
+        await ledger.note(anchor="")
+
+
+async def go(
+    server: Sandbox,
+    path: Path,
+    plan: Plan | None = None,
+    *,
+    seen: Seen | None = None,
+    client: Client | None = None,
+    **settings: Any,
+) -> JobResult:
+    """Run a plan, or go on with what a ledger has, as a process of its own would."""
+    seen = seen or Seen()
+    told = {"on_progress": seen.snapshots.append, "on_event": seen.events.append, "clock": clock}
+    async with Ledger(path, connect=inline.connect) as ledger, client or connect(server) as opened:
+        if plan is None:
+            result = await resume(opened, ledger, **{**told, **settings})
+        else:
+            result = await run(opened, plan, ledger, **{**told, **settings})
+        assert result.totals == await ledger.totals()
+    if "on_progress" not in settings:
+        assert seen.snapshots[-1].totals == result.totals
+    assert len({snapshot.total for snapshot in seen.snapshots}) <= 1
+    return result
+
+
+async def read(path: Path) -> list[Pair]:
+    """Return all pairs of a ledger."""
+    async with Ledger.reading(path, connect=inline.connect) as ledger:
+        return await ledger.pairs()
+
+
+async def states(path: Path) -> list[PairState]:
+    """Return the states of all pairs, in order."""
+    return [pair.state for pair in await read(path)]
+
+
+async def judge(server: Server, path: Path, *, repeated: int = 0) -> Counter[PairState]:
+    """Hold a ledger against what the server has done, and return its totals.
+
+    The server has merged exactly what the ledger says, nothing of it twice, and no two merges of
+    one cluster at a time. Nor was it even asked for a merge that was running or done.
+    """
+    assert len(server.repeated) == repeated
+    pairs = await read(path)
+    merged = server.merged("company")
+    for pair in pairs:
+        is_merged = merged.get(pair.duplicate_id) == pair.primary_id
+        assert (pair.state is PairState.SUCCEEDED) == is_merged, pair
+        failed = [each for each in _merges_of(server, pair) if each.outcome == "failed"]
+        assert len(_merges_of(server, pair)) - len(failed) <= 1
+        if pair.state in {PairState.SUCCEEDED, PairState.PLANNED}:
+            assert len(_merges_of(server, pair)) - len(failed) == is_merged
+    _require_apart(server.merges)
+    return Counter(pair.state for pair in pairs)
+
+
+def _merges_of(server: Server, pair: Pair) -> list[Any]:
+    ids = (pair.primary_id, pair.duplicate_id)
+    return [merge for merge in server.merges if (merge.primary_id, merge.duplicate_id) == ids]
+
+
+def _require_apart(merges: Iterable[Any]) -> None:
+    clusters: dict[int, list[Any]] = {}
+    for merge in merges:
+        clusters.setdefault(merge.primary_id, []).append(merge)
+    for cluster in clusters.values():
+        for earlier, later in pairwise(sorted(cluster, key=lambda merge: merge.started)):
+            assert earlier.ends <= later.started
+
+
+@pytest.fixture
+async def server() -> AsyncIterator[Server]:
+    # The debug mode takes most of the time of a long test.
+    asyncio.get_running_loop().set_debug(False)
+    async with Server(quota=0, month_quota=0) as server:
+        yield server
+
+
+@pytest.fixture
+def job(tmp_path: Path) -> Path:
+    """Where a ledger is to be."""
+    return tmp_path / "job.db"
+
+
+@pytest.fixture
+def network(connections_on_virtual_time: None, monkeypatch: pytest.MonkeyPatch) -> Network:
+    return Network(monkeypatch)

@@ -1,0 +1,424 @@
+"""Merges whose requests were not answered: found, proved absent, or left alone."""
+
+import asyncio
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from aiotasks import ClosedError
+from aiotasks.dedupe import Ledger, PairState, StopReason, run
+from aiotasks.dedupe._settler import MOST_DOUBTS
+from aiotasks.dedupe._work import SENDERS
+from aiotasks.sandbox import Fault
+from benchmarks import inline
+from tests.dedupe.conftest import (
+    Asked,
+    Seen,
+    Server,
+    begin,
+    clock,
+    connect,
+    go,
+    judge,
+    plan_of,
+    read,
+    star,
+    states,
+)
+
+
+PLANNED, SENDING, STARTED, SUCCEEDED, FAILED, REFUSED, UNSETTLED = PairState
+
+WORKED = {
+    "disconnect": Fault.disconnect(after_work=True),
+    "hang": Fault.hang(after_work=True),
+    "500": Fault.status(500, after_work=True),
+    "502 of a proxy": Fault.status(502, html=True, after_work=True),
+    "malformed": Fault.malformed(),
+    "truncated": Fault.truncate(),
+    "wrong types": Fault.wrong_types(),
+    "redirect": Fault.status(408, after_work=True),
+}
+LOST = {
+    "disconnect": Fault.disconnect(),
+    "hang": Fault.hang(),
+    "500": Fault.status(500),
+    "503 of a proxy": Fault.status(503, html=True),
+    "408": Fault.status(408),
+}
+
+
+def targets(server: Server) -> list[str]:
+    """Tell what was asked from the second request for a merge on."""
+    paths = [f"{asked.method} {asked.path}" for asked in server.asked]
+    return paths[paths.index("POST /v2/company-merges") + 1 :]
+
+
+def lose(server: Server, number: int) -> None:
+    """Let one request for a merge be lost on its way."""
+
+    def strike(asked: Asked) -> None:
+        if asked.method == "POST" and len(server.posts) == number:
+            server.inject(Fault.disconnect(), on="merge")
+
+    server.on_request = strike
+
+
+class TestWorked:
+    @pytest.mark.parametrize("name", WORKED)
+    @pytest.mark.parametrize("lag", [0.0, 20.0])
+    @pytest.mark.parametrize("others", [0, 5])
+    async def test_it_is_found_and_adopted(
+        self, server: Server, job: Path, name: str, lag: float, others: int
+    ) -> None:
+        """What was started is found in the merge list, however late, and never sent again."""
+        server.inject(WORKED[name], on="merge")
+        server.list_lag = lag
+        server.duration = 90.0
+        seen = Seen()
+        _ = await go(server, job, plan_of(1 + others), seen=seen)
+        assert await judge(server, job) == {SUCCEEDED: 1 + others}
+        assert len(server.posts) == 1 + others
+        pairs = await read(job)
+        assert {pair.task_url for pair in pairs} == {*server.task_urls("company")}
+        assert seen.of(PLANNED) == []
+
+    @pytest.mark.parametrize("is_listed", [True, False])
+    async def test_it_has_ended_before_it_is_found(
+        self, server: Server, job: Path, is_listed: bool
+    ) -> None:
+        """A merge that is over is found as well, and if no list shows it, by its record."""
+        server.inject(Fault.hang(after_work=True), on="merge")
+        server.list_lag = 0.0 if is_listed else 1000.0
+        server.duration = 1.0
+        _ = await go(server, job, plan_of(1))
+        assert await judge(server, job) == {SUCCEEDED: 1}
+        (pair,) = await read(job)
+        assert (pair.task_url is not None) is is_listed
+        assert is_listed or pair.reason == "2 no longer exists as it has been merged into 1"
+        assert len(server.posts) == 1
+
+    async def test_it_has_failed(self, server: Server, job: Path) -> None:
+        """What has failed unseen is a failure, with the server's reason, and is not repeated."""
+        server.inject(Fault.hang(after_work=True), on="merge")
+        server.failure_rate = 1.0
+        _ = await go(server, job, plan_of(1))
+        (pair,) = await read(job)
+        assert (pair.state, pair.reason) == (FAILED, server.merges[0].reason)
+        assert len(server.posts) == 1
+
+    async def test_another_attempt_after_a_failure(self, server: Server, job: Path) -> None:
+        """A failure of before is not taken for the merge that was sent just now."""
+        server.failure_rate = 1.0
+        _ = await go(server, job, plan_of(1))
+        server.failure_rate = 0.0
+        server.inject(Fault.disconnect(), on="merge")
+        _ = await go(server, job, retry_failed=True)
+        assert await judge(server, job) == {SUCCEEDED: 1}
+        assert len(server.posts) == 3
+
+
+class TestLost:
+    @pytest.mark.parametrize("name", LOST)
+    async def test_it_is_sent_again_when_that_is_proved(
+        self, server: Server, job: Path, name: str
+    ) -> None:
+        """First the list and the record are asked, and time has to pass; then it is sent again."""
+        server.inject(LOST[name], on="merge")
+        _ = await go(server, job, plan_of(1))
+        assert await judge(server, job) == {SUCCEEDED: 1}
+        assert len(server.posts) == 2
+        asked = targets(server)
+        between = asked[: asked.index("POST /v2/company-merges")]
+        assert between[-2:] == ["GET /v2/company-merges", "GET /v2/companies/2"]
+        assert server.posts[1].at - server.posts[0].at >= 60.0
+
+    async def test_a_later_merge_proves_it_sooner(self, server: Server, job: Path) -> None:
+        """A merge that was sent later and is listed shows that this one will not come."""
+        lose(server, 2)
+        server.duration = 3.0
+        _ = await go(server, job, plan_of(3, *star(101, 102, 103, 104)))
+        assert await judge(server, job) == {SUCCEEDED: 6}
+        assert len(server.posts) == 7
+        bodies = [asked.body for asked in server.posts]
+        again = max(bodies.index(body) for body in bodies if bodies.count(body) == 2)
+        times = [asked.at for asked in server.posts if asked.body == bodies[again]]
+        assert times[1] - times[0] < 20.0
+
+    @pytest.mark.parametrize("others", [0, 6])
+    async def test_lists_that_lag_prove_nothing_too_early(
+        self, server: Server, job: Path, others: int
+    ) -> None:
+        """As long as no later merge is listed, only time proves that it was lost."""
+        lose(server, 2 if others else 1)
+        server.list_lag = 25.0
+        server.duration = 2.0
+        more = star(101, *range(102, 102 + others))
+        _ = await go(server, job, plan_of(1, *more), max_open=2, canary=0)
+        _ = await judge(server, job)
+        bodies = [asked.body for asked in server.posts]
+        again = next(body for body in bodies if bodies.count(body) == 2)
+        times = [asked.at for asked in server.posts if asked.body == again]
+        assert times[1] - times[0] >= (25.0 if others else 60.0)
+
+    async def test_a_list_proves_something_for_when_it_was_asked(
+        self, server: Server, job: Path
+    ) -> None:
+        """However long the answers take, a list of before is none of after ``settle_after``."""
+        server.inject(Fault.disconnect(after_work=True), on="merge")
+        server.list_lag = 50.0
+        server.duration = 1000.0
+
+        def be_slow(asked: Asked) -> None:
+            server.latency = 20.0 * (asked.method == "GET" and asked.path != "/v2/companies")
+
+        server.on_request = be_slow
+        _ = await go(server, job, plan_of(1))
+        assert await judge(server, job) == {SUCCEEDED: 1}
+        assert len(server.posts) == 1
+
+    async def test_the_time_of_a_resumed_doubt_begins_anew(self, server: Server, job: Path) -> None:
+        """Its request may have waited for its turn for long: only the new run's time counts."""
+        server.list_lag = 50.0
+        server.duration = 100.0
+        server.inject(Fault.rate_limit(retry_after=90.0), on="merge")
+        server.inject(Fault.hang(after_work=True), on="merge")
+        running = asyncio.create_task(go(server, job, plan_of(1)))
+        await asyncio.sleep(95.0)
+        assert server.merges[0].started >= 90.0
+        running.cancel()
+        _ = await asyncio.wait([running])
+        assert await states(job) == [SENDING]
+        _ = await go(server, job)
+        assert await judge(server, job) == {SUCCEEDED: 1}
+        assert len(server.posts) == 2
+
+    async def test_what_the_server_never_starts_is_refused(self, server: Server, job: Path) -> None:
+        """A merge that no attempt gets answered or started ends the job, not its nights."""
+        server.inject(Fault.status(500), on="merge", times=5)
+        result = await go(server, job, plan_of(1))
+        (pair,) = await read(job)
+        assert pair.state is REFUSED
+        assert pair.reason == "It was sent 5 times, and neither answered nor started"
+        assert result.stopped is None
+        assert result.seconds < 600.0
+        _ = await go(server, job, retry_failed=True)
+        assert await judge(server, job) == {SUCCEEDED: 1}
+
+    async def test_a_server_that_starts_nothing_stops_the_job(
+        self, server: Server, job: Path
+    ) -> None:
+        """If that happens to all, the job stops by itself."""
+        server.inject(Fault.status(500), on="merge", times=None)
+        result = await go(server, job, plan_of(40))
+        assert result.stopped is StopReason.FAILURES
+        assert result.totals == {**dict.fromkeys(PairState, 0), REFUSED: 10, PLANNED: 30}
+
+    async def test_with_many_doubts_no_more_are_sent(self, server: Server, job: Path) -> None:
+        """A server that answers nothing is asked about that before it gets more."""
+        server.inject(Fault.disconnect(), on="merge", times=60)
+        seen = Seen()
+        _ = await go(server, job, plan_of(80), seen=seen, canary=0)
+        assert await judge(server, job) == {SUCCEEDED: 80}
+        # Those that are on their way when there are too many are in doubt, too.
+        sent = sum(asked.at < 60.0 for asked in server.posts)
+        assert MOST_DOUBTS <= sent < MOST_DOUBTS + SENDERS
+        assert "what became of merges that were not answered" in seen.waited_for
+
+    async def test_a_record_that_is_gone_tells_nothing(self, server: Server, job: Path) -> None:
+        """What there is no record of is not refused as long as its merge may be running."""
+        server.inject(Fault.disconnect(after_work=True), on="merge")
+        server.inject(Fault.status(404), on="record", times=None)
+        server.list_lag = 20.0
+        server.duration = 30.0
+        _ = await go(server, job, plan_of(1))
+        assert await judge(server, job) == {SUCCEEDED: 1}
+        assert len(server.posts) == 1
+
+
+class TestUnsettled:
+    async def test_neither_can_tell(self, server: Server, job: Path) -> None:
+        """What cannot be learned for five minutes is left alone, its cluster too, and resumed."""
+        server.inject(Fault.disconnect(after_work=True), on="merge")
+        server.inject(Fault.status(503), on="merges", times=None)
+        server.duration = 400.0
+        plan = plan_of(2, *star(101, 102, 103, 104))
+        async with connect(server) as client:
+            await begin(client, job, plan)
+        result = await go(server, job)
+        assert result.stopped is None
+        pairs = {pair.duplicate_id: pair for pair in await read(job)}
+        pair = pairs[102]
+        assert pair.state is UNSETTLED
+        assert [pairs[each].state for each in (2, 4, 103, 104)] == [
+            *[SUCCEEDED] * 2,
+            *[PLANNED] * 2,
+        ]
+        assert (
+            pair.reason == "Neither the server's merge list nor the record tells what became of it"
+        )
+        assert 300.0 <= (pair.ended_at or 0) - (pair.sending_at or 0) < 330.0
+        server.clear_faults()
+        _ = await go(server, job)
+        assert await judge(server, job) == {SUCCEEDED: 5}
+        assert max(server.posted("company").values()) == 1
+
+    async def test_an_unsettled_one_that_was_lost(self, server: Server, job: Path) -> None:
+        """It is sent again once the list can be read, without waiting for its time again."""
+        server.inject(Fault.disconnect(), on="merge")
+        server.inject(Fault.status(503), on="merges", times=None)
+        async with connect(server) as client:
+            await begin(client, job, plan_of(1))
+        _ = await go(server, job)
+        assert await states(job) == [UNSETTLED]
+        server.clear_faults()
+        await asyncio.sleep(60.0)
+        result = await go(server, job)
+        assert await judge(server, job) == {SUCCEEDED: 1}
+        assert result.seconds < 20.0
+
+    async def test_the_record_tells_where_no_list_can_be_read(
+        self, server: Server, job: Path
+    ) -> None:
+        """That it was merged away is proof enough."""
+        server.inject(Fault.disconnect(after_work=True), on="merge")
+        server.inject(Fault.status(503), on="merges", times=None)
+        async with connect(server) as client:
+            await begin(client, job, plan_of(1))
+        _ = await go(server, job)
+        assert await judge(server, job) == {SUCCEEDED: 1}
+
+    async def test_no_record_no_second_request(self, server: Server, job: Path) -> None:
+        """As long as the record cannot be read, no list alone lets it be sent again."""
+        server.inject(Fault.disconnect(), on="merge")
+        server.inject(Fault.status(503), on="record", times=None)
+        _ = await go(server, job, plan_of(1))
+        assert await states(job) == [UNSETTLED]
+        assert len(server.posts) == 1
+
+    async def test_patience_exceeds_the_time_that_was_asked_for(
+        self, server: Server, job: Path
+    ) -> None:
+        """With a longer ``settle_after`` it is not given up before that has passed."""
+        server.inject(Fault.disconnect(), on="merge")
+        _ = await go(server, job, plan_of(1), settle_after=500.0)
+        assert await judge(server, job) == {SUCCEEDED: 1}
+        assert server.posts[1].at - server.posts[0].at >= 500.0
+
+    async def test_a_client_that_is_closed(self, server: Server, job: Path) -> None:
+        """Whoever closes the client in the middle of a doubt is told, and nothing is lost."""
+        server.inject(Fault.disconnect(after_work=True), on="merge")
+        server.list_lag = 30.0
+        server.duration = 60.0
+        async with Ledger(job, connect=inline.connect) as ledger:
+            async with connect(server) as client:
+                running = asyncio.create_task(run(client, plan_of(1), ledger, clock=clock))
+                await asyncio.sleep(5.0)
+            with pytest.raises(ClosedError):
+                await running
+        _ = await go(server, job)
+        assert await judge(server, job) == {SUCCEEDED: 1}
+        assert len(server.posts) == 1
+
+
+class TestConflicts:
+    async def test_a_conflict_after_a_doubt_may_be_its_own_merge(
+        self, server: Server, job: Path
+    ) -> None:
+        """If a merge was sent again too early, the conflict leads to the one that runs."""
+        server.inject(Fault.disconnect(after_work=True), on="merge")
+        server.list_lag = 20.0
+        server.duration = 60.0
+        _ = await go(server, job, plan_of(1), settle_after=10.0)
+        assert await judge(server, job, repeated=1) == {SUCCEEDED: 1}
+        assert len(server.posts) > 1
+        assert server.posted("company") == {(1, 2): 1}
+
+    async def test_a_conflict_that_stays_is_refused(self, server: Server, job: Path) -> None:
+        """What others do with the records for hours does not keep the job for hours."""
+        server.inject(Fault.disconnect(), on="merge")
+
+        def meddle(asked: Asked) -> None:
+            if asked.method == "POST" and len(server.posts) == 1:
+                _ = server.start_merge("company", 9, 2, duration=1e6)
+
+        server.on_request = meddle
+        result = await go(server, job, plan_of(1))
+        (pair,) = await read(job)
+        assert pair.state is REFUSED
+        assert result.seconds < 600.0
+
+
+class TestTasksThatCannotBeRead:
+    """A task of which the server knows nothing any more is settled by its history."""
+
+    @pytest.mark.parametrize("state", [SUCCEEDED, FAILED])
+    async def test_by_the_list(self, server: Server, job: Path, state: PairState) -> None:
+        """The merge list still has it."""
+        server.failure_rate = float(state is FAILED)
+        server.inject(Fault.status(404), on="task", times=None)
+        server.inject(Fault.status(400), on="tasks", times=None)
+        server.duration = 50.0
+        _ = await go(server, job, plan_of(2))
+        assert await judge(server, job) == {state: 2}
+        assert {pair.reason for pair in await read(job)} == {
+            merge.reason for merge in server.merges
+        }
+
+    @pytest.mark.parametrize("is_its_own", [True, False])
+    async def test_by_the_record(self, server: Server, job: Path, is_its_own: bool) -> None:
+        """Where the list does not help, the record tells what it was merged into."""
+        for on, status in (("task", 404), ("tasks", 400), ("merges", 503)):
+            server.inject(Fault.status(status), on=on, times=None)
+        server.duration = 5.0 if is_its_own else 1e6
+        if not is_its_own:
+            merge = partial(server.start_merge, "company", 9, 2, duration=0.0)
+            _ = asyncio.get_running_loop().call_later(20.0, merge)
+        async with connect(server) as client:
+            await begin(client, job, plan_of(1))
+        _ = await go(server, job)
+        (pair,) = await read(job)
+        assert pair.state is (SUCCEEDED if is_its_own else FAILED)
+        assert (
+            pair.reason == f"2 no longer exists as it has been merged into {1 if is_its_own else 9}"
+        )
+
+    @pytest.mark.parametrize("status", [404, 503])
+    async def test_by_nothing(self, server: Server, job: Path, status: int) -> None:
+        """Where nothing tells it stays unsettled, and a later run may learn it."""
+        for on, code in (("task", 404), ("tasks", 400)):
+            server.inject(Fault.status(code), on=on, times=None)
+        server.inject(Fault.status(status), on="record", times=None)
+        server.duration = 1000.0
+        _ = await go(server, job, plan_of(1))
+        (pair,) = await read(job)
+        assert (pair.state, pair.task_url) == (UNSETTLED, server.task_urls("company")[0])
+        await asyncio.sleep(1000.0)
+        _ = await go(server, job)
+        assert await judge(server, job) == {SUCCEEDED: 1}
+        assert len(server.posts) == 1
+
+    async def test_a_status_that_is_unknown(self, server: Server, job: Path) -> None:
+        """A task that ended with a status of the future is settled by what it has done."""
+        server.inject(Fault.task_status("reverted"), on="task", times=None)
+        server.inject(Fault.task_status("reverted"), on="tasks", times=None)
+        _ = await go(server, job, plan_of(1))
+        assert await judge(server, job) == {SUCCEEDED: 1}
+
+    @pytest.mark.parametrize("failures", [0, 1])
+    async def test_tasks_of_several_merges(self, server: Server, job: Path, failures: int) -> None:
+        """Where a server puts merges of ours into one task, each gets what became of it."""
+        state = server._app.states["company"]
+        start = state.start
+
+        def join(*arguments: int, **settings: object) -> object:
+            task = state.tasks[0] if state.tasks else None
+            outcome = "failed" if len(state.merges) < failures else None
+            return start(*arguments, task=task, outcome=outcome, **settings)  # type: ignore[arg-type]
+
+        state.start = join  # type: ignore[method-assign, assignment]
+        server.duration = 20.0
+        _ = await go(server, job, plan_of(3))
+        totals = await judge(server, job)
+        assert (totals[SUCCEEDED], totals[FAILED]) == (3 - failures, failures)

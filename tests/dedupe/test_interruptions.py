@@ -1,0 +1,263 @@
+"""A job that is cut off anywhere goes on, and merges nothing twice."""
+
+import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from shutil import copyfile
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import async_solipsism
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from msgspec import Struct
+
+from aiotasks import AffinityError
+from aiotasks.dedupe import PairState, Plan
+from aiotasks.sandbox import Fault
+from benchmarks import inline
+from tests.dedupe.conftest import Server, go, judge, plan_of, star
+
+
+PLANNED, SENDING, STARTED, SUCCEEDED, FAILED, REFUSED, UNSETTLED = PairState
+OPEN = {PLANNED, SENDING, STARTED, UNSETTLED}
+
+
+class Crash(Struct, frozen=True):
+    """A moment: so many of the loop's steps after the n-th time that something happened."""
+
+    after: str
+    count: int
+    steps: int
+
+
+class Crasher:
+    """Ends a run as ``kill -9`` does: what its ledger's file is at that moment is what is left."""
+
+    def __init__(self, server: Server, path: Path, crash: Crash | None) -> None:
+        self._server = server
+        self._path = path
+        self._crash = crash
+        self._left = crash.count if crash else 0
+        self._runner: asyncio.Task[Any] | None = None
+        self._striker: asyncio.Task[None] | None = None
+        self.left_behind: Path | None = None
+
+    async def run(self, plan: Plan, **terms: Any) -> Path:
+        """Run or go on with a job, and return where its ledger is afterwards."""
+        self._server.on_request = lambda _: self._count("request")
+        with counting_commits(lambda: self._count("commit")):
+            self._runner = asyncio.create_task(go(self._server, self._path, plan, **terms))
+            with suppress(AffinityError, asyncio.CancelledError):
+                await self._runner
+            if self._striker is not None:
+                _ = self._striker.cancel()
+                _ = await asyncio.wait([self._striker])
+        self._server.on_request = lambda _: None
+        return self.left_behind or self._path
+
+    def _count(self, what: str) -> None:
+        if self._crash is None or self._crash.after != what:
+            return
+        self._left -= 1
+        if self._left == 0:
+            self._striker = asyncio.create_task(self._strike(self._crash.steps))
+
+    async def _strike(self, steps: int) -> None:
+        for _ in range(steps):
+            await asyncio.sleep(0)
+        assert self._runner is not None
+        if not self._runner.done():
+            self.left_behind = salvage(self._path)
+            _ = self._runner.cancel()
+
+
+@contextmanager
+def counting_commits(tell: Any) -> Iterator[None]:
+    commit = inline.Connection.commit
+
+    async def count(self: inline.Connection) -> None:
+        await commit(self)
+        tell()
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(inline.Connection, "commit", count)
+        yield
+
+
+def salvage(path: Path) -> Path:
+    """Copy what is on disk, as it is at this moment."""
+    copy = path.with_name(f"{path.stem}+.db")
+    for suffix in ("", "-wal"):
+        if (source := path.with_name(path.name + suffix)).exists():
+            _ = copyfile(source, copy.with_name(copy.name + suffix))
+    return copy
+
+
+async def finish(server: Server, path: Path, plan: Plan, **terms: Any) -> None:
+    """Let the job come to its end undisturbed, and judge all."""
+    server.clear_faults()
+    result = await go(server, path, plan, **terms)
+    assert result.stopped is None
+    totals = await judge(server, path)
+    assert not OPEN & {state for state in totals if totals[state]}
+    assert sum(totals.values()) == len(plan.merges)
+
+
+class TestCancellation:
+    @pytest.mark.parametrize("after", ["request", "commit"])
+    @pytest.mark.parametrize("is_crash", [True, False])
+    async def test_at_any_moment(self, tmp_path: Path, after: str, is_crash: bool) -> None:
+        """Whatever a run was doing when it was cut off, the next one goes on and repeats nothing."""
+        asyncio.get_running_loop().set_debug(False)
+        plan = plan_of(3, *star(101, 102, 103))
+        for count in range(1, 24):
+            path = tmp_path / f"{count}.db"
+            async with Server(quota=0, month_quota=0, latency=0.01, list_lag=5.0) as server:
+                crasher = Crasher(server, path, Crash(after, count, count % 5))
+                left = await crasher.run(plan, canary=0)
+                await finish(server, left if is_crash else path, plan)
+                assert server.posted("company").total() == 5
+
+    async def test_between_two_steps_of_the_loop(self, tmp_path: Path) -> None:
+        """It may be any step at all of the event loop."""
+        asyncio.get_running_loop().set_debug(False)
+        plan = plan_of(2, *star(101, 102, 103))
+        for steps in range(0, 600, 11):
+            path = tmp_path / f"{steps}.db"
+            async with Server(quota=0, month_quota=0, duration=0.5) as server:
+                left = await Crasher(server, path, Crash("request", 2, steps)).run(plan, canary=0)
+                await finish(server, left, plan)
+                assert server.posted("company").total() == 4
+
+
+FAULTS = {
+    "lost answer": Fault.disconnect(after_work=True),
+    "reset": Fault.disconnect(),
+    "hang": Fault.hang(),
+    "hang after": Fault.hang(after_work=True),
+    "500": Fault.status(500),
+    "500 after": Fault.status(500, after_work=True),
+    "503 of a proxy": Fault.status(503, html=True),
+    "429": Fault.rate_limit(),
+    "429 of too many": Fault.rate_limit(cause="concurrency"),
+    "month": Fault.rate_limit(cause="month"),
+    "401": Fault.status(401),
+    "403": Fault.status(403),
+    "truncated": Fault.truncate(),
+    "malformed": Fault.malformed(),
+}
+# Of these operations a refusal would be the answer, and not a failure.
+OPERATIONS = ("merge", "merges", "task", "tasks", "record", "records", None)
+
+
+class Struck(Struct, frozen=True):
+    """A fault that comes with a request, once or with some of those that follow."""
+
+    fault: str
+    on: str | None
+    times: int
+    share: float
+
+
+class Round(Struct, frozen=True):
+    """One run, what happens in it, and how long nothing runs afterwards."""
+
+    faults: list[Struck]
+    crash: Crash | None
+    pause: float
+    retry_failed: bool
+
+
+class Script(Struct, frozen=True):
+    """A job and all its misfortunes."""
+
+    singles: int
+    cluster: int
+    canary: int
+    max_open: int
+    world: dict[str, Any]
+    rounds: list[Round]
+
+
+strikes = st.builds(
+    Struck,
+    fault=st.sampled_from(sorted(FAULTS)),
+    on=st.sampled_from(OPERATIONS),
+    times=st.sampled_from([1, 1, 2, 4, 8, 50]),
+    share=st.sampled_from([1.0, 0.5, 0.2]),
+)
+crashes = st.builds(
+    Crash,
+    after=st.sampled_from(["request", "commit"]),
+    count=st.integers(1, 25),
+    steps=st.integers(0, 40),
+)
+rounds = st.builds(
+    Round,
+    faults=st.lists(strikes, max_size=4),
+    crash=crashes | crashes | st.none(),
+    pause=st.sampled_from([0.0, 0.0, 7.0, 100.0]),
+    retry_failed=st.booleans(),
+)
+worlds = st.fixed_dictionaries(
+    {
+        "duration": st.sampled_from([0.0, 2.0, (0.0, 10.0), (5.0, 60.0)]),
+        "failure_rate": st.sampled_from([0.0, 0.0, 0.3]),
+        "list_lag": st.sampled_from([0.0, 0.0, 2.0, 20.0]),
+        "task_lag": st.sampled_from([0.0, 0.0, 3.0]),
+        "latency": st.sampled_from([0.0, 0.05, (0.0, 2.0)]),
+        "quota": st.sampled_from([0, 0, 12]),
+        "exclusive_primary": st.booleans(),
+        "seed": st.integers(0, 3),
+    }
+)
+scripts = st.builds(
+    Script,
+    singles=st.integers(0, 5),
+    cluster=st.integers(1, 4),
+    canary=st.sampled_from([0, 2]),
+    max_open=st.sampled_from([1, 3, 200]),
+    world=worlds,
+    rounds=st.lists(rounds, min_size=1, max_size=4),
+)
+
+
+async def play(script: Script, folder: Path) -> None:
+    """Let a script happen, then let the job end undisturbed, and judge it."""
+    plan = plan_of(script.singles, *star(101, *range(102, 102 + script.cluster)))
+    terms = {
+        "canary": script.canary,
+        "max_open": script.max_open,
+        "max_failure_rate": 1.0,
+        "settle_after": 30.0,
+    }
+    path = folder / "job.db"
+    async with Server(month_quota=0, **script.world) as server:
+        for each in script.rounds:
+            for struck in each.faults:
+                fault = FAULTS[struck.fault]
+                server.inject(fault, on=struck.on, times=struck.times, share=struck.share)
+            crasher = Crasher(server, path, each.crash)
+            path = await crasher.run(plan, retry_failed=each.retry_failed, **terms)
+            server.clear_faults()
+            await asyncio.sleep(each.pause)
+        await finish(server, path, plan, **terms)
+
+
+def check(script: Script) -> None:
+    with (
+        TemporaryDirectory() as folder,
+        asyncio.Runner(loop_factory=async_solipsism.EventLoop) as runner,
+    ):
+        runner.run(play(script, Path(folder)))
+
+
+class TestMachine:
+    @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+    @given(scripts)
+    def test_no_misfortune_merges_twice(self, script: Script) -> None:
+        """Crashes, lost answers, resets, delayed lists and failures cost time, and nothing else."""
+        check(script)

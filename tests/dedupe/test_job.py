@@ -1,0 +1,778 @@
+"""The rules of a job: what it starts, what it waits for, when it stops, and how it goes on."""
+
+import asyncio
+import math
+from collections.abc import Callable
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+
+from aiotasks import (
+    AuthenticationError,
+    AuthorizationError,
+    ClosedError,
+    ConfigurationError,
+    ConnectError,
+    LedgerError,
+    MonthlyQuotaError,
+    NetworkError,
+    RateLimitError,
+    ServerError,
+)
+from aiotasks.dedupe import (
+    CanaryPassed,
+    JobEvent,
+    JobResult,
+    Ledger,
+    PairChanged,
+    PairState,
+    Plan,
+    Stopping,
+    StopReason,
+    look,
+    resume,
+    run,
+)
+from aiotasks.sandbox import Fault, Sandbox
+from benchmarks import inline
+from tests.dedupe.conftest import (
+    Asked,
+    Network,
+    Seen,
+    Server,
+    begin,
+    clock,
+    connect,
+    go,
+    judge,
+    now,
+    plan_of,
+    read,
+    star,
+    states,
+)
+
+
+PLANNED, SENDING, STARTED, SUCCEEDED, FAILED, REFUSED, UNSETTLED = PairState
+
+
+def later(seconds: float, action: Callable[[], object]) -> None:
+    """Do something in the middle of what follows."""
+    _ = asyncio.get_running_loop().call_later(seconds, action)
+
+
+def all_of(result: JobResult, state: PairState) -> bool:
+    return result.totals[state] == sum(result.totals.values())
+
+
+class TestRun:
+    async def test_it_merges_what_the_plan_says(self, server: Server, job: Path) -> None:
+        """Each pair is merged once, and the ledger has its task, its merge and its times."""
+        plan = plan_of(30, *star(101, 102, 103, 104))
+        result = await go(server, job, plan)
+        assert (result.stopped, result.error) == (None, None)
+        assert await judge(server, job) == {SUCCEEDED: 33}
+        assert server.posted("company") == {
+            (merge.primary_id, merge.duplicate_id): 1 for merge in plan.merges
+        }
+        assert result.calls == server.requests - 1
+        assert result.seconds == pytest.approx(now(), abs=1.0)
+
+    async def test_persons_too(self, server: Server, job: Path) -> None:
+        """A plan of persons merges persons."""
+        result = await go(server, job, Plan.of([(1, 2), (3, 4)], kind="person"))
+        assert all_of(result, SUCCEEDED)
+        assert server.merged("person") == {2: 1, 4: 3}
+
+    async def test_snapshots_come_first(self, server: Server, job: Path) -> None:
+        """What the records were is in the ledger before the first merge."""
+        _ = await go(server, job, plan_of(60))
+        first = next(place for place, asked in enumerate(server.asked) if asked.method == "POST")
+        assert [asked.path for asked in server.asked[:first]] == [
+            *["/v2/companies"] * 2,
+            "/v2/company-merges",
+        ]
+        async with Ledger.reading(job, connect=inline.connect) as ledger:
+            assert len(await ledger.records(range(1, 121))) == 120
+
+    async def test_a_preview_is_not_asked_for_again(self, server: Server, job: Path) -> None:
+        """What has been looked at just now is taken as it is."""
+        plan = plan_of(2)
+        async with connect(server) as client:
+            preview = await look(client, plan)
+        _ = await go(server, job, plan, preview=preview)
+        assert server.calls["records"] == 1
+
+    async def test_there_may_be_nothing_to_do(self, server: Server, job: Path) -> None:
+        """A job whose plan leaves all out ends at once."""
+        plan = Plan.of([(1, 2)], kind="company", never=[2])
+        result = await go(server, job, plan)
+        assert all_of(result, REFUSED)
+        assert result.stopped is None
+        assert server.posts == []
+
+    async def test_a_job_that_is_done_is_left_alone(self, server: Server, job: Path) -> None:
+        """Running it again changes nothing and asks nothing."""
+        plan = plan_of(3)
+        _ = await go(server, job, plan)
+        asked = server.requests
+        result = await go(server, job, plan)
+        assert all_of(result, SUCCEEDED)
+        assert (server.requests, result.calls) == (asked, 0)
+
+    async def test_never_too_many_are_open(self, server: Server, job: Path) -> None:
+        """No more merges are open than was asked for."""
+        server.duration = (1.0, 30.0)
+        seen = Seen()
+        _ = await go(server, job, plan_of(40), seen=seen, canary=0, max_open=7)
+        spans = [(merge.started, merge.ends) for merge in server.merges]
+        assert max(sum(a <= at < b for a, b in spans) for at, _ in spans) == 7
+        assert max(snapshot.open for snapshot in seen.snapshots) <= 7
+        assert "open merges to end (at most 7 at once)" in seen.waited_for
+
+    async def test_a_cluster_goes_one_by_one(self, server: Server, job: Path) -> None:
+        """Of a cluster one merge is open at a time, also for a server that would refuse two."""
+        server.exclusive_primary = True
+        server.duration = (0.0, 9.0)
+        seen = Seen()
+        plan = plan_of(0, *star(1, *range(2, 12)), *star(21, *range(22, 27)))
+        _ = await go(server, job, plan, seen=seen)
+        assert await judge(server, job) == {SUCCEEDED: 15}
+        assert seen.of(REFUSED) == []
+        assert "the open merges of their clusters to end" in seen.waited_for
+
+    @pytest.mark.parametrize(
+        ("setting", "value"),
+        [
+            ("max_open", 0),
+            ("canary", -1),
+            ("max_failure_rate", 1.1),
+            ("max_failure_rate", math.nan),
+            ("grace", -1.0),
+            ("grace", math.inf),
+            ("settle_after", math.inf),
+            ("settle_after", -0.1),
+        ],
+    )
+    async def test_settings_are_checked_first(
+        self, server: Server, job: Path, setting: str, value: float
+    ) -> None:
+        """A setting that makes no sense is named before anything is asked or written."""
+        terms: dict[str, Any] = {setting: value}
+        with pytest.raises(ConfigurationError, match=f"{setting} must be"):
+            _ = await go(server, job, plan_of(1), **terms)
+        with pytest.raises(ConfigurationError, match=f"{setting} must be"):
+            _ = await go(server, job, **terms)
+        assert server.requests == 0
+        async with Ledger(job, connect=inline.connect) as ledger:
+            assert ledger.job is None
+
+    async def test_another_plan_is_refused(self, server: Server, job: Path) -> None:
+        """The ledger of one plan does not take another."""
+        _ = await go(server, job, plan_of(1))
+        with pytest.raises(LedgerError, match="the ledger of another job"):
+            _ = await go(server, job, plan_of(2))
+
+    async def test_another_server_is_refused(self, server: Server, job: Path) -> None:
+        """A job goes on only where it was begun."""
+        _ = await go(server, job, plan_of(1))
+        async with Sandbox() as other:
+            with pytest.raises(LedgerError, match="give the base URL"):
+                _ = await go(other, job)
+            with pytest.raises(LedgerError, match="its server is"):
+                _ = await go(other, job, plan_of(1))
+            assert other.requests == 0
+
+    async def test_without_a_job_there_is_nothing_to_resume(
+        self, server: Server, job: Path
+    ) -> None:
+        """A ledger that is empty has nothing to go on with."""
+        with pytest.raises(LedgerError, match="it holds no job yet"):
+            _ = await go(server, job)
+
+
+class TestCanary:
+    async def test_the_first_have_to_end(self, server: Server, job: Path) -> None:
+        """The others start only when the first ten have ended."""
+        server.duration = 30.0
+        seen = Seen()
+        _ = await go(server, job, plan_of(25), seen=seen)
+        times = [asked.at for asked in server.posts]
+        assert max(times[:10]) < 5.0
+        assert min(times[10:]) >= min(times[:10]) + 30.0
+        assert seen.events.count(CanaryPassed(ended=10)) == 1
+        assert "the first 10 merges to end (canary)" in seen.waited_for
+
+    async def test_nobody_has_to_want_one(self, server: Server, job: Path) -> None:
+        """Without a canary all start at once."""
+        server.duration = 30.0
+        seen = Seen()
+        _ = await go(server, job, plan_of(25), seen=seen, canary=0)
+        assert max(asked.at for asked in server.posts) < 5.0
+        assert not any(isinstance(event, CanaryPassed) for event in seen.events)
+
+    async def test_it_counts_over_runs(self, server: Server, job: Path) -> None:
+        """A later run does not try again what has been tried."""
+        _ = await stopped_after(server, job, plan_of(40), ended=10)
+        tried = len(server.posts)
+        server.duration = 30.0
+        before = now()
+        _ = await go(server, job)
+        assert max(asked.at for asked in server.posts[tried:]) < before + 5.0
+
+    async def test_what_was_merged_before_has_tried_nothing(
+        self, server: Server, job: Path
+    ) -> None:
+        """Pairs that are merged already are no canary."""
+        for n in range(1, 11):
+            _ = server.start_merge("company", 2 * n - 1, 2 * n, duration=0.0)
+        server.failure_rate = 1.0
+        result = await go(server, job, plan_of(40))
+        assert len(server.posts) == 10
+        assert result.stopped is StopReason.FAILURES
+
+    async def test_a_stop_is_no_pass(self, server: Server, job: Path) -> None:
+        """That the others may start is not told when they may not."""
+        stop = asyncio.Event()
+        later(1.0, stop.set)
+        seen = Seen()
+        server.duration = 5.0
+        result = await go(server, job, plan_of(25), seen=seen, stop=stop)
+        assert result.totals[SUCCEEDED] == 10
+        assert not any(isinstance(event, CanaryPassed) for event in seen.events)
+
+
+async def stopped_after(server: Server, job: Path, plan: Plan, *, ended: int) -> JobResult:
+    """Stop a run when so many pairs have ended, and let the open ones end."""
+    stop = asyncio.Event()
+    ends = count(1)
+
+    def tell(event: JobEvent) -> None:
+        if isinstance(event, PairChanged) and event.pair.state is SUCCEEDED and next(ends) == ended:
+            stop.set()
+
+    return await go(server, job, plan, stop=stop, on_event=tell)
+
+
+class TestFailures:
+    async def test_a_canary_that_fails_stops_the_job(self, server: Server, job: Path) -> None:
+        """When the first ones fail, nothing more is started, and all is written down."""
+        server.failure_rate = 1.0
+        seen = Seen()
+        result = await go(server, job, plan_of(25), seen=seen)
+        assert (result.stopped, result.error) == (StopReason.FAILURES, None)
+        assert await judge(server, job) == {FAILED: 10, PLANNED: 15}
+        assert len(server.posts) == 10
+        assert seen.events.count(Stopping(reason=StopReason.FAILURES, grace=30.0)) == 1
+        failed = [pair for pair in await read(job) if pair.state is FAILED]
+        assert all(pair.reason and pair.merge_id for pair in failed)
+
+    async def test_open_merges_are_waited_for(self, server: Server, job: Path) -> None:
+        """What is open when too many have failed gets its grace, and is written down."""
+        server.duration = (5.0, 20.0)
+        seen = Seen()
+
+        def turn(_: Asked) -> None:
+            server.failure_rate = float(len(server.posts) > 60)
+
+        server.on_request = turn
+        result = await go(server, job, plan_of(200), seen=seen, max_open=30)
+        assert result.stopped is StopReason.FAILURES
+        totals = await judge(server, job)
+        assert totals[STARTED] == totals[SENDING] == 0
+        assert totals[PLANNED] > 0
+        assert totals[SUCCEEDED] + totals[FAILED] == len(server.posts)
+        assert "the open merges to end (grace)" in seen.waited_for
+
+    async def test_a_few_may_fail(self, server: Server, job: Path) -> None:
+        """As many as were allowed stop nothing."""
+        server.failure_rate = 1.0
+        result = await go(server, job, plan_of(25), max_failure_rate=1.0)
+        assert result.stopped is None
+        assert await judge(server, job) == {FAILED: 25}
+
+    async def test_the_canary_comes_again(self, server: Server, job: Path) -> None:
+        """After such a stop the next ones have to show that it has become better."""
+        server.duration = 2.0
+        server.on_request = lambda _: setattr(server, "failure_rate", float(len(server.posts) > 20))
+        _ = await go(server, job, plan_of(100), max_open=20)
+        server.on_request = lambda _: None
+        assert (await judge(server, job))[SUCCEEDED] >= 10
+        server.failure_rate = 1.0
+        tried = len(server.posts)
+        result = await go(server, job, max_open=20)
+        assert result.stopped is StopReason.FAILURES
+        assert len(server.posts) == tried + 10
+        server.failure_rate = 0.0
+        result = await go(server, job)
+        assert result.stopped is None
+        _ = await judge(server, job)
+
+    async def test_a_crash_within_the_grace_forgets_no_stop(
+        self, server: Server, job: Path
+    ) -> None:
+        """That it was stopped is known to the next run, even if this one did not live on."""
+        server.duration = 5.0
+        server.failure_rate = 1.0
+        seen = Seen()
+        plan = plan_of(40, *star(1, *range(201, 204)))
+        running = asyncio.create_task(go(server, job, plan, seen=seen, canary=0, grace=9e9))
+        server.duration = math.inf
+        later(1.0, lambda: setattr(server, "duration", 5.0))
+        while not any(isinstance(event, Stopping) for event in seen.events):
+            await asyncio.sleep(0.5)
+            for url in server.task_urls("company")[:20]:
+                server.finish(url, outcome="failed")
+        running.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await running
+        async with Ledger.reading(job, connect=inline.connect) as ledger:
+            assert (await ledger.notes())["stopped"] == StopReason.FAILURES
+
+    async def test_failed_pairs_are_tried_again(self, server: Server, job: Path) -> None:
+        """On demand, what failed or was refused is planned anew, and nothing else is."""
+        server.failure_rate = 1.0
+        server.inject(Fault.status(400), on="merge")
+        plan = Plan.of([(n, n + 1) for n in range(1, 12, 2)], kind="company", never=[12])
+        _ = await go(server, job, plan)
+        assert (await states(job)) == [REFUSED, FAILED, FAILED, FAILED, FAILED, REFUSED]
+        server.failure_rate = 0.0
+        assert (await go(server, job)).totals[SUCCEEDED] == 0
+        result = await go(server, job, retry_failed=True)
+        assert result.totals[SUCCEEDED] == 5
+        # What the plan has left out stays so.
+        assert (await judge(server, job)) == {SUCCEEDED: 5, REFUSED: 1}
+        pairs = await read(job)
+        assert all(pair.reason is None and pair.merge_id for pair in pairs if pair.is_planned)
+
+
+class TestKey:
+    @pytest.mark.parametrize(
+        "how",
+        [("api_key", "another", AuthenticationError), ("permissions", False, AuthorizationError)],
+    )
+    @pytest.mark.parametrize("at", [0.5, 2.0, 6.0])
+    async def test_a_key_that_is_refused_stops_the_job(
+        self, server: Server, job: Path, how: tuple[str, object, type[Exception]], at: float
+    ) -> None:
+        """Nothing is lost when the key is taken away, and the next run completes the job."""
+        setting, value, error = how
+        server.duration = (1.0, 20.0)
+        before = getattr(server, setting)
+        later(at, lambda: setattr(server, setting, value))
+        seen = Seen()
+        result = await go(server, job, plan_of(60, *star(201, 202, 203)), seen=seen, max_open=20)
+        assert result.stopped is StopReason.NOT_AUTHORISED
+        assert isinstance(result.error, error)
+        assert result.totals[REFUSED] == result.totals[FAILED] == result.totals[UNSETTLED] == 0
+        assert len(seen.of(SENDING)) < 60
+        # Nothing is waited for: nothing could be learned.
+        assert result.seconds < at + 20.0
+        setattr(server, setting, before)
+        assert (await go(server, job)).stopped is None
+        assert await judge(server, job) == {SUCCEEDED: 62}
+
+    async def test_a_key_that_is_refused_at_the_start_is_an_error(
+        self, server: Server, job: Path
+    ) -> None:
+        """Without a look at the records, no job is begun."""
+        with pytest.raises(AuthenticationError):
+            _ = await go(server, job, plan_of(1), client=connect(server, api_key="wrong"))
+        async with Ledger(job, connect=inline.connect) as ledger:
+            assert ledger.job is None
+
+    async def test_a_key_that_is_refused_to_the_settler(self, server: Server, job: Path) -> None:
+        """A key that is found out to be refused while a doubt is settled stops the job, too."""
+        server.inject(Fault.disconnect(after_work=True), on="merge")
+        server.inject(Fault.status(403), on="merges", times=None)
+        server.duration = 20.0
+        async with connect(server) as client:
+            await begin(client, job, plan_of(1))
+            result = await go(server, job)
+        assert result.stopped is StopReason.NOT_AUTHORISED
+        assert await states(job) == [SENDING]
+        server.clear_faults()
+        assert all_of(await go(server, job), SUCCEEDED)
+        assert len(server.posts) == 1
+
+    @pytest.mark.parametrize(
+        ("fault", "reason"),
+        [
+            (Fault.status(401), StopReason.NOT_AUTHORISED),
+            (Fault.status(403), StopReason.NOT_AUTHORISED),
+            (Fault.rate_limit(cause="month"), StopReason.MONTH),
+        ],
+    )
+    async def test_a_merge_that_is_refused_for_good_stays_planned(
+        self, server: Server, job: Path, fault: Fault, reason: StopReason
+    ) -> None:
+        """What is refused to the key or for the month certainly did not run, and is not lost."""
+        server.inject(fault, on="merge", times=None)
+        result = await go(server, job, plan_of(1))
+        assert result.stopped is reason
+        assert await judge(server, job) == {PLANNED: 1}
+        server.clear_faults()
+        assert all_of(await go(server, job), SUCCEEDED)
+
+    async def test_an_exhausted_month_stops_the_job(self, server: Server, job: Path) -> None:
+        """When the month is used up nothing is lost, and the next run completes the job."""
+        server.duration = (1.0, 20.0)
+        later(2.0, lambda: server.inject(Fault.rate_limit(cause="month"), on=None, times=None))
+        result = await go(server, job, plan_of(60, *star(201, 202, 203)), max_open=20)
+        assert result.stopped is StopReason.MONTH
+        assert isinstance(result.error, MonthlyQuotaError)
+        assert result.totals[REFUSED] == result.totals[FAILED] == result.totals[UNSETTLED] == 0
+        server.clear_faults()
+        assert (await go(server, job)).stopped is None
+        assert await judge(server, job) == {SUCCEEDED: 62}
+
+
+class TestOutage:
+    @pytest.mark.parametrize("minutes", [1, 5, 9])
+    @pytest.mark.parametrize("at", [0.05, 3.0, 7.0])
+    async def test_an_outage_is_sat_out(
+        self, server: Server, network: Network, job: Path, minutes: int, at: float
+    ) -> None:
+        """Minutes without a network cost time, and nothing else."""
+        server.duration = (1.0, 20.0)
+        server.latency = 0.02
+        later(at, lambda: network.cut(server))
+        later(at + 60.0 * minutes, lambda: network.mend(server))
+        seen = Seen()
+        result = await go(server, job, plan_of(60, *star(201, 202, 203)), seen=seen, max_open=20)
+        assert result.stopped is None
+        assert await judge(server, job) == {SUCCEEDED: 62}
+        assert result.seconds < 60.0 * minutes + 150.0
+        assert minutes == 1 or "the API to answer again" in seen.waited_for
+
+    @pytest.mark.parametrize("duration", [20.0, 2000.0])
+    async def test_ten_minutes_are_too_long(
+        self, server: Server, network: Network, job: Path, duration: float
+    ) -> None:
+        """A longer outage stops the job, whether it was sending or only waiting."""
+        server.duration = duration
+        later(10.0, lambda: network.cut(server))
+        result = await go(server, job, plan_of(30), canary=20)
+        assert result.stopped is StopReason.UNREACHABLE
+        assert isinstance(result.error, NetworkError)
+        assert 600.0 < result.seconds < 900.0
+        assert result.totals[UNSETTLED] == 0
+        network.mend(server)
+        assert (await go(server, job)).stopped is None
+        assert await judge(server, job) == {SUCCEEDED: 30}
+
+    async def test_a_server_that_is_down_is_an_outage_too(self, server: Server, job: Path) -> None:
+        """Whoever only gets 503 while all is open stops after ten minutes, with that error."""
+        server.duration = 2000.0
+        later(10.0, lambda: server.inject(Fault.status(503), on=None, times=None))
+        result = await go(server, job, plan_of(3))
+        assert result.stopped is StopReason.UNREACHABLE
+        assert isinstance(result.error, ServerError)
+        assert result.totals[STARTED] == 3
+
+    async def test_tasks_that_can_never_be_read(self, server: Server, job: Path) -> None:
+        """If only the list of the tasks fails, and all is silent, it stops for that as well."""
+        later(10.0, lambda: server.inject(Fault.status(503), on="tasks", times=None))
+        server.duration = 60.0
+        result = await go(server, job, plan_of(9))
+        assert result.stopped is StopReason.UNREACHABLE
+        assert result.totals[STARTED] == 9
+
+    async def test_tasks_that_are_refused_by_the_page(self, server: Server, job: Path) -> None:
+        """If only the list of the tasks is refused, each is asked for by itself."""
+        server.inject(Fault.status(403), on="tasks", times=None)
+        server.duration = 1000.0
+        assert all_of(await go(server, job, plan_of(3)), SUCCEEDED)
+
+    async def test_long_merges_are_no_outage(self, server: Server, job: Path) -> None:
+        """Merges of an hour's half are waited for, by a call a minute more."""
+        server.duration = 1800.0
+        result = await go(server, job, plan_of(3))
+        assert all_of(result, SUCCEEDED)
+        # The polls take two calls a minute by themselves.
+        assert server.calls["tasks"] + server.calls["task"] <= 1.1 * 3 * 30 + 10
+
+    async def test_merges_that_are_always_refused_for_a_limit(
+        self, server: Server, job: Path
+    ) -> None:
+        """If the limit never lets a merge through, the job stops after ten minutes, too."""
+        server.inject(Fault.rate_limit(cause="concurrency"), on="merge", times=None)
+        result = await go(server, job, plan_of(3))
+        assert result.stopped is StopReason.UNREACHABLE
+        assert isinstance(result.error, RateLimitError)
+        # The grace ends in the middle of the tries.
+        assert result.totals[PLANNED] + result.totals[SENDING] == 3
+        server.clear_faults()
+        assert all_of(await go(server, job), SUCCEEDED)
+        assert server.posted("company").total() == 3
+
+    async def test_a_refusal_ends_an_outage(
+        self, server: Server, network: Network, job: Path
+    ) -> None:
+        """What is refused was answered: two short outages are not one long one."""
+        async with connect(server) as client:
+            await begin(client, job, plan_of(0, *star(1, 2, 3, 4)))
+        for duplicate_id in (2, 3, 4):
+            _ = server.start_merge("company", 9, duplicate_id, duration=0.0)
+
+        def be_slow(asked: Asked) -> None:
+            server.latency = 700.0 * (asked.method == "POST")
+            network.is_cut = len(server.posts) == 2
+            later(720.0, lambda: setattr(network, "is_cut", False))
+
+        server.on_request = be_slow
+        network.is_cut = True
+        later(20.0, lambda: setattr(network, "is_cut", False))
+        connector = aiohttp.TCPConnector(force_close=True)
+        async with aiohttp.ClientSession(connector=connector) as session:
+            client = connect(server, session=session, request_timeout=1000.0)
+            result = await go(server, job, client=client)
+        assert result.stopped is None
+        assert result.totals[REFUSED] == 3
+        assert result.seconds > 2100.0
+
+    async def test_a_server_that_never_was_there(
+        self, server: Server, network: Network, job: Path
+    ) -> None:
+        """When a run with open merges finds no server, it stops at once."""
+        server.duration = 600.0
+        stop = asyncio.Event()
+        later(5.0, stop.set)
+        result = await go(server, job, plan_of(3), stop=stop, grace=1.0)
+        assert result.totals[STARTED] == 3
+        network.is_cut = True
+        result = await go(server, job)
+        assert result.stopped is StopReason.UNREACHABLE
+        assert isinstance(result.error, ConnectError)
+        assert result.totals[STARTED] == 3
+        assert result.seconds < 60.0
+
+    async def test_a_client_that_is_closed_ends_the_job(self, server: Server, job: Path) -> None:
+        """Whoever closes the client under a job is told, or finds it stopped."""
+        server.duration = 600.0
+        client = connect(server)
+        async with Ledger(job, connect=inline.connect) as ledger:
+            async with client:
+                running = asyncio.create_task(run(client, plan_of(3), ledger, clock=clock))
+                await asyncio.sleep(5.0)
+            result = await running
+            assert result.stopped is StopReason.UNREACHABLE
+            assert isinstance(result.error, ClosedError)
+            assert result.totals[STARTED] == 3
+
+
+class TestStop:
+    async def test_nothing_more_is_started(self, server: Server, job: Path) -> None:
+        """After a stop what is open gets its grace, and the next run does the rest."""
+        server.duration = 10.0
+        stop = asyncio.Event()
+        later(5.0, stop.set)
+        seen = Seen()
+        result = await go(server, job, plan_of(30), seen=seen, stop=stop)
+        assert (result.stopped, result.error) == (StopReason.INTERRUPTED, None)
+        assert await judge(server, job) == {SUCCEEDED: 10, PLANNED: 20}
+        assert seen.events.count(Stopping(reason=StopReason.INTERRUPTED, grace=30.0)) == 1
+        assert (await go(server, job)).stopped is None
+        assert await judge(server, job) == {SUCCEEDED: 30}
+
+    async def test_grace_ends(self, server: Server, job: Path) -> None:
+        """What has not ended within the grace is left to the next run."""
+        server.duration = 100.0
+        stop = asyncio.Event()
+        later(5.0, stop.set)
+        result = await go(server, job, plan_of(30), stop=stop, grace=7.0)
+        assert result.stopped is StopReason.INTERRUPTED
+        assert result.seconds == pytest.approx(12.0, abs=1.0)
+        assert await judge(server, job) == {STARTED: 10, PLANNED: 20}
+        assert all_of(await go(server, job), SUCCEEDED)
+        assert len(server.posts) == 30
+
+    async def test_a_stop_that_was_set_before(self, server: Server, job: Path) -> None:
+        """A job that is stopped at its start sends at most what was on its way."""
+        stop = asyncio.Event()
+        stop.set()
+        result = await go(server, job, plan_of(30), stop=stop)
+        assert result.stopped is StopReason.INTERRUPTED
+        assert result.totals[PLANNED] >= 14
+        _ = await judge(server, job)
+
+    async def test_a_stop_at_the_end_stopped_nothing(self, server: Server, job: Path) -> None:
+        """If all pairs end within the grace, the job was not stopped."""
+        server.duration = 10.0
+        stop = asyncio.Event()
+        later(5.0, stop.set)
+        result = await go(server, job, plan_of(3), stop=stop)
+        assert result.stopped is None
+        assert all_of(result, SUCCEEDED)
+
+    async def test_a_cancelled_run_writes_down_no_end(self, server: Server, job: Path) -> None:
+        """A run that is cancelled leaves what is open as it is."""
+        server.duration = 100.0
+        running = asyncio.create_task(go(server, job, plan_of(3)))
+        await asyncio.sleep(5.0)
+        running.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await running
+        assert now() == 5.0
+        assert await states(job) == [STARTED] * 3
+
+
+class SpoiledError(Exception):
+    """What a callback raises."""
+
+
+class TestTelling:
+    async def test_the_events_tell_all(self, server: Server, job: Path) -> None:
+        """Whoever follows the events knows what the ledger knows, step by step."""
+        server.failure_rate = 0.2
+        server.inject(Fault.disconnect(after_work=True), on="merge", times=None, share=0.2)
+        seen = Seen()
+        _ = await go(server, job, plan_of(40), seen=seen, max_failure_rate=1.0)
+        changes = [event for event in seen.events if isinstance(event, PairChanged)]
+        async with Ledger.reading(job, connect=inline.connect) as ledger:
+            history = await ledger.history()
+            told = sorted((event.seq, event.pair.number, event.pair.state) for event in changes)
+            assert told == [(each.seq, each.change.number, each.change.state) for each in history]
+            last = {event.pair.number: event.pair for event in changes}
+            for pair in await ledger.pairs():
+                known = last[pair.number]
+                assert (known.state, known.task_url) == (pair.state, pair.task_url)
+                assert (known.reason, known.ended_at) == (pair.reason, pair.ended_at)
+
+    async def test_progress_is_told_each_second(self, server: Server, job: Path) -> None:
+        """Snapshots come once a second and at the end, and each counts every pair once."""
+        server.duration = 10.0
+        server.set_quota(900)
+        seen = Seen()
+        result = await go(server, job, plan_of(30), seen=seen)
+        assert len(seen.snapshots) == pytest.approx(result.seconds + 2, abs=2)
+        assert {snapshot.total for snapshot in seen.snapshots} == {30}
+        assert seen.snapshots[0].seconds_left is None
+        assert any(snapshot.seconds_left for snapshot in seen.snapshots)
+        # One call told where the merge list began.
+        assert seen.snapshots[-1].calls == result.calls - 1
+        assert seen.snapshots[-1].month_used is None
+
+    async def test_the_month_is_told(self, job: Path) -> None:
+        """Where the API tells of the month, so do the snapshots."""
+        async with Server(quota=0, month_quota=1000) as server:
+            seen = Seen()
+            _ = await go(server, job, plan_of(3), seen=seen)
+            assert seen.snapshots[-1].month_limit == 1000
+            assert seen.snapshots[-1].month_used == server.requests
+
+    @pytest.mark.parametrize("error", [SpoiledError(), ConnectError("mine"), LedgerError("a", "b")])
+    @pytest.mark.parametrize("state", [SENDING, STARTED, SUCCEEDED, FAILED, PLANNED, UNSETTLED])
+    async def test_what_a_callback_raises_ends_the_run(
+        self, server: Server, job: Path, state: PairState, error: Exception
+    ) -> None:
+        """It comes out as itself, whatever it is and whoever was told, and nothing is lost."""
+
+        def tell(event: JobEvent) -> None:
+            if isinstance(event, PairChanged) and event.pair.state is state:
+                raise error
+
+        server.inject(Fault.disconnect(), on="merge")
+        if state is UNSETTLED:
+            server.inject(Fault.status(503), on="merges", times=None)
+        server.failure_rate = float(state is FAILED)
+        plan = plan_of(5, *star(101, 102, 103))
+        async with connect(server) as client:
+            await begin(client, job, plan)
+        with pytest.raises(type(error)) as caught:
+            _ = await go(server, job, on_event=tell)
+        assert caught.value is error
+        server.clear_faults()
+        server.failure_rate = 0.0
+        assert all_of(await go(server, job, retry_failed=True), SUCCEEDED)
+        _ = await judge(server, job)
+
+    @pytest.mark.parametrize("after", [0, 3])
+    async def test_so_does_what_on_progress_raises(
+        self, server: Server, job: Path, after: int
+    ) -> None:
+        """A screen that fails ends the run with its error."""
+        calls = count()
+
+        def show(_: object) -> None:
+            if next(calls) >= after:
+                raise SpoiledError
+
+        server.duration = 10.0
+        with pytest.raises(SpoiledError):
+            _ = await go(server, job, plan_of(3), on_progress=show)
+        assert all_of(await go(server, job), SUCCEEDED)
+        _ = await judge(server, job)
+
+    async def test_nobody_has_to_listen(self, server: Server, job: Path) -> None:
+        """A job needs no callbacks."""
+        async with connect(server) as client, Ledger(job, connect=inline.connect) as ledger:
+            assert all_of(await run(client, plan_of(3), ledger), SUCCEEDED)
+            assert all_of(await resume(client, ledger), SUCCEEDED)
+
+
+class TestMergesOfOthers:
+    async def test_what_is_merged_already_is_not_sent(self, server: Server, job: Path) -> None:
+        """A duplicate that lives on as its primary has succeeded; one of another is refused."""
+        _ = server.start_merge("company", 1, 2, duration=0.0)
+        _ = server.start_merge("company", 9, 4, duration=0.0)
+        server.duration = 5.0
+        _ = await go(server, job, Plan.of([(1, 2), (3, 4), (5, 6), (7, 999_999)], kind="company"))
+        pairs = await read(job)
+        assert [pair.state for pair in pairs] == [SUCCEEDED, REFUSED, SUCCEEDED, REFUSED]
+        assert pairs[0].reason == "2 had been merged into 1 before this job"
+        assert pairs[1].reason == "4 had been merged into 9 before this job"
+        assert pairs[3].reason == "There is no company 999999"
+        assert server.posted("company") == {(5, 6): 1}
+
+    async def test_what_others_merge_meanwhile(self, server: Server, job: Path) -> None:
+        """The server's refusal tells whether it was the merge that was wanted."""
+        async with connect(server) as client:
+            await begin(client, job, plan_of(3))
+        _ = server.start_merge("company", 1, 2, duration=0.0)
+        _ = server.start_merge("company", 9, 4, duration=0.0)
+        _ = await go(server, job)
+        pairs = await read(job)
+        assert [pair.state for pair in pairs] == [SUCCEEDED, REFUSED, SUCCEEDED]
+        assert pairs[1].reason == "4 no longer exists as it has been merged into 9"
+        assert server.posted("company") == {(5, 6): 1}
+
+    async def test_what_others_have_under_way(self, server: Server, job: Path) -> None:
+        """A pair that others are merging just now is refused, and can be tried again."""
+        _ = server.start_merge("company", 1, 2, duration=60.0)
+        _ = await go(server, job, plan_of(1))
+        (pair,) = await read(job)
+        assert pair.state is REFUSED
+        assert pair.reason == "A merge of 1 or 2 is already in progress."
+        await asyncio.sleep(60.0)
+        assert all_of(await go(server, job, retry_failed=True), SUCCEEDED)
+        assert server.posted("company") == {}
+
+
+class TestMergeIds:
+    async def test_they_are_noted_once(self, server: Server, job: Path) -> None:
+        """Ids are learned a hundred a call at the end of a run, back to where the job began."""
+        for n in range(500, 850):
+            _ = server.start_merge("company", 2 * n - 1, 2 * n, duration=0.0)
+        before = server.calls["merges"]
+        _ = await go(server, job, plan_of(150))
+        assert server.calls["merges"] == before + 1 + 2
+        ids = {(merge.primary_id, merge.duplicate_id): merge.id for merge in server.merges}
+        for pair in await read(job):
+            assert pair.merge_id == ids[pair.primary_id, pair.duplicate_id]
+        _ = await go(server, job)
+        assert server.calls["merges"] == before + 1 + 2
+
+    async def test_they_are_worth_no_failure(self, server: Server, job: Path) -> None:
+        """If the list cannot be read they are left out, and noted by the next run."""
+        _ = server.start_merge("company", 1001, 1002, duration=0.0)
+        async with connect(server) as client:
+            await begin(client, job, plan_of(3))
+        server.inject(Fault.status(400), on="merges", times=1)
+        assert all_of(await go(server, job), SUCCEEDED)
+        assert {pair.merge_id for pair in await read(job)} == {None}
+        _ = await go(server, job)
+        assert [pair.merge_id for pair in await read(job)] == [2, 3, 4]

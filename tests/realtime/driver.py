@@ -1,0 +1,51 @@
+"""Runs of a job in processes of their own, each as soon as a line asks for it.
+
+Only what runs a job is imported, and that once: each run is a fork, so that a test can afford to
+kill fifty of them. Each prints its process id first, and its exit code when it has ended.
+"""
+
+import asyncio
+import json
+import os
+import sys
+from typing import Any
+
+from aiotasks import AffinityError, Client
+from aiotasks.dedupe import Ledger, PairState, Plan, _settler, job, run
+from aiotasks.policy import poll_backoff
+
+
+async def work(pairs: str, ledger: str, url: str, settings: dict[str, Any]) -> int:
+    """Do what ``aiotasks merge`` does, and return 0 when all pairs have succeeded."""
+    plan = Plan.read(pairs, kind="company")
+    try:
+        async with Ledger(ledger) as opened, Client("sandbox-key", base_url=url) as client:
+            result = await run(client, plan, opened, **settings)
+    except AffinityError as error:
+        _ = sys.stderr.write(f"{error}\n")
+        return 2
+    return 0 if result.totals[PairState.SUCCEEDED] == sum(result.totals.values()) else 3
+
+
+def hurry(poll_interval: float) -> None:
+    """Look at merges of less than a second as often as at those of half a minute."""
+    job._POLL_INTERVAL = poll_interval
+    _settler._BACKOFF = poll_backoff(0.05, 0.2)
+
+
+def main() -> None:
+    """Fork for each line, and tell how that ended."""
+    for line in sys.stdin:
+        request = json.loads(line)
+        if (pid := os.fork()) == 0:
+            hurry(request.pop("poll_interval"))
+            os._exit(asyncio.run(work(**request)))
+        _ = sys.stdout.write(f"{pid}\n")
+        sys.stdout.flush()
+        _, status = os.waitpid(pid, 0)
+        _ = sys.stdout.write(f"{os.waitstatus_to_exitcode(status)}\n")
+        sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,651 @@
+"""The commands for dedupe jobs, as a user meets them: real files, and a sandbox to merge in."""
+
+import asyncio
+import csv
+import json
+import os
+import pty
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+from typer.testing import CliRunner, Result
+
+from aiotasks import _job_screen
+from aiotasks._console import Exit
+from aiotasks._job_screen import JobScreen
+from aiotasks._plan_view import duration
+from aiotasks.cli import app
+from aiotasks.dedupe import JobProgress, PairState, Stopping, StopReason, _settler, job
+from aiotasks.dedupe._settle import Listing
+from aiotasks.policy import poll_backoff
+from aiotasks.sandbox import Sandbox
+
+
+# What the tests merge takes hundredths of a second, and so should all that waits for it.
+HURRY = (
+    "from aiotasks.dedupe import job; job._POLL_INTERVAL = 0.05;"
+    "from aiotasks.__main__ import main; main()"
+)
+KIND = ("--kind", "company")
+
+
+@contextmanager
+def serving(**settings: Any) -> Iterator[Sandbox]:
+    """Serve a sandbox in a thread, as the commands have loops of their own."""
+    sandbox = Sandbox(**{"month_quota": 0, "duration": 0.02, "companies": 100, **settings})
+    ready = threading.Event()
+    stop: list[Callable[[], object]] = []
+
+    async def serve() -> None:
+        stopped = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        stop.append(lambda: loop.call_soon_threadsafe(stopped.set))
+        async with sandbox:
+            ready.set()
+            await stopped.wait()
+
+    with ThreadPoolExecutor(1) as threads:
+        served = threads.submit(asyncio.run, serve())
+        assert ready.wait(5)
+        try:
+            yield sandbox
+        finally:
+            stop[0]()
+            served.result()
+
+
+@pytest.fixture
+def serve(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Sandbox]]:
+    """Serve a sandbox with settings of its own, and point the environment to it."""
+    monkeypatch.setattr(job, "_POLL_INTERVAL", 0.05)
+    monkeypatch.setattr(_settler, "_BACKOFF", poll_backoff(0.05, 0.2))
+    opened = []
+
+    def begin(**settings: Any) -> Sandbox:
+        scope = serving(**settings)
+        sandbox = scope.__enter__()
+        opened.append(scope)
+        for name in [name for name in os.environ if name.startswith("AFFINITY_")]:
+            monkeypatch.delenv(name)
+        monkeypatch.setenv("AFFINITY_BASE_URL", sandbox.url)
+        monkeypatch.setenv("AFFINITY_API_KEY", "sandbox-key")
+        return sandbox
+
+    yield begin
+    for scope in opened:
+        scope.__exit__(None, None, None)
+
+
+@pytest.fixture
+def sandbox(serve: Callable[..., Sandbox]) -> Sandbox:
+    """A sandbox of a hundred companies, in which merges are quick."""
+    return serve()
+
+
+@pytest.fixture
+def pairs(tmp_path: Path) -> Path:
+    """Three pairs, one of them the end of a chain, with a note to each."""
+    return write(tmp_path, "1,2,sure", "2,3,=SUM(A1)", "5,6,")
+
+
+def write(folder: Path, *rows: str, header: str = "primary_id,duplicate_id,note") -> Path:
+    path = folder / "pairs.csv"
+    _ = path.write_text("\n".join([header, *rows]) + "\n", "utf-8")
+    return path
+
+
+def run(*arguments: str | Path, stdin: str | None = None) -> Result:
+    done = CliRunner().invoke(app, [str(each) for each in arguments], input=stdin)
+    assert done.exception is None or isinstance(done.exception, SystemExit), done.exception
+    return done
+
+
+def merge(pairs: Path, *options: str | Path) -> Result:
+    return run("merge", pairs, *KIND, "--yes", *options)
+
+
+def ledger_of(pairs: Path) -> Path:
+    return pairs.with_suffix(".job.db")
+
+
+def table(pairs: Path, *options: str) -> list[dict[str, str]]:
+    done = run("report", ledger_of(pairs), *options)
+    assert done.exit_code == Exit.SUCCEEDED
+    return [*csv.DictReader(done.stdout.splitlines())]
+
+
+def is_nothing_done(sandbox: Sandbox, pairs: Path) -> bool:
+    return not sandbox.posted("company") and not ledger_of(pairs).exists()
+
+
+# What would be done
+
+
+def test_plan(sandbox: Sandbox, pairs: Path, tmp_path: Path) -> None:
+    """A plan shows names, rewrites, what is left out or gone, and the cost; it merges nothing."""
+    write(tmp_path, "1,2", "2,3", "1,2", "5,6", "7,999", "9,10", header="primary_id,duplicate_id")
+    never = tmp_path / "never.txt"
+    _ = never.write_text("6  # the bank\n")
+
+    done = run("plan", pairs, *KIND, "--never", never)
+
+    shown = " ".join(done.stdout.split())
+    assert "4 companies" not in shown  # one of the four is not there
+    assert "3 companies would be merged into 2 others" in shown
+    assert "1 Amber" in shown.replace("  ", " ") or "(" in shown  # names with domains
+    assert "line 3: goes into 1, since 2 is merged away itself" in shown
+    assert "line 4: repeats line 2" in shown
+    assert "line 5:" in shown
+    assert "There is no company 999" in shown
+    assert "calls" in shown
+    assert "Fingerprint: " in shown
+    assert done.exit_code == Exit.SUCCEEDED
+    assert is_nothing_done(sandbox, pairs)
+
+
+def test_a_file_with_mistakes(sandbox: Sandbox, tmp_path: Path) -> None:
+    """All mistakes of a file are told at once, by their places, and nothing is asked or merged."""
+    pairs = write(tmp_path, "1,x", "2,2", "3,\x1b[31m", "4,5", "6,5")
+
+    done = merge(pairs)
+
+    for place in ("csv:2", "csv:3", "csv:4", "csv:5"):
+        assert place in done.stderr
+    assert "Nothing was merged" in done.stderr
+    assert "\x1b" not in done.output
+    assert done.exit_code == Exit.WRONG_USE
+    assert sandbox.requests == 0
+    assert is_nothing_done(sandbox, pairs)
+
+
+@pytest.mark.parametrize("option", [(), ("--never", "none.txt")])
+def test_a_file_that_is_not_there(
+    sandbox: Sandbox, tmp_path: Path, option: tuple[str, ...]
+) -> None:
+    """A file that cannot be read is named."""
+    pairs = write(tmp_path, "1,2,") if option else tmp_path / "none.txt"
+
+    done = merge(pairs, *option)
+
+    assert "Cannot read" in done.stderr
+    assert "none.txt" in done.stderr
+    assert done.exit_code == Exit.WRONG_USE
+
+
+def test_names_cannot_steer_the_terminal(
+    sandbox: Sandbox, pairs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a record is called reaches the terminal without what would steer it."""
+    directory = sandbox._app.states["company"].directory
+    record = directory.record
+    evil = {"name": "\x1b]0;evil\x07\x9b31m"}
+    monkeypatch.setattr(directory, "record", lambda record_id: record(record_id) | evil)
+
+    shown = run("plan", pairs, *KIND).output + merge(pairs).output
+
+    assert "]0;evil" in shown
+    assert not {"\x1b", "\x07", "\x9b"} & {*shown}
+
+
+# Asking
+
+
+def test_merging(sandbox: Sandbox, pairs: Path) -> None:
+    """With --yes a job runs to its end, beside its input, and says what became of it."""
+    done = merge(pairs)
+
+    assert sandbox.merged("company") == {2: 1, 3: 1, 6: 5}
+    assert "3 succeeded" in done.stderr
+    assert f"aiotasks report {ledger_of(pairs)}" in done.stderr
+    assert "aiotasks resume" not in done.stderr
+    assert done.stdout == ""
+    assert done.exit_code == Exit.SUCCEEDED
+    again = merge(pairs)
+    assert again.exit_code == Exit.SUCCEEDED
+    assert sandbox.calls["merge"] == 3
+
+
+def test_nobody_to_ask(sandbox: Sandbox, pairs: Path) -> None:
+    """Without a terminal and without --yes nothing is done."""
+    done = run("merge", pairs, *KIND)
+
+    assert "--yes" in done.stderr
+    assert "3 companies would be merged into 2 others" in done.stderr
+    assert done.exit_code == Exit.WRONG_USE
+    assert is_nothing_done(sandbox, pairs)
+
+
+def on_a_terminal(*arguments: str | Path, answer: str) -> tuple[int, str]:
+    """Run the command on a terminal, answer its question, and return its code and what it drew."""
+    ours, theirs = pty.openpty()
+    command = [sys.executable, "-c", HURRY, *map(str, arguments)]
+    drawn = b""
+    with subprocess.Popen(
+        command, stdin=theirs, stdout=subprocess.DEVNULL, stderr=theirs, start_new_session=True
+    ) as process:
+        os.close(theirs)
+        while b"[y/N]" not in drawn:
+            drawn += os.read(ours, 65536)
+        if answer == "\x03":
+            process.send_signal(signal.SIGINT)
+        else:
+            _ = os.write(ours, answer.encode())
+        try:
+            while more := os.read(ours, 65536):
+                drawn += more
+        except OSError:
+            pass  # so Linux says that nobody writes any more
+    os.close(ours)
+    return process.returncode, drawn.decode()
+
+
+def test_yes_on_a_terminal(sandbox: Sandbox, pairs: Path) -> None:
+    """A job begins when that is agreed to, and its progress is drawn."""
+    code, drawn = on_a_terminal("merge", pairs, *KIND, answer="y\n")
+
+    assert "PERMANENT" in drawn
+    assert "Merging" in drawn
+    assert "3/3" in drawn
+    assert sandbox.merged("company") == {2: 1, 3: 1, 6: 5}
+    assert code == Exit.SUCCEEDED
+
+
+@pytest.mark.parametrize("answer", ["n\n", "\n", "\x03"])
+def test_anything_else_on_a_terminal(sandbox: Sandbox, pairs: Path, answer: str) -> None:
+    """Any answer but a yes, Ctrl-C included, leaves everything as it was."""
+    code, drawn = on_a_terminal("merge", pairs, *KIND, answer=answer)
+
+    assert "Nothing was merged" in drawn
+    assert code == Exit.RUNNING
+    assert is_nothing_done(sandbox, pairs)
+
+
+def test_the_plan_that_was_shown(sandbox: Sandbox, pairs: Path) -> None:
+    """With a fingerprint only the plan that it was shown for is merged."""
+    shown = run("plan", pairs, *KIND).stdout
+    (fingerprint,) = [line.split()[1] for line in shown.splitlines() if "Fingerprint" in line]
+    with pairs.open("a") as file:
+        _ = file.write("7,8,\n")
+
+    refused = merge(pairs, "--fingerprint", fingerprint)
+
+    assert fingerprint in refused.stderr
+    assert refused.exit_code == Exit.WRONG_USE
+    assert is_nothing_done(sandbox, pairs)
+    _ = pairs.write_text(pairs.read_text().replace("7,8,\n", ""))
+    assert merge(pairs, "--fingerprint", fingerprint.upper()).exit_code == Exit.SUCCEEDED
+
+
+def test_rules(sandbox: Sandbox, tmp_path: Path) -> None:
+    """Records can be protected, clusters bounded, and contradictions decided by the first row."""
+    pairs = write(tmp_path, "1,2,", "3,4,", "3,5,", "3,6,", "7,8,", "9,8,", "10,11,")
+    never = tmp_path / "never.txt"
+    _ = never.write_text("2\n")
+    rules = ("--never", never, "--max-cluster", "3")
+
+    assert merge(pairs, *rules).exit_code == Exit.WRONG_USE
+    done = merge(pairs, *rules, "--on-conflict", "first")
+
+    assert sandbox.merged("company") == {8: 7, 11: 10}
+    assert [row["state"] for row in table(pairs)] == ["succeeded"] * 2 + ["refused"] * 5
+    assert done.exit_code == Exit.FAILED
+
+
+def test_nothing_to_merge(sandbox: Sandbox, pairs: Path, tmp_path: Path) -> None:
+    """What was merged already is no job any more; what cannot be merged is none either."""
+    assert merge(pairs).exit_code == Exit.SUCCEEDED
+    ledger_of(pairs).unlink()
+
+    done = merge(pairs)
+    gone = merge(write(tmp_path, "1,999,"))
+
+    assert "nothing to merge" in done.stderr
+    assert "nothing to merge" in gone.stderr
+    assert done.exit_code == Exit.SUCCEEDED
+    assert gone.exit_code == Exit.FAILED
+    assert not ledger_of(pairs).exists()
+
+
+def test_standard_input(sandbox: Sandbox, pairs: Path, tmp_path: Path) -> None:
+    """Pairs can come from standard input, if the job is given a place."""
+    ledger = tmp_path / "job.db"
+    text = pairs.read_text()
+    arguments = ("merge", "-", *KIND, "--yes")
+
+    nowhere = run(*arguments, stdin=text)
+    done = run(*arguments, "--ledger", ledger, stdin=text)
+
+    assert "--ledger" in nowhere.stderr
+    assert nowhere.exit_code == Exit.WRONG_USE
+    assert sandbox.merged("company") == {2: 1, 3: 1, 6: 5}
+    assert done.exit_code == Exit.SUCCEEDED
+    assert "standard input" in run("status", ledger).stdout
+
+
+# Going on
+
+
+def test_the_ledger_of_another_job(sandbox: Sandbox, pairs: Path) -> None:
+    """A ledger goes on only with what it was begun with."""
+    assert merge(pairs).exit_code == Exit.SUCCEEDED
+    with pairs.open("a") as file:
+        _ = file.write("7,8,\n")
+
+    done = merge(pairs)
+
+    assert "another job" in done.stderr
+    assert done.exit_code == Exit.WRONG_USE
+    assert sandbox.calls["merge"] == 3
+
+
+def test_no_ledger(tmp_path: Path) -> None:
+    """A ledger that is not there is no job, and is not made."""
+    for command in ("resume", "status", "report"):
+        done = run(command, tmp_path / "none.job.db")
+        assert "There is no ledger" in done.stderr
+        assert done.exit_code == Exit.WRONG_USE
+    assert not [*tmp_path.iterdir()]
+
+
+def test_a_ledger_without_a_job(sandbox: Sandbox, tmp_path: Path) -> None:
+    """A ledger in which nothing was begun says so."""
+    ledger = tmp_path / "empty.job.db"
+    ledger.touch()
+    for command in ("resume", "status", "report"):
+        done = run(command, ledger)
+        assert str(ledger) in done.stderr
+        assert done.exit_code == Exit.WRONG_USE
+
+
+def test_stopping_by_itself(serve: Callable[..., Sandbox], tmp_path: Path) -> None:
+    """A job stops when too many merges fail; what failed can be tried again from the ledger."""
+    sandbox = serve(failure_rate=1.0)
+    pairs = write(tmp_path, *(f"{number},{number + 1}," for number in range(1, 60, 2)))
+
+    done = merge(pairs, "--canary", "4", "--grace", "5")
+
+    assert "4 failed" in done.stderr
+    assert "26 planned" in done.stderr
+    assert "stopped by itself" in done.stderr
+    assert "--max-failure-rate" in done.stderr
+    assert f"aiotasks resume {ledger_of(pairs)}" in done.stderr
+    assert done.exit_code == Exit.STOPPED
+    status = run("status", ledger_of(pairs))
+    assert "4 failed" in status.stdout
+    assert status.exit_code == Exit.RUNNING
+
+    sandbox.failure_rate = 0.0
+    rest = run("resume", ledger_of(pairs), "--canary", "4")
+    assert "The first 4 merges" in rest.stderr
+    assert "26 succeeded, 4 failed" in rest.stderr
+    assert rest.exit_code == Exit.FAILED
+    assert run("status", ledger_of(pairs)).exit_code == Exit.FAILED
+    again = run("resume", ledger_of(pairs), "--retry-failed")
+    assert "30 succeeded" in again.stderr
+    assert again.exit_code == Exit.SUCCEEDED
+    assert run("status", ledger_of(pairs)).exit_code == Exit.SUCCEEDED
+
+
+def test_a_month_that_is_used_up(serve: Callable[..., Sandbox], tmp_path: Path) -> None:
+    """A job stops when the month's calls are used up, and leaves the rest for the next one."""
+    sandbox = serve(month_quota=20)
+    pairs = write(tmp_path, *(f"{number},{number + 1}," for number in range(1, 60, 2)))
+
+    done = merge(pairs, "--grace", "0.1")
+
+    assert "month" in done.stderr
+    assert "stopped by itself" in done.stderr
+    assert 0 < sandbox.posted("company").total() < 30
+    assert done.exit_code == Exit.STOPPED
+
+
+def test_a_key_that_may_not_merge(
+    serve: Callable[..., Sandbox], pairs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A key that is refused before or within a job is told apart from failures."""
+    sandbox = serve()
+    sandbox.permissions = False
+    refused = merge(pairs)
+    sandbox.permissions = True
+    assert merge(pairs).exit_code == Exit.SUCCEEDED
+    monkeypatch.setenv("AFFINITY_API_KEY", "another")
+    again = merge(pairs.rename(pairs.with_name("others.csv")))
+
+    assert refused.exit_code == again.exit_code == Exit.NOT_AUTHORISED
+    assert "another" not in again.output
+
+
+def test_what_cannot_be_settled(
+    sandbox: Sandbox, pairs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Pairs of which nothing can be learned are told as such, and how to ask again."""
+    monkeypatch.setattr(_settler, "PATIENCE", 0.2)
+    monkeypatch.setattr(Listing, "is_absent", lambda *_, **__: False)
+    sandbox.inject("disconnect@merge", times=None)
+
+    done = merge(pairs, "--settle-after", "1")
+
+    assert "2 unsettled" in done.stderr
+    assert "may have been merged" in done.stderr
+    assert f"aiotasks resume {ledger_of(pairs)}" in done.stderr
+    assert done.exit_code == Exit.RUNNING
+
+
+@pytest.mark.parametrize("times", [1, 2])
+def test_ctrl_c(serve: Callable[..., Sandbox], pairs: Path, times: int) -> None:
+    """Ctrl-C stops a job, at once when given twice; nothing is lost."""
+    sandbox = serve(duration=0.5 if times == 1 else 100.0)
+
+    def interrupt() -> None:
+        deadline = time.monotonic() + 5
+        while not sandbox.posted("company") and time.monotonic() < deadline:
+            time.sleep(0.01)
+        for _ in range(times):
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(0.1)
+
+    with ThreadPoolExecutor(1) as threads:
+        interrupted = threads.submit(interrupt)
+        done = merge(pairs, "--max-open", "1")
+        interrupted.result()
+
+    assert "no new merges" in done.stderr
+    assert "the same command goes on" in done.stderr or "aiotasks resume" in done.stderr
+    assert sandbox.posted("company").total() == 1
+    assert done.exit_code == Exit.RUNNING
+
+
+def test_a_merge_that_was_cut_off(sandbox: Sandbox, pairs: Path) -> None:
+    """What was being sent when a job was ended is looked for by the next run, and sent if absent."""
+    sandbox.inject("hang@merge")
+
+    def interrupt() -> None:
+        deadline = time.monotonic() + 5
+        while not sandbox.calls["merge"] and time.monotonic() < deadline:
+            time.sleep(0.01)
+        for _ in range(2):
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(0.1)
+
+    with ThreadPoolExecutor(1) as threads:
+        interrupted = threads.submit(interrupt)
+        done = merge(pairs, "--max-open", "1")
+        interrupted.result()
+
+    assert done.exit_code == Exit.RUNNING
+    assert "1 sending" in run("status", ledger_of(pairs)).stdout
+    rest = run("resume", ledger_of(pairs), "--settle-after", "1")
+    assert rest.exit_code == Exit.SUCCEEDED
+    assert sandbox.merged("company") == {2: 1, 3: 1, 6: 5}
+
+
+def test_ctrl_c_before_the_job(sandbox: Sandbox, pairs: Path) -> None:
+    """Ctrl-C while the records are looked at ends the command, and nothing was merged."""
+    sandbox.inject("hang@records", times=None)
+
+    def interrupt() -> None:
+        deadline = time.monotonic() + 5
+        while not sandbox.in_flight and time.monotonic() < deadline:
+            time.sleep(0.01)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    with ThreadPoolExecutor(1) as threads:
+        interrupted = threads.submit(interrupt)
+        done = merge(pairs)
+        interrupted.result()
+
+    assert "Nothing was merged" in done.stderr
+    assert done.exit_code == Exit.RUNNING
+    assert is_nothing_done(sandbox, pairs)
+
+
+# What became of it
+
+
+def test_report(sandbox: Sandbox, pairs: Path) -> None:
+    """A report has a row for each pair: its own columns, names, state, merge and times."""
+    assert merge(pairs).exit_code == Exit.SUCCEEDED
+
+    rows = {row["duplicate_id"]: row for row in table(pairs)}
+
+    assert rows["3"]["primary_id"] == "1"
+    assert rows["3"]["asked_primary_id"] == "2"
+    assert rows["2"]["note"] == "sure"
+    assert rows["2"]["state"] == "succeeded"
+    assert all(row["primary_name"] and row["duplicate_name"] for row in rows.values())
+    assert {row["merge_id"] for row in rows.values()} == {"1", "2", "3"}
+    assert all(row["planned_at"] <= row["started_at"] <= row["ended_at"] for row in rows.values())
+    jsonl = run("report", ledger_of(pairs), "--format", "jsonl").stdout
+    assert [json.loads(line)["duplicate_id"] for line in jsonl.splitlines()] == [2, 3, 6]
+    assert table(pairs, "--only", "failed", "--only", "planned") == []
+
+
+def test_a_report_runs_no_formulas(sandbox: Sandbox, tmp_path: Path) -> None:
+    """Cells that a spreadsheet would run are text in a report; numbers stay what they are."""
+    formulas = ("=1+1", "+A1", "-A1", "@SUM(A1)", "-5", "+1,5")
+    rows = [f'{2 * n + 1},{2 * n + 2},"{text}"' for n, text in enumerate(formulas)]
+    pairs = write(tmp_path, *rows)
+    assert merge(pairs).exit_code == Exit.SUCCEEDED
+
+    notes = [row["note"] for row in table(pairs)]
+
+    assert notes == ["'=1+1", "'+A1", "'-A1", "'@SUM(A1)", "-5", "+1,5"]
+
+
+def test_failed_rows_are_input_again(serve: Callable[..., Sandbox], pairs: Path) -> None:
+    """What failed can be given to another job as it was reported."""
+    sandbox = serve(failure_rate=1.0)
+    assert merge(pairs, "--max-failure-rate", "1").exit_code == Exit.FAILED
+    failed = run("report", ledger_of(pairs), "--only", "failed").stdout
+    again = pairs.with_name("again.csv")
+    _ = again.write_text(failed)
+    sandbox.failure_rate = 0.0
+
+    assert merge(again).exit_code == Exit.SUCCEEDED
+    assert sandbox.merged("company") == {2: 1, 3: 1, 6: 5}
+    assert [row["note"] for row in table(again)] == [row["note"] for row in table(pairs)]
+
+
+def test_snapshots(sandbox: Sandbox, pairs: Path) -> None:
+    """The records as they were before can be had when they are gone."""
+    assert merge(pairs).exit_code == Exit.SUCCEEDED
+
+    lines = run("report", ledger_of(pairs), "--snapshots").stdout.splitlines()
+
+    records = {line["id"]: line for line in map(json.loads, lines)}
+    assert [*records] == [1, 2, 3, 5, 6]
+    assert records[2]["kind"] == "company"
+    assert records[2]["record"]["domains"]
+
+
+def test_suggestions(sandbox: Sandbox, tmp_path: Path) -> None:
+    """The server's suggestions are a file of pairs, as it is or by what found them."""
+    everything = run("suggestions", *KIND)
+    some = run("suggestions", *KIND, "--criteria", "domain-match")
+    pairs = tmp_path / "pairs.csv"
+    _ = pairs.write_text(some.stdout)
+
+    rows = [*csv.DictReader(some.stdout.splitlines())]
+    assert {row["criteria"] for row in rows} == {"domain-match"}
+    assert all(row["primary"] and row["duplicate"] for row in rows)
+    assert 0 < len(rows) < len(everything.stdout.splitlines()) - 1 == 50
+    assert "50 pairs" in everything.stderr
+    assert f"{len(rows)} companies would be merged" in run("plan", pairs, *KIND).stdout
+
+
+def test_no_suggestions_to_be_had(sandbox: Sandbox) -> None:
+    """A list that broke off is told to be incomplete by its exit code."""
+    done = run("suggestions", *KIND, "--api-version", "2024-01-01")
+
+    assert "404" in done.stderr
+    assert done.exit_code == Exit.FAILED
+
+
+# How it looks while it runs
+
+
+def progress(**settings: Any) -> JobProgress:
+    totals = dict.fromkeys(PairState, 0) | settings.pop("totals", {})
+    return JobProgress(totals=totals, **settings)
+
+
+async def test_lines_of_progress(capsys: pytest.CaptureFixture[str]) -> None:
+    """Without a terminal there is a line every half minute, with what matters."""
+    screen = JobScreen()
+    with screen:
+        for _ in range(3):
+            screen.show(
+                progress(
+                    totals={PairState.PLANNED: 5, PairState.STARTED: 2, PairState.FAILED: 1},
+                    per_minute=12.0,
+                    seconds_left=700.0,
+                    calls=1234,
+                    month_used=250,
+                    month_limit=1000,
+                    waiting_for="open merges to end",
+                )
+            )
+        screen.tell(Stopping(reason=StopReason.FAILURES, grace=30.0))
+
+    (line, stopping) = capsys.readouterr().err.splitlines()
+    for words in (
+        *("1 of 8 pairs", "2 open", "1 failed", "12 a minute", "11.7 min left", "1,234 calls"),
+        *("25% of the month", "open merges to end"),
+    ):
+        assert words in line
+    assert "30 s" in stopping
+    assert not screen.is_empty
+
+
+def test_progress_on_a_terminal(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """On a terminal progress is drawn."""
+    console = Console(stderr=True, force_terminal=True, width=80)
+    monkeypatch.setattr(_job_screen, "errors_console", console)
+    screen = JobScreen()
+    with screen:
+        screen.show(progress(totals={PairState.SUCCEEDED: 3}))
+
+    drawn = capsys.readouterr().err
+    assert "3/3" in drawn
+    assert "left" not in drawn
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0.4, "0 s"), (119, "119 s"), (120, "2.0 min"), (7199, "120.0 min"), (7200, "2.0 h")],
+)
+def test_durations(seconds: float, text: str) -> None:
+    """A time is told in the unit that suits it."""
+    assert duration(seconds) == text
