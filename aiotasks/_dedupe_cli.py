@@ -97,6 +97,9 @@ SettleAfter = Annotated[
     float,
     typer.Option(min=1, help="Seconds until an unanswered merge that is in no list did not run."),
 ]
+PollInterval = Annotated[
+    float, typer.Option(min=0.01, help="Seconds from the start of a merge to the first look.")
+]
 RetryFailed = Annotated[
     bool, typer.Option("--retry-failed", help="Try pairs again that failed or were refused.")
 ]
@@ -114,6 +117,7 @@ class _Terms(TypedDict):
     max_failure_rate: float
     grace: float
     settle_after: float
+    poll_interval: float
     retry_failed: bool
 
 
@@ -158,6 +162,7 @@ def merge(
     max_failure_rate: MaxFailureRate = 0.2,
     grace: Grace = 30.0,
     settle_after: SettleAfter = 60.0,
+    poll_interval: PollInterval = 4.0,
     retry_failed: RetryFailed = False,
     base_url: BaseUrl = None,
     api_version: ApiVersion = None,
@@ -175,6 +180,7 @@ def merge(
         max_failure_rate=max_failure_rate,
         grace=grace,
         settle_after=settle_after,
+        poll_interval=poll_interval,
         retry_failed=retry_failed,
     )
     planned = _read(pairs, kind, on_conflict, never, max_cluster)
@@ -196,6 +202,7 @@ def go_on(
     max_failure_rate: MaxFailureRate = 0.2,
     grace: Grace = 30.0,
     settle_after: SettleAfter = 60.0,
+    poll_interval: PollInterval = 4.0,
     retry_failed: RetryFailed = False,
     base_url: BaseUrl = None,
     api_version: ApiVersion = None,
@@ -207,6 +214,7 @@ def go_on(
         max_failure_rate=max_failure_rate,
         grace=grace,
         settle_after=settle_after,
+        poll_interval=poll_interval,
         retry_failed=retry_failed,
     )
     _must_exist(ledger)

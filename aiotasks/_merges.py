@@ -1,6 +1,6 @@
 """The verbs for merges: start one, and look into the history and the suggestions."""
 
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
 from itertools import islice
 from typing import Generic, cast
 
@@ -27,12 +27,25 @@ class MergeService(Generic[StateT, ProfileT]):
         self._poller = poller
         self._kind: Kind = kind
 
-    async def merge(self, primary_id: int, duplicate_id: int) -> str:
+    async def merge(
+        self,
+        primary_id: int,
+        duplicate_id: int,
+        *,
+        before_send: Callable[[], Awaitable[object]] | None = None,
+    ) -> str:
         """Start merging a duplicate into a primary record, and return the URL of the task.
 
         A merge of companies is **permanent**. The request is repeated only when it certainly did
         not run: it was refused for a limit (429), or no byte of it was sent. When this call is
         cancelled, the merge may have been started.
+
+        Args:
+            primary_id: The record that stays.
+            duplicate_id: The record that goes.
+            before_send: Awaited once, when the limits let the request go and just before it does:
+                the moment to write down what is about to happen. What it raises is raised here,
+                and nothing is sent then.
 
         Raises:
             ConfigurationError: when an id is none, or both are the same. Nothing was sent.
@@ -45,7 +58,7 @@ class MergeService(Generic[StateT, ProfileT]):
         transport = poller.transport
         request = _wire.merge(self._kind, primary_id, duplicate_id)
         try:
-            answer = await transport.send(request, lane=Lane.MERGE)
+            answer = await transport.send(request, lane=Lane.MERGE, before=before_send)
             ref = _wire.started_task(answer, self._kind)
         except (NetworkError, ResponseError, DecodeError) as error:
             if _did_not_run(error):

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from datetime import UTC, datetime
 from typing import Any, Final, TypeVar
 
@@ -177,8 +177,16 @@ class Transport:
         self._request_timeout = request_timeout
         self._loop = asyncio.get_running_loop()
 
-    async def send(self, request: Request[T], *, lane: Lane = Lane.INTERACTIVE) -> T:
+    async def send(
+        self,
+        request: Request[T],
+        *,
+        lane: Lane = Lane.INTERACTIVE,
+        before: Callable[[], Awaitable[object]] | None = None,
+    ) -> T:
         """Send a request, again where that is safe and may help, and return what it answers.
+
+        ``before`` is awaited once, when the request has its slot; if it raises, nothing is sent.
 
         Raises:
             AffinityError: the last of the failures.
@@ -187,6 +195,8 @@ class Transport:
         while True:
             if not self.slots.take(lane):
                 await self.slots.acquire(lane)
+            if before is not None and not attempt:
+                await self._in_slot(before)
             try:
                 return await self.exchange(request)
             except AffinityError as error:
@@ -197,6 +207,13 @@ class Transport:
             # After a refusal the pacer knows better when to go on.
             if not is_paced:
                 await asyncio.sleep(retry_delay(attempt))
+
+    async def _in_slot(self, before: Callable[[], Awaitable[object]]) -> None:
+        try:
+            _ = await before()
+        except BaseException:
+            self.slots.give_back()
+            raise
 
     async def pages(self, request: Request[Page[T]]) -> AsyncIterator[T]:
         """Iterate over all that a list holds, from the newest on.

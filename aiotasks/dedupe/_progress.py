@@ -138,10 +138,19 @@ class Curve:
 
     def add(self, point: Point) -> None:
         """Take a point, unless it comes too soon after the last."""
-        # Points that are taken once a second do not come to the millisecond.
-        if self.points and point.at - self.points[-1].at < self._gap * 0.9:
+        if self._is_too_soon(point):
             return
         if len(self.points) == _MOST_POINTS:
             self.points = self.points[::2]
             self._gap = 2 * max(self._gap, TICK)
         self.points.append(point)
+
+    def end(self, point: Point) -> None:
+        """Take the last point of a run, if need be instead of the one before it."""
+        if self._is_too_soon(point):
+            del self.points[-1]
+        self.add(point)
+
+    def _is_too_soon(self, point: Point) -> bool:
+        # Points that are taken once a second do not come to the millisecond.
+        return bool(self.points) and point.at - self.points[-1].at < self._gap * 0.9

@@ -26,18 +26,18 @@ class Sampler:
         """Look once a second, for as long as nobody cancels it."""
         while True:
             for _ in range(_NOTED_EVERY):
-                await self._add()
+                (await self._known()).add(self._point())
                 await asyncio.sleep(TICK)
             await self._write()
 
     async def end(self) -> None:
         """Note how far the run has come."""
-        await self._add()
+        (await self._known()).end(self._point())
         await self._write()
 
-    async def _add(self) -> None:
-        curve, seen = await self._known(), self._look()
-        curve.add(Point(self._clock(), seen.ended, seen.minute_left))
+    def _point(self) -> Point:
+        seen = self._look()
+        return Point(self._clock(), seen.ended, seen.minute_left)
 
     async def _known(self) -> Curve:
         if self._curve is None:

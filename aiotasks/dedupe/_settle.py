@@ -7,17 +7,23 @@ Merges are told apart by their tasks and by the order of the ledger's log, and n
 """
 
 from collections.abc import Iterable, Mapping
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, TypeAlias
 
 from msgspec import Struct
 
-from aiotasks.models import CompanyMergeState, MergeState, PersonMergeState
+from aiotasks.models import CompanyMergeState, PersonMergeState
 
 from .models import LoggedChange, Pair, PairState
 
 
+Merge: TypeAlias = CompanyMergeState | PersonMergeState
+
 PATIENCE: Final = 300.0
 """Seconds after which a doubt that nothing could settle is left to the next run."""
+
+WITNESS_AFTER: Final = 10.0
+"""Seconds after which a later merge in the list proves something: what answered for the server in
+its place may have passed the request on all the same."""
 
 
 class Doubt(Struct, kw_only=True, eq=False):
@@ -45,12 +51,16 @@ class _Own(NamedTuple):
 
 
 class Journal:
-    """The order in which this job's own merges were sent and answered, from the ledger's log."""
+    """The order in which this job's own merges were sent and answered, from the ledger's log.
 
-    def __init__(self) -> None:
+    A task is a batch: merges are told apart by their records as well, should one task have many.
+    """
+
+    def __init__(self, pairs: Iterable[Pair]) -> None:
         self.seq = 0
         self.sent: dict[int, int] = {}
-        self._own: dict[str, _Own] = {}
+        self._ids = {pair.number: _ids(pair) for pair in pairs}
+        self._own: dict[tuple[str, int, int], _Own] = {}
 
     def learn(self, changes: Iterable[LoggedChange]) -> None:
         """Take in further steps of the log."""
@@ -61,11 +71,12 @@ class Journal:
                 self.sent[change.number] = logged.seq
             elif change.state is PairState.STARTED and change.task_url is not None:
                 sent = self.sent.get(change.number, 0)
-                self._own[_task_id(change.task_url)] = _Own(sent, logged.seq)
+                key = (_task_id(change.task_url), *self._ids[change.number])
+                self._own[key] = _Own(sent, logged.seq)
 
-    def own(self, merge: MergeState) -> _Own | None:
+    def own(self, merge: Merge) -> _Own | None:
         """Return when this job sent a merge, if it is one of those that were answered."""
-        return self._own.get(merge.task_id)
+        return self._own.get((merge.task_id, merge.primary_id, merge.duplicate_id))
 
 
 class Listing:
@@ -75,12 +86,12 @@ class Listing:
         self._journal = journal
         self._anchor = anchor
         self._wanted = {_ids(doubt.pair): doubt for doubt in doubts}
-        self._found: dict[int, MergeState] = {}
+        self._found: dict[int, Merge] = {}
         self._back_to = min((self._sent(doubt) for doubt in self._wanted.values()), default=0)
         self._newest_sent = 0
         self._reached: int | None = None
 
-    def read(self, merge: CompanyMergeState | PersonMergeState) -> bool:
+    def read(self, merge: Merge) -> bool:
         """Take in the next merge of the list, and say whether to read on."""
         own = self._journal.own(merge)
         if own is not None:
@@ -99,7 +110,7 @@ class Listing:
         """Say that the list has been read as far as this job goes back."""
         self._reach(0)
 
-    def found(self, doubt: Doubt) -> MergeState | None:
+    def found(self, doubt: Doubt) -> Merge | None:
         """Return the merge in question, where the list has it."""
         return self._found.get(doubt.pair.number)
 
@@ -107,7 +118,9 @@ class Listing:
         """Say whether the list, when read from ``now`` on, proves that it was never started."""
         if self.found(doubt) is not None or not self._is_read_for(doubt):
             return False
-        return self._newest_sent > doubt.ended or doubt.age_at(now) >= settle_after
+        has_witness = self._newest_sent > doubt.ended
+        needed = min(WITNESS_AFTER, settle_after) if has_witness else settle_after
+        return doubt.age_at(now) >= needed
 
     def _is_read_for(self, doubt: Doubt) -> bool:
         """Say whether all merges have been read that can be the one in question."""

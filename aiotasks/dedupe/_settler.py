@@ -74,7 +74,7 @@ class Settler:
         self._doubts: dict[int, Doubt] = {}
         self._times: Counter[int] = Counter()
         self._is_cut_off = False
-        self._journal = Journal()
+        self._journal: Journal | None = None
         self._added = asyncio.Event()
 
     def __len__(self) -> int:
@@ -132,8 +132,9 @@ class Settler:
             return None
 
     async def _read_list(self, doubts: list[Doubt]) -> Listing:
-        self._journal.learn(await self._ledger.history(after=self._journal.seq))
-        listing = Listing(self._journal, doubts, anchor=self._anchor)
+        journal = self._journal = self._journal or Journal(await self._ledger.pairs())
+        journal.learn(await self._ledger.history(after=journal.seq))
+        listing = Listing(journal, doubts, anchor=self._anchor)
         async with aclosing(self._merges()) as merges:
             async for merge in merges:
                 if not listing.read(merge):

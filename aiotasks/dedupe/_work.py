@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Callable
 from contextlib import aclosing, suppress
+from functools import partial
 from typing import Any, Final
 
 from msgspec import Struct
@@ -62,6 +63,16 @@ _REASON_OF: tuple[tuple[type[AffinityError], StopReason], ...] = (
 )
 
 
+class _NotSentError(Exception):
+    """The job was stopped while a merge waited for its slot, or its step cannot be written."""
+
+
+class _Attempt(Struct):
+    """A pair that is being sent, as it is now."""
+
+    pair: Pair
+
+
 class Terms(Struct, frozen=True, kw_only=True):
     """How a job runs; see ``run``."""
 
@@ -70,6 +81,7 @@ class Terms(Struct, frozen=True, kw_only=True):
     max_failure_rate: float
     grace: float
     settle_after: float
+    poll_interval: float
 
 
 class Work:
@@ -199,7 +211,9 @@ class Work:
 
     async def put_back(self, pair: Pair) -> None:
         """Let a pair that did not run take its turn again."""
-        self._board.put_back(await self._step(pair, PairState.PLANNED))
+        if pair.state is not PairState.PLANNED:
+            pair = await self._step(pair, PairState.PLANNED)
+        self._board.put_back(pair)
         self._notify()
 
     def stop_for(self, error: AffinityError | None) -> bool:
@@ -238,24 +252,44 @@ class Work:
             if pair is None:
                 await self._next_change()
             else:
-                await self._send(await self._step(pair, PairState.SENDING))
+                await self._send(pair)
 
     async def _send(self, pair: Pair) -> None:
+        attempt = _Attempt(pair)
         try:
-            task_url = await self._service.merge(pair.primary_id, pair.duplicate_id)
+            task_url = await self._service.merge(
+                pair.primary_id, pair.duplicate_id, before_send=partial(self._intend, attempt)
+            )
+        except _NotSentError as error:
+            await self._take_back(pair, error.__cause__)
         except IndeterminateMergeError:
-            self._doubt(pair)
+            self._doubt(attempt.pair)
         except (ConnectError, RateLimitError, AuthenticationError, AuthorizationError) as error:
             # It certainly did not run.
-            await self.put_back(pair)
+            await self.put_back(attempt.pair)
             if not self.stop_for(error):
                 await self._sit_out(error)
         except ResponseError as error:
             self._sending.end()
-            await self._take_refusal(pair, error)
+            await self._take_refusal(attempt.pair, error)
         else:
             self._sending.end()
-            await self._start(pair, task_url)
+            await self._start(attempt.pair, task_url)
+
+    async def _intend(self, attempt: _Attempt) -> None:
+        """Write down that a merge is sent now; it may have waited for its slot for a minute."""
+        if self._board.stopped is not None:
+            raise _NotSentError
+        try:
+            attempt.pair = await self._step(attempt.pair, PairState.SENDING)
+        except Exception as error:
+            raise _NotSentError from error
+
+    async def _take_back(self, pair: Pair, error: BaseException | None) -> None:
+        if error is not None:
+            # It is no answer of the server, whatever its class.
+            raise error from error.__cause__
+        await self.put_back(pair)
 
     async def _take_refusal(self, pair: Pair, error: ResponseError) -> None:
         if isinstance(error, MergedEntityError):
@@ -304,7 +338,7 @@ class Work:
             await self.end(pair, _STATE_OF[outcome.state], reason=outcome.reason)
         elif self.stop_for(outcome.error):
             self._leave()
-        elif isinstance(outcome.error, NetworkError | ClosedError):
+        elif isinstance(outcome.error, ClosedError):
             self._stop(StopReason.UNREACHABLE, outcome.error)
             self._leave()
         else:

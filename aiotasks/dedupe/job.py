@@ -10,7 +10,13 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from aiotasks.client import Client
-from aiotasks.errors import AffinityError, ConfigurationError, LedgerError
+from aiotasks.errors import (
+    AffinityError,
+    ConfigurationError,
+    DecodeError,
+    LedgerError,
+    ResponseError,
+)
 
 from ._board import Board, StopReason
 from ._groups import plain_errors
@@ -22,8 +28,6 @@ from .plan import Plan
 from .preview import Preview, look, service_of
 
 
-# Nobody waits for one merge of a job: first looks that come later leave more calls to merges.
-_POLL_INTERVAL = 4.0
 _OPEN = (PairState.SENDING, PairState.STARTED, PairState.UNSETTLED)
 _LEFT = (PairState.PLANNED, *_OPEN)
 _AGAIN = (PairState.FAILED, PairState.REFUSED)
@@ -33,7 +37,8 @@ class JobResult(Struct, frozen=True, kw_only=True):
     """What a run came to.
 
     ``totals`` are those of the ledger, over all runs. ``stopped`` says why pairs are left, and
-    ``error`` what stopped it, if that was one. ``calls`` and ``seconds`` are those of this run.
+    ``error`` what stopped it, if that was one. Without having been stopped, pairs are left only
+    where one of their cluster is unsettled. ``calls`` and ``seconds`` are those of this run.
     """
 
     totals: Mapping[PairState, int]
@@ -54,6 +59,7 @@ async def run(
     max_failure_rate: float = 0.2,
     grace: float = 30.0,
     settle_after: float = 60.0,
+    poll_interval: float = 4.0,
     retry_failed: bool = False,
     stop: asyncio.Event | None = None,
     on_progress: OnProgress | None = None,
@@ -79,7 +85,10 @@ async def run(
         max_failure_rate: The job stops when more than this share of the last 50 pairs failed.
         grace: Seconds for which open merges are waited for after a stop.
         settle_after: Seconds after which a merge that is in no list counts as never started, where
-            no later one is listed that would prove it sooner.
+            no later one is listed that would prove it sooner. Lists must not lag by more.
+        poll_interval: Seconds from the start of a merge to the first look at it; the next come
+            ever later. Nobody waits for one merge of a job, and later looks leave more calls to
+            merges.
         retry_failed: Whether pairs that failed or were refused are tried again.
         stop: Set it to stop the job: nothing more is started, and open merges get their grace.
             Cancelling the call instead ends it at once, and loses nothing either.
@@ -100,8 +109,12 @@ async def run(
             max_failure_rate=max_failure_rate,
             grace=grace,
             settle_after=settle_after,
+            poll_interval=poll_interval,
         )
     )
+    if preview is not None and preview.plan.fingerprint != plan.fingerprint:
+        message = "The preview is one of another plan: look at this one"
+        raise ConfigurationError(message)
     if ledger.job is None:
         preview = preview or await look(client, plan)
         at = clock()
@@ -134,6 +147,7 @@ async def resume(
     max_failure_rate: float = 0.2,
     grace: float = 30.0,
     settle_after: float = 60.0,
+    poll_interval: float = 4.0,
     retry_failed: bool = False,
     stop: asyncio.Event | None = None,
     on_progress: OnProgress | None = None,
@@ -154,6 +168,7 @@ async def resume(
             max_failure_rate=max_failure_rate,
             grace=grace,
             settle_after=settle_after,
+            poll_interval=poll_interval,
         )
     )
     return await _go_on(
@@ -187,7 +202,7 @@ async def _go_on(
     pairs = await ledger.pairs(PairState.PLANNED, *_OPEN)
     totals = await ledger.totals()
     board = await _board(ledger, pairs, terms)
-    async with client.tasks.watch(timeout=None, poll_interval=_POLL_INTERVAL) as watch:
+    async with client.tasks.watch(timeout=None, poll_interval=terms.poll_interval) as watch:
         work = Work(
             client,
             ledger,
@@ -205,7 +220,7 @@ async def _go_on(
         for pair in _open_of(pairs):
             await work.take_up(pair)
         await work.run(stop or asyncio.Event())
-    if work.stopped in {None, StopReason.INTERRUPTED, StopReason.FAILURES}:
+    if work.stopped in {None, StopReason.FAILURES}:
         await _identify(client, ledger, job, anchor)
     totals = await ledger.totals()
     if on_progress is not None:
@@ -245,16 +260,22 @@ async def _plan_again(ledger: Ledger, at: float) -> None:
 
 async def _anchor(client: Client, ledger: Ledger, job: JobInfo) -> int | None:
     """Return the newest merge that was there before this job's first, or none if none was."""
-    notes = await ledger.notes()
-    if "anchor" not in notes:
-        anchor = ""
-        async with aclosing(service_of(client, job.kind).merges()) as merges:
-            async for merge in merges:
-                anchor = str(merge.id)
-                break
+    anchor, totals = (await ledger.notes()).get("anchor"), await ledger.totals()
+    if anchor is None:
+        anchor = await _newest(client, job)
         await ledger.note(anchor=anchor)
-        notes = {"anchor": anchor}
-    return int(notes["anchor"]) if notes["anchor"] else None
+    elif any(totals[state] for state in _LEFT):
+        # A run that cannot reach the server at all ends here, and does not wait for it.
+        with suppress(ResponseError, DecodeError):
+            _ = await _newest(client, job)
+    return int(anchor) if anchor else None
+
+
+async def _newest(client: Client, job: JobInfo) -> str:
+    async with aclosing(service_of(client, job.kind).merges()) as merges:
+        async for merge in merges:
+            return str(merge.id)
+    return ""
 
 
 async def _board(ledger: Ledger, pairs: list[Pair], terms: Terms) -> Board:
@@ -303,6 +324,7 @@ def _checked(terms: Terms) -> Terms:
         "max_failure_rate": (0 <= terms.max_failure_rate <= 1, "a share from 0 to 1"),
         "grace": (0 <= terms.grace < math.inf, "a number of seconds, 0 or more"),
         "settle_after": (0 <= terms.settle_after < math.inf, "a number of seconds, 0 or more"),
+        "poll_interval": (0 < terms.poll_interval < math.inf, "a positive number of seconds"),
     }
     for name, (holds, rule) in rules.items():
         if not holds:

@@ -600,6 +600,18 @@ async def test_there_must_be_a_ledger_to_read(path: Path, is_empty: bool) -> Non
     assert [*path.parent.iterdir()] == ([path] if is_empty else [])
 
 
+async def test_some_of_many(ledger: Ledger) -> None:
+    """Whoever needs only some pairs, or only the next steps, reads no others."""
+    assert [pair.number for pair in await ledger.numbered([7, 3, 500])] == [3, 7]
+    assert await ledger.numbered([]) == []
+    for number in range(1, 11):
+        _ = await ledger.change(change(number, SENDING))
+    steps = await ledger.history(after=2, limit=3)
+    assert [step.seq for step in steps] == [3, 4, 5]
+    assert [step.seq for step in await ledger.history(after=8)] == [9, 10]
+    assert await ledger.history(limit=0) == []
+
+
 async def test_there_must_be_a_job(path: Path) -> None:
     """A ledger without a job is that of no plan."""
     async with Ledger(path, connect=inline.connect) as ledger:

@@ -1,11 +1,16 @@
 """What a job tells while it runs."""
 
+import asyncio
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 
+from aiotasks.dedupe import Ledger
 from aiotasks.dedupe._progress import Curve, JobProgress, Meter, Point
 from aiotasks.dedupe.models import PairState
+from benchmarks import inline
+from tests.dedupe.conftest import Server, go, plan_of
 
 
 def test_totals_add_up() -> None:
@@ -68,7 +73,55 @@ class TestCurve:
             again.add(Point(float(second), second, None))
         assert len(again.points) == len(curve.points) + 50
 
+    def test_its_end(self) -> None:
+        """The last point of a run is always kept, and the points do not come closer by it."""
+        curve = Curve(Point(float(second), 0, None) for second in range(0, 40, 4))
+        curve.end(Point(37.0, 5, None))
+        assert [point.at for point in curve.points[-2:]] == [32.0, 37.0]
+        curve.end(Point(41.0, 6, None))
+        assert [point.at for point in curve.points[-2:]] == [37.0, 41.0]
+        alone = Curve()
+        alone.end(Point(1.0, 0, None))
+        assert alone.points == [(1.0, 0, None)]
+
     @pytest.mark.parametrize("text", [None, "", "no JSON", "[[1]]", '{"a": 1}'])
     def test_what_is_no_curve(self, text: str | None) -> None:
         """Where nothing was noted, or nothing that can be read, a curve begins."""
         assert Curve.read(text).points == []
+
+
+class TestNotes:
+    async def test_a_run_notes_its_curve(self, server: Server, job: Path) -> None:
+        """How far it was, and what was left of the minute, is in the ledger while a job runs."""
+        server.set_quota(900)
+        server.duration = 50.0
+        running = asyncio.create_task(go(server, job, plan_of(12), canary=2))
+        await asyncio.sleep(40.0)
+        points = await curve(job)
+        assert 25 <= len(points) <= 31
+        assert {point.ended for point in points} == {0}
+        assert all(890 <= (point.minute_left or 0) <= 900 for point in points[1:])
+        _ = await running
+        points = await curve(job)
+        assert points[-1].ended == 12
+        assert len(points) >= 90
+
+    async def test_the_next_run_goes_on(self, server: Server, job: Path) -> None:
+        """The curve of a job is that of all its runs, also of one that ended at once."""
+        server.duration = 100.0
+        running = asyncio.create_task(go(server, job, plan_of(1)))
+        await asyncio.sleep(65.0)
+        running.cancel()
+        _ = await asyncio.wait([running])
+        before = await curve(job)
+        assert len(before) == 60
+        _ = await go(server, job)
+        after = await curve(job)
+        assert after[:60] == before
+        assert after[-1].ended == 1
+        assert len(after) > 90
+
+
+async def curve(job: Path) -> list[Point]:
+    async with Ledger.reading(job, connect=inline.connect) as ledger:
+        return Curve.read((await ledger.notes())["curve"]).points

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from aiotasks import CompanyMergeState, MergeState, PersonMergeState, TaskStatus
-from aiotasks.dedupe._settle import Doubt, Journal, Listing, survivor
+from aiotasks.dedupe._settle import WITNESS_AFTER, Doubt, Journal, Listing, survivor
 from aiotasks.dedupe.models import Change, LoggedChange, Pair, PairState
 
 
@@ -25,12 +25,12 @@ def pair(number: int) -> Pair:
     )
 
 
-def listed(merge_id: int, number: int) -> CompanyMergeState:
+def listed(merge_id: int, number: int, *, task: int | None = None) -> CompanyMergeState:
     """Return a merge of the server's list, with the ids of a pair and a task of its own."""
     return CompanyMergeState(
         id=merge_id,
         status=TaskStatus.IN_PROGRESS,
-        task_id=f"task-{merge_id}",
+        task_id=f"task-{task or merge_id}",
         primary_id=number,
         duplicate_id=100 + number,
     )
@@ -56,8 +56,12 @@ def log_of(*steps: tuple[int, PairState, int | None]) -> list[LoggedChange]:
     ]
 
 
+# All that a test may speak of.
+PAIRS = [pair(number) for number in range(1, 100)]
+
+
 def journal_of(*steps: tuple[int, PairState, int | None]) -> Journal:
-    journal = Journal()
+    journal = Journal(PAIRS)
     journal.learn(log_of(*steps))
     return journal
 
@@ -214,7 +218,7 @@ class TestReading:
     def test_the_journal_goes_on_where_it_was(self) -> None:
         """A log that is learned in parts tells the same as one learned at once."""
         log = log_of((1, SENDING, None), (1, STARTED, 5), (2, SENDING, None))
-        journal = Journal()
+        journal = Journal(PAIRS)
         for step in log:
             journal.learn([step])
             assert journal.seq == step.seq
@@ -254,7 +258,27 @@ class TestAbsent:
         doubt = doubt_of(1, ended=1)
         listing = Listing(journal_of(*steps), [doubt], anchor=None)
         assert read(listing, [listed(9, 2)]) == [9]
-        assert is_absent(listing, doubt)
+        assert is_absent(listing, doubt, now=WITNESS_AFTER)
+
+    def test_a_proof_takes_its_time(self) -> None:
+        """What answered in the server's place may have passed the request on all the same."""
+        steps = ((1, SENDING, None), (2, SENDING, None), (2, STARTED, 9))
+        doubt = doubt_of(1, ended=1)
+        listing = Listing(journal_of(*steps), [doubt], anchor=None)
+        assert read(listing, [listed(9, 2)]) == [9]
+        assert not is_absent(listing, doubt, now=WITNESS_AFTER - 0.1)
+        assert listing.is_absent(doubt, now=1.0, settle_after=1.0)
+
+    def test_a_task_may_have_merges_of_others(self) -> None:
+        """A task is a batch: what else is in one of ours is neither ours nor proves anything."""
+        steps = ((1, SENDING, None), (1, STARTED, 9), (2, SENDING, None))
+        doubt = doubt_of(2, ended=3)
+        listing = Listing(journal_of(*steps), [doubt], anchor=None)
+        batch = listed(10, 2, task=9)
+        assert listing.read(listed(11, 50, task=9))
+        assert listing.read(batch)
+        assert not listing.read(listed(9, 1))
+        assert listing.found(doubt) == batch
 
     def test_a_merge_sent_meanwhile_proves_nothing(self) -> None:
         """A merge that was sent before the request was over may be the older one."""
@@ -273,7 +297,7 @@ class TestAbsent:
         assert listing.read(listed(9, 2))
         assert not is_absent(listing, doubt, now=SETTLE_AFTER)
         listing.end()
-        assert is_absent(listing, doubt)
+        assert is_absent(listing, doubt, now=WITNESS_AFTER)
 
     def test_what_is_found_is_not_absent(self) -> None:
         """What the list has is not absent, however old the doubt is."""
@@ -353,7 +377,7 @@ class Server(RuleBasedStateMachine):
         self.now = 0.0
         self.merges: list[Listed] = []
         self.log: list[LoggedChange] = []
-        self.journal = Journal()
+        self.journal = Journal(PAIRS)
         self.states = dict.fromkeys(range(1, 11), PLANNED)
         self.attempts: dict[int, Attempt] = {}
         for number in before:
@@ -429,7 +453,7 @@ class Server(RuleBasedStateMachine):
     @rule()
     def crash(self) -> None:
         """All that is not answered is in doubt, and all that is known is in the log."""
-        self.journal = Journal()
+        self.journal = Journal(PAIRS)
         for attempt in self.attempts.values():
             if not attempt.has_answer:
                 attempt.is_over = True

@@ -11,7 +11,7 @@ import sys
 from typing import Any
 
 from aiotasks import AffinityError, Client
-from aiotasks.dedupe import Ledger, PairState, Plan, _settler, job, run
+from aiotasks.dedupe import Ledger, PairState, Plan, _settler, run
 from aiotasks.policy import poll_backoff
 
 
@@ -27,18 +27,13 @@ async def work(pairs: str, ledger: str, url: str, settings: dict[str, Any]) -> i
     return 0 if result.totals[PairState.SUCCEEDED] == sum(result.totals.values()) else 3
 
 
-def hurry(poll_interval: float) -> None:
-    """Look at merges of less than a second as often as at those of half a minute."""
-    job._POLL_INTERVAL = poll_interval
-    _settler._BACKOFF = poll_backoff(0.05, 0.2)
-
-
 def main() -> None:
     """Fork for each line, and tell how that ended."""
     for line in sys.stdin:
         request = json.loads(line)
         if (pid := os.fork()) == 0:
-            hurry(request.pop("poll_interval"))
+            # Doubts of merges that take hundredths of a second need not wait for long.
+            _settler._BACKOFF = poll_backoff(0.05, 0.2)
             os._exit(asyncio.run(work(**request)))
         _ = sys.stdout.write(f"{pid}\n")
         sys.stdout.flush()

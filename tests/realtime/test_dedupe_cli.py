@@ -25,17 +25,14 @@ from aiotasks._console import Exit
 from aiotasks._job_screen import JobScreen
 from aiotasks._plan_view import duration
 from aiotasks.cli import app
-from aiotasks.dedupe import JobProgress, PairState, Stopping, StopReason, _settler, job
+from aiotasks.dedupe import JobProgress, PairState, Stopping, StopReason, _settler
 from aiotasks.dedupe._settle import Listing
 from aiotasks.policy import poll_backoff
 from aiotasks.sandbox import Sandbox
 
 
 # What the tests merge takes hundredths of a second, and so should all that waits for it.
-HURRY = (
-    "from aiotasks.dedupe import job; job._POLL_INTERVAL = 0.05;"
-    "from aiotasks.__main__ import main; main()"
-)
+HURRY = ("--poll-interval", "0.05")
 KIND = ("--kind", "company")
 
 
@@ -67,7 +64,6 @@ def serving(**settings: Any) -> Iterator[Sandbox]:
 @pytest.fixture
 def serve(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Sandbox]]:
     """Serve a sandbox with settings of its own, and point the environment to it."""
-    monkeypatch.setattr(job, "_POLL_INTERVAL", 0.05)
     monkeypatch.setattr(_settler, "_BACKOFF", poll_backoff(0.05, 0.2))
     opened = []
 
@@ -105,6 +101,7 @@ def write(folder: Path, *rows: str, header: str = "primary_id,duplicate_id,note"
 
 
 def run(*arguments: str | Path, stdin: str | None = None) -> Result:
+    arguments += HURRY if arguments[0] in {"merge", "resume"} else ()
     done = CliRunner().invoke(app, [str(each) for each in arguments], input=stdin)
     assert done.exception is None or isinstance(done.exception, SystemExit), done.exception
     return done
@@ -228,7 +225,7 @@ def test_nobody_to_ask(sandbox: Sandbox, pairs: Path) -> None:
 def on_a_terminal(*arguments: str | Path, answer: str) -> tuple[int, str]:
     """Run the command on a terminal, answer its question, and return its code and what it drew."""
     ours, theirs = pty.openpty()
-    command = [sys.executable, "-c", HURRY, *map(str, arguments)]
+    command = [sys.executable, "-m", "aiotasks", *map(str, arguments), *HURRY]
     drawn = b""
     with subprocess.Popen(
         command, stdin=theirs, stdout=subprocess.DEVNULL, stderr=theirs, start_new_session=True

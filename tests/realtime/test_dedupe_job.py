@@ -32,11 +32,8 @@ KILLS = 50 if IS_FULL else 8
 MANY = 10_000 if IS_FULL else 1_000
 
 DRIVER = Path(__file__).with_name("driver.py")
-# The command as it is, but it looks at merges sooner, as those of the tests are short.
-COMMAND = (
-    "from aiotasks.dedupe import job; job._POLL_INTERVAL = 0.05;"
-    "from aiotasks.__main__ import main; main()"
-)
+# Merges of the tests are short, and looked at sooner.
+HURRY = ("--poll-interval", "0.05")
 LOST = ("disconnect-after@merge~5%", "disconnect@merge~5%")
 
 
@@ -85,9 +82,9 @@ class Job:
 
     async def begin(self, *options: str, key: str = "sandbox-key") -> Process:
         """Run the command without asking."""
-        arguments = ("merge", str(self.pairs), "--kind", "company", "--yes", *options)
+        arguments = ("merge", str(self.pairs), "--kind", "company", "--yes", *HURRY, *options)
         process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-c", COMMAND, *arguments),
+            *(sys.executable, "-m", "aiotasks", *arguments),
             env=environment(AFFINITY_BASE_URL=self.url, AFFINITY_API_KEY=key),
             stdin=PIPE,
             stdout=PIPE,
@@ -167,7 +164,7 @@ async def runs_of(job: Job, *, poll_interval: float = 0.05, **settings: Any) -> 
         stdout=PIPE,
         start_new_session=True,
     )
-    runs = Runs(job, driver, {"poll_interval": poll_interval, "settings": settings})
+    runs = Runs(job, driver, {"settings": {"poll_interval": poll_interval, **settings}})
     try:
         yield runs
     finally:
