@@ -1,11 +1,11 @@
-"""The commands for dedupe jobs: show a plan, merge it, go on with it, and tell what became of it."""
+"""The commands that merge: show a plan, do it, and go on with it."""
 
 import asyncio
 import shlex
 import signal
 import sys
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, TypedDict
@@ -15,29 +15,39 @@ import typer
 from . import _plan_view
 from ._command import EXIT_CODES, ApiVersion, BaseUrl, complete, fail, settings_of
 from ._console import Exit, say
+from ._job_options import (
+    Canary,
+    Conflicts,
+    Grace,
+    KindOption,
+    LedgerFile,
+    MaxCluster,
+    MaxFailureRate,
+    MaxOpen,
+    Never,
+    Pairs,
+    PollInterval,
+    RetryFailed,
+    SettleAfter,
+    must_exist,
+)
 from ._job_screen import JobScreen
 from .client import Client
 from .dedupe import (
     JobEvent,
-    JobInfo,
     JobProgress,
     JobResult,
     Ledger,
-    LedgerReader,
     PairState,
     Plan,
     Preview,
     StopReason,
     look,
-    report_lines,
     resume,
     run,
-    snapshot_lines,
 )
 from .dedupe._pairs import read_ids
 from .dedupe.models import OnConflict
-from .dedupe.preview import service_of
-from .dedupe.report import ReportFormat, csv_line, harmless
 from .errors import AffinityError, LedgerError, MonthlyQuotaError
 from .models import Kind, Quota
 
@@ -52,57 +62,7 @@ _EXIT_OF_STOP = {
     StopReason.NOT_AUTHORISED: Exit.NOT_AUTHORISED,
     StopReason.UNREACHABLE: Exit.UNREACHABLE,
 }
-_EXIT_OF_STATE = {
-    PairState.FAILED: Exit.FAILED,
-    PairState.REFUSED: Exit.FAILED,
-    PairState.PLANNED: Exit.RUNNING,
-    PairState.SENDING: Exit.RUNNING,
-    PairState.STARTED: Exit.RUNNING,
-    PairState.UNSETTLED: Exit.RUNNING,
-}
-
 commands = typer.Typer()
-
-Pairs = Annotated[
-    Path,
-    typer.Argument(
-        metavar="PAIRS",
-        help="CSV with the columns primary_id and duplicate_id, or JSON lines; - for standard input.",
-    ),
-]
-LedgerFile = Annotated[Path, typer.Argument(metavar="LEDGER", help="The job's ledger.")]
-KindOption = Annotated[Kind, typer.Option(help="What is merged.")]
-Conflicts = Annotated[
-    OnConflict,
-    typer.Option(help="Refuse rows that contradict each other, or let the first count."),
-]
-Never = Annotated[
-    Path | None, typer.Option(help="A file of ids that no merge may touch, one a line.")
-]
-MaxCluster = Annotated[
-    int | None,
-    typer.Option(min=2, help="Leave out records that are to become one if they are more."),
-]
-MaxOpen = Annotated[int, typer.Option(min=1, help="The most merges that are open at once.")]
-Canary = Annotated[
-    int, typer.Option(min=0, help="So many merges have to end before the others start.")
-]
-MaxFailureRate = Annotated[
-    float, typer.Option(min=0, max=1, help="Stop if more than this share of the last 50 failed.")
-]
-Grace = Annotated[
-    float, typer.Option(min=0, help="Seconds to wait for open merges after Ctrl-C or a stop.")
-]
-SettleAfter = Annotated[
-    float,
-    typer.Option(min=1, help="Seconds until an unanswered merge that is in no list did not run."),
-]
-PollInterval = Annotated[
-    float, typer.Option(min=0.01, help="Seconds from the start of a merge to the first look.")
-]
-RetryFailed = Annotated[
-    bool, typer.Option("--retry-failed", help="Try pairs again that failed or were refused.")
-]
 
 
 class _Listeners(TypedDict):
@@ -217,49 +177,8 @@ def go_on(
         poll_interval=poll_interval,
         retry_failed=retry_failed,
     )
-    _must_exist(ledger)
+    must_exist(ledger)
     _end(_work(ledger, settings_of(base_url, api_version), terms))
-
-
-@commands.command(epilog=EXIT_CODES)
-def status(ledger: LedgerFile) -> None:
-    """Tell how far a job is, out of its ledger. The exit code is that of the job."""
-    _must_exist(ledger)
-    raise typer.Exit(complete(_status(ledger), ""))
-
-
-@commands.command()
-def report(
-    ledger: LedgerFile,
-    *,
-    format: Annotated[ReportFormat, typer.Option(help="How it is written.")] = "csv",  # noqa: A002
-    only: Annotated[
-        list[PairState] | None, typer.Option(help="Only pairs in this state; may be repeated.")
-    ] = None,
-    snapshots: Annotated[
-        bool, typer.Option("--snapshots", help="The records as they were before, as JSON lines.")
-    ] = False,
-) -> None:
-    """Print what became of each pair, one a row. Failed rows can be input again."""
-    _must_exist(ledger)
-    complete(_report(ledger, only or [], format, snapshots=snapshots), "")
-
-
-@commands.command(epilog=EXIT_CODES)
-def suggestions(
-    *,
-    kind: KindOption,
-    criteria: Annotated[
-        list[str] | None,
-        typer.Option(help="Only those found by this, such as domain-match; may be repeated."),
-    ] = None,
-    base_url: BaseUrl = None,
-    api_version: ApiVersion = None,
-) -> None:
-    """Write the duplicates that Affinity suggests as a file of pairs, to be reviewed first."""
-    found = _suggestions(kind, set(criteria or ()), settings_of(base_url, api_version))
-    count = complete(found, "The list is not complete.")
-    say(f"{count} pairs. Read through them before you merge: merges of companies are permanent.")
 
 
 def _read(
@@ -316,11 +235,6 @@ def _ledger_beside(pairs: Path) -> Path:
     if str(pairs) == "-":
         fail("Pairs from standard input need a place for the job's ledger: give --ledger.")
     return pairs.with_suffix(".job.db")
-
-
-def _must_exist(ledger: Path) -> None:
-    if not ledger.is_file():
-        fail(f"There is no ledger {ledger}: `aiotasks merge` begins one beside its input.")
 
 
 async def _has_begun(path: Path) -> bool:
@@ -423,14 +337,12 @@ def _end(work: Coroutine[Any, Any, Exit]) -> None:
 
 
 def _exit_of(result: JobResult) -> Exit:
-    codes = [_EXIT_OF_STATE[state] for state in _EXIT_OF_STATE if result.totals[state]]
-    if result.stopped is not None:
-        codes.append(_EXIT_OF_STOP[result.stopped])
-    return max(codes, default=Exit.SUCCEEDED)
+    code = _plan_view.exit_of(result.totals)
+    return code if result.stopped is None else max(code, _EXIT_OF_STOP[result.stopped])
 
 
 def _summarise(path: Path, result: JobResult, reasons: Counter[str | None]) -> None:
-    say(_counted(result.totals))
+    say(_plan_view.counted(result.totals))
     for reason, count in reasons.most_common(_MOST_REASONS):
         say(f"  {count:>5,}  {reason or 'the server gave no reason'}")
     say(f"{result.calls:,} calls in {_plan_view.duration(result.seconds)} of this run")
@@ -440,57 +352,6 @@ def _summarise(path: Path, result: JobResult, reasons: Counter[str | None]) -> N
         say(str(result.error))
     if result.totals[PairState.UNSETTLED]:
         say("Unsettled pairs may have been merged; going on with the job asks for them again.")
-    if any(result.totals[state] for state in _EXIT_OF_STATE if _EXIT_OF_STATE[state] > Exit.FAILED):
+    if _plan_view.exit_of(result.totals) > Exit.FAILED:
         say(f"Go on with: {shlex.join(['aiotasks', 'resume', str(path)])}")
     say(f"What became of each pair: {shlex.join(['aiotasks', 'report', str(path)])}")
-
-
-def _counted(totals: Any) -> str:
-    return ", ".join(f"{totals[state]:,} {state}" for state in PairState if totals[state]) or "none"
-
-
-async def _status(path: Path) -> Exit:
-    async with Ledger.reading(path) as ledger:
-        totals = await ledger.totals()
-        notes = await ledger.notes()
-        for line in _plan_view.status(_job(ledger), totals, notes, ledger.holder):
-            typer.echo(line)
-    typer.echo(_counted(totals))
-    return max((_EXIT_OF_STATE[each] for each in _EXIT_OF_STATE if totals[each]), default=Exit(0))
-
-
-def _job(ledger: LedgerReader) -> JobInfo:
-    if ledger.job is None:
-        raise LedgerError(str(ledger.path), "it holds no job yet: nothing was merged")
-    return ledger.job
-
-
-async def _report(
-    path: Path, states: list[PairState], format_: ReportFormat, *, snapshots: bool
-) -> None:
-    async with Ledger.reading(path) as ledger:
-        lines: AsyncIterator[str]
-        lines = (
-            snapshot_lines(ledger) if snapshots else report_lines(ledger, *states, format=format_)
-        )
-        async for line in lines:
-            _ = sys.stdout.write(line)
-
-
-async def _suggestions(kind: Kind, criteria: set[str], settings: dict[str, str]) -> int:
-    count = 0
-    _ = sys.stdout.write(csv_line(_SUGGESTED))
-    async with Client.from_env(**settings) as client:
-        async for found in service_of(client, kind).suggestions():
-            if criteria and found.match_criteria not in criteria:
-                continue
-            primary = found.primary_profile
-            for duplicate in found.duplicate_profiles:
-                labels = (harmless(each.label) for each in (primary, duplicate))
-                row = (primary.id, duplicate.id, *labels)
-                _ = sys.stdout.write(csv_line([*row, found.match_criteria, found.id]))
-                count += 1
-    return count
-
-
-_SUGGESTED = ("primary_id", "duplicate_id", "primary", "duplicate", "criteria", "suggestion_id")

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 
+from ._console import Exit
 from .dedupe import Change, JobInfo, PairState, Plan, Preview, StopReason
 from .dedupe.report import harmless
 from .models import Kind, Quota
@@ -22,6 +23,14 @@ WHY_STOPPED: Mapping[StopReason, str] = {
 SHOWN = 12
 """How much of a fingerprint is shown."""
 
+_EXIT_OF_STATE = {
+    PairState.FAILED: Exit.FAILED,
+    PairState.REFUSED: Exit.FAILED,
+    PairState.PLANNED: Exit.RUNNING,
+    PairState.SENDING: Exit.RUNNING,
+    PairState.STARTED: Exit.RUNNING,
+    PairState.UNSETTLED: Exit.RUNNING,
+}
 _DEFAULT_LIMIT = 900
 _FEW = 5
 _PLURAL: Mapping[Kind, str] = {"company": "companies", "person": "persons"}
@@ -75,6 +84,17 @@ def status(
         yield f"Run by {holder}, unless that was killed"
     elif stopped := notes.get("stopped"):
         yield WHY_STOPPED[StopReason(stopped)]
+
+
+def counted(totals: Mapping[PairState, int]) -> str:
+    """Return how many pairs are in each state."""
+    return ", ".join(f"{totals[state]:,} {state}" for state in PairState if totals[state]) or "none"
+
+
+def exit_of(totals: Mapping[PairState, int]) -> Exit:
+    """Return what a job with such pairs has come to."""
+    codes = (code for state, code in _EXIT_OF_STATE.items() if totals[state])
+    return max(codes, default=Exit.SUCCEEDED)
 
 
 def duration(seconds: float) -> str:

@@ -10,7 +10,7 @@ from typing import Annotated, NamedTuple, TypedDict
 
 import typer
 
-from . import _urls
+from . import _dedupe_cli, _report_cli, _urls
 from ._command import EXIT_CODES, ApiVersion, BaseUrl, fail, run_command, settings_of
 from ._console import (
     EXIT_OF_STATE,
@@ -22,7 +22,6 @@ from ._console import (
     print_task,
     say,
 )
-from ._dedupe_cli import commands
 from ._pending import verdict
 from .client import Client
 from .models import Kind, Quota
@@ -40,7 +39,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-app.add_typer(commands)
+app.add_typer(_dedupe_cli.commands)
+app.add_typer(_report_cli.commands)
 
 
 def _show_version(wanted: bool) -> None:

@@ -38,14 +38,19 @@ def _load_benchmarks() -> None:
 
 _load_benchmarks()
 
-REAL_TIME = Path(__file__).parent / "realtime"
+REAL_TIME = tuple(Path(__file__).parent / name for name in ("realtime", "web"))
+
+
+def is_on_real_time(path: Path) -> bool:
+    """Tell whether the tests of a file run on the clock of the world."""
+    return any(folder in path.parents for folder in REAL_TIME)
 
 
 def pytest_asyncio_loop_factories(
     config: pytest.Config, item: pytest.Item
 ) -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:
     """Run tests on a clock that jumps, except those that need signals, files or processes."""
-    if REAL_TIME in item.path.parents:
+    if is_on_real_time(item.path):
         return {"real": asyncio.new_event_loop}
     return {"virtual": async_solipsism.EventLoop}
 
@@ -61,5 +66,5 @@ def connections_on_virtual_time(
     request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Let aiohttp connect to the in-memory sockets of the virtual loop."""
-    if REAL_TIME not in request.path.parents:
+    if not is_on_real_time(request.path):
         monkeypatch.setattr(aiohappyeyeballs, "start_connection", _start_connection)

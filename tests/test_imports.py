@@ -31,10 +31,14 @@ PURE = {
     "dedupe/_board",
     "dedupe/_settle",
     "dedupe/_schema",
+    "dedupe/_progress",
+    "web/_views",
 }
 COMMAND_LINE = {
     "cli",
     "_dedupe_cli",
+    "_report_cli",
+    "_job_options",
     "_command",
     "_job_screen",
     "_console",
@@ -105,6 +109,14 @@ def test_what_must_be_installed(file: Path) -> None:
     assert foreign(file) <= allowed
 
 
+@pytest.mark.parametrize("name", ["dedupe", "web"])
+def test_jobs_know_nothing_of_what_shows_them(name: str) -> None:
+    """Jobs do not import their pages, nor pages the command line."""
+    rooms = set[str]().union(*(own(file) for file in FILES if room(file) == name))
+    assert rooms
+    assert not rooms & {*COMMAND_LINE, *({"web"} - {name})}
+
+
 @pytest.mark.parametrize("file", FILES, ids=module_id)
 def test_client_and_sandbox_share_nothing(file: Path) -> None:
     """Neither side imports the other, so that neither hides the other's mistake."""
@@ -127,5 +139,6 @@ def test_the_core_loads_no_extra() -> None:
     """``import aiotasks`` needs nothing of the extras and does not load the sandbox's server."""
     loaded = loaded_by("aiotasks")
     assert "aiotasks.client" in loaded
-    others = {"aiotasks.cli", "aiotasks.dedupe", "aiotasks.sandbox", "aiohttp.web"}
+    others = {"aiotasks.cli", "aiotasks.dedupe", "aiotasks.sandbox", "aiotasks.web"}
+    others |= {"aiohttp.web"}
     assert not loaded & (CLI | DEDUPE | others)

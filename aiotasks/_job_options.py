@@ -1,0 +1,58 @@
+"""The options of the commands for dedupe jobs."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ._command import fail
+from .dedupe.models import OnConflict
+from .models import Kind
+
+
+Pairs = Annotated[
+    Path,
+    typer.Argument(
+        metavar="PAIRS",
+        help="CSV with the columns primary_id and duplicate_id, or JSON lines; - for standard input.",
+    ),
+]
+LedgerFile = Annotated[Path, typer.Argument(metavar="LEDGER", help="The job's ledger.")]
+KindOption = Annotated[Kind, typer.Option(help="What is merged.")]
+Conflicts = Annotated[
+    OnConflict,
+    typer.Option(help="Refuse rows that contradict each other, or let the first count."),
+]
+Never = Annotated[
+    Path | None, typer.Option(help="A file of ids that no merge may touch, one a line.")
+]
+MaxCluster = Annotated[
+    int | None,
+    typer.Option(min=2, help="Leave out records that are to become one if they are more."),
+]
+MaxOpen = Annotated[int, typer.Option(min=1, help="The most merges that are open at once.")]
+Canary = Annotated[
+    int, typer.Option(min=0, help="So many merges have to end before the others start.")
+]
+MaxFailureRate = Annotated[
+    float, typer.Option(min=0, max=1, help="Stop if more than this share of the last 50 failed.")
+]
+Grace = Annotated[
+    float, typer.Option(min=0, help="Seconds to wait for open merges after Ctrl-C or a stop.")
+]
+SettleAfter = Annotated[
+    float,
+    typer.Option(min=1, help="Seconds until an unanswered merge that is in no list did not run."),
+]
+PollInterval = Annotated[
+    float, typer.Option(min=0.01, help="Seconds from the start of a merge to the first look.")
+]
+RetryFailed = Annotated[
+    bool, typer.Option("--retry-failed", help="Try pairs again that failed or were refused.")
+]
+
+
+def must_exist(ledger: Path) -> None:
+    """End the command if there is no such ledger."""
+    if not ledger.is_file():
+        fail(f"There is no ledger {ledger}: `aiotasks merge` begins one beside its input.")

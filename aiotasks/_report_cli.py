@@ -1,0 +1,109 @@
+"""The commands that tell: how far a job is, what became of its pairs, and what may be a pair."""
+
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from . import _plan_view
+from ._command import EXIT_CODES, ApiVersion, BaseUrl, complete, settings_of
+from ._console import Exit, say
+from ._job_options import KindOption, LedgerFile, must_exist
+from .client import Client
+from .dedupe import JobInfo, Ledger, LedgerReader, PairState, report_lines, snapshot_lines
+from .dedupe.preview import service_of
+from .dedupe.report import ReportFormat, csv_line, harmless
+from .errors import LedgerError
+from .models import Kind
+
+
+_SUGGESTED = ("primary_id", "duplicate_id", "primary", "duplicate", "criteria", "suggestion_id")
+
+commands = typer.Typer()
+
+
+@commands.command(epilog=EXIT_CODES)
+def status(ledger: LedgerFile) -> None:
+    """Tell how far a job is, out of its ledger. The exit code is that of the job."""
+    must_exist(ledger)
+    raise typer.Exit(complete(_status(ledger), ""))
+
+
+@commands.command()
+def report(
+    ledger: LedgerFile,
+    *,
+    format: Annotated[ReportFormat, typer.Option(help="How it is written.")] = "csv",  # noqa: A002
+    only: Annotated[
+        list[PairState] | None, typer.Option(help="Only pairs in this state; may be repeated.")
+    ] = None,
+    snapshots: Annotated[
+        bool, typer.Option("--snapshots", help="The records as they were before, as JSON lines.")
+    ] = False,
+) -> None:
+    """Print what became of each pair, one a row. Failed rows can be input again."""
+    must_exist(ledger)
+    complete(_report(ledger, only or [], format, snapshots=snapshots), "")
+
+
+@commands.command(epilog=EXIT_CODES)
+def suggestions(
+    *,
+    kind: KindOption,
+    criteria: Annotated[
+        list[str] | None,
+        typer.Option(help="Only those found by this, such as domain-match; may be repeated."),
+    ] = None,
+    base_url: BaseUrl = None,
+    api_version: ApiVersion = None,
+) -> None:
+    """Write the duplicates that Affinity suggests as a file of pairs, to be reviewed first."""
+    found = _suggestions(kind, set(criteria or ()), settings_of(base_url, api_version))
+    count = complete(found, "The list is not complete.")
+    say(f"{count} pairs. Read through them before you merge: merges of companies are permanent.")
+
+
+async def _status(path: Path) -> Exit:
+    async with Ledger.reading(path) as ledger:
+        totals = await ledger.totals()
+        notes = await ledger.notes()
+        for line in _plan_view.status(_job(ledger), totals, notes, ledger.holder):
+            typer.echo(line)
+    typer.echo(_plan_view.counted(totals))
+    return _plan_view.exit_of(totals)
+
+
+def _job(ledger: LedgerReader) -> JobInfo:
+    if ledger.job is None:
+        raise LedgerError(str(ledger.path), "it holds no job yet: nothing was merged")
+    return ledger.job
+
+
+async def _report(
+    path: Path, states: list[PairState], format_: ReportFormat, *, snapshots: bool
+) -> None:
+    async with Ledger.reading(path) as ledger:
+        lines: AsyncIterator[str]
+        lines = (
+            snapshot_lines(ledger) if snapshots else report_lines(ledger, *states, format=format_)
+        )
+        async for line in lines:
+            _ = sys.stdout.write(line)
+
+
+async def _suggestions(kind: Kind, criteria: set[str], settings: dict[str, str]) -> int:
+    count = 0
+    _ = sys.stdout.write(csv_line(_SUGGESTED))
+    async with Client.from_env(**settings) as client:
+        async for found in service_of(client, kind).suggestions():
+            if criteria and found.match_criteria not in criteria:
+                continue
+            primary = found.primary_profile
+            for duplicate in found.duplicate_profiles:
+                labels = (harmless(each.label) for each in (primary, duplicate))
+                row = (primary.id, duplicate.id, *labels)
+                _ = sys.stdout.write(csv_line([*row, found.match_criteria, found.id]))
+                count += 1
+    return count
