@@ -218,7 +218,7 @@ async def all_of(items: Any) -> list[Any]:
         (lambda client: all_of(client.companies.merges(status="a|b")), "status"),
         (lambda client: all_of(client.companies.merges(task_url="x")), "task URL"),
     ],
-    ids=str,
+    ids=range(11),
 )
 async def test_arguments_are_checked_first(
     sandbox: Recorded, client: Client, call: Call, message: str

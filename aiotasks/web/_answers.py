@@ -1,0 +1,117 @@
+"""Answers: JSON or a page, and errors as sentences with the right status."""
+
+from collections.abc import Mapping
+from html import escape
+from http import HTTPStatus
+from typing import Any, Final
+
+import msgspec
+from aiohttp import hdrs, web
+
+from aiotasks.errors import (
+    AffinityError,
+    ClosedError,
+    ConfigurationError,
+    DecodeError,
+    LedgerError,
+    MonthlyQuotaError,
+    NetworkError,
+    PlanError,
+    RateLimitError,
+    ResponseError,
+)
+
+from ._runner import BusyError
+from ._scope import EndingError
+
+
+_MOST_PROBLEMS: Final = 1000
+_STATUS_OF: tuple[tuple[tuple[type[AffinityError], ...], HTTPStatus], ...] = (
+    ((BusyError,), HTTPStatus.CONFLICT),
+    ((PlanError,), HTTPStatus.UNPROCESSABLE_ENTITY),
+    ((ConfigurationError,), HTTPStatus.BAD_REQUEST),
+    ((EndingError, ClosedError), HTTPStatus.SERVICE_UNAVAILABLE),
+    ((MonthlyQuotaError, RateLimitError), HTTPStatus.SERVICE_UNAVAILABLE),
+    ((NetworkError, ResponseError, DecodeError), HTTPStatus.BAD_GATEWAY),
+)
+_LEDGER = (
+    ("it is in use by", HTTPStatus.CONFLICT),
+    ("there is no job in it", HTTPStatus.NOT_FOUND),
+)
+_SENTENCES: Mapping[int, str] = {
+    HTTPStatus.NOT_FOUND: "There is no such page or job",
+    HTTPStatus.METHOD_NOT_ALLOWED: "This cannot be done here",
+    HTTPStatus.REQUEST_ENTITY_TOO_LARGE: "The upload is too large: split it into several jobs",
+}
+
+
+class Refusal(AffinityError):  # noqa: N818 - it is an answer more than an error
+    """Raised in a handler for what the request itself is to blame for."""
+
+    def __init__(self, status: HTTPStatus, sentence: str) -> None:
+        super().__init__(status, sentence)
+        self.status = status
+        self.sentence = sentence
+
+
+def wants_page(request: web.BaseRequest) -> bool:
+    """Tell whether a browser asks for something to look at, rather than a program for data."""
+    accept = ",".join(request.headers.getall(hdrs.ACCEPT, [])).lower()
+    return "text/html" in accept and "application/json" not in accept
+
+
+def json(data: Any, status: int = HTTPStatus.OK, **headers: str) -> web.Response:
+    """Return an answer for programs."""
+    return web.Response(
+        body=msgspec.json.encode(data),
+        status=status,
+        content_type="application/json",
+        headers=headers,
+    )
+
+
+def page(html: str) -> web.Response:
+    """Return an answer for people."""
+    return web.Response(text=html, content_type="text/html")
+
+
+def error(request: web.BaseRequest, status: int, told: dict[str, Any]) -> web.Response:
+    """Return an answer that says what is wrong."""
+    if not wants_page(request):
+        return json(told, status)
+    sentence = escape(str(told["error"]))
+    html = (
+        "<!DOCTYPE html>"
+        '<html lang="en"><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width">'
+        f"<title>{status}</title><h1>{status}</h1><p>{sentence}</p></html>"
+    )
+    return web.Response(text=html, status=status, content_type="text/html")
+
+
+def told_of(failure: AffinityError) -> tuple[int, dict[str, Any]]:
+    """Return the status for an error, and what is said of it."""
+    if isinstance(failure, Refusal):
+        return failure.status, {"error": failure.sentence}
+    if isinstance(failure, LedgerError):
+        return _told_of_ledger(failure)
+    found = (code for classes, code in _STATUS_OF if isinstance(failure, classes))
+    status = next(found, HTTPStatus.INTERNAL_SERVER_ERROR)
+    if isinstance(failure, PlanError):
+        count = len(failure.problems)
+        sentence = f"Nothing was merged: mend {failure.source} and send it again"
+        problems = failure.problems[:_MOST_PROBLEMS]
+        return status, {"error": sentence, "problems": problems, "problem_count": count}
+    return status, {"error": str(failure)}
+
+
+def told_of_http(failure: web.HTTPException) -> str:
+    """Return what is said of what aiohttp refuses."""
+    return _SENTENCES.get(failure.status, failure.reason)
+
+
+def _told_of_ledger(failure: LedgerError) -> tuple[int, dict[str, Any]]:
+    # Where the file is, is nobody's affair.
+    sentence = f"The job's ledger: {failure.problem}"
+    found = (status for words, status in _LEDGER if failure.problem.startswith(words))
+    return next(found, HTTPStatus.INTERNAL_SERVER_ERROR), {"error": sentence}

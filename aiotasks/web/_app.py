@@ -1,0 +1,309 @@
+"""The application: what is asked for, and by which handler it is answered."""
+
+import asyncio
+import os
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Collection
+from contextlib import aclosing
+from http import HTTPStatus
+from pathlib import Path
+from typing import Any, Final
+
+from aiohttp import hdrs, web
+
+from aiotasks.client import Client
+from aiotasks.dedupe import Ledger, LedgerReader, look, report_lines, snapshot_lines
+from aiotasks.errors import AffinityError
+
+from . import _answers, _page, _uploads, _views
+from ._answers import Refusal
+from ._facts import Facts
+from ._folder import Folder, plain_name
+from ._gate import NONCE, Gate
+from ._guard import Rules
+from ._reading import job_of
+from ._runner import Runner
+from ._scope import EndingError, Scope
+from ._tail import Reader, Tails
+
+
+_HEARTBEAT: Final = 15.0
+_MOST_PLANS = 2
+_BATCH = 64 * 1024
+# Proxies that collect what they pass on would hold events back.
+_EVENTS = {hdrs.CONTENT_TYPE: "text/event-stream", "X-Accel-Buffering": "no"}
+
+
+def jobs_app(
+    client: Client,
+    folder: str | os.PathLike[str],
+    *,
+    token: str | None = None,
+    hosts: Collection[str] = (),
+    max_upload: int = 16 * 2**20,
+) -> web.Application:
+    """Return an application that shows and runs the jobs in a folder, to mount or to run.
+
+    Each job is a ledger ``<id>.job.db``, whoever began it. Nothing runs before the application
+    starts, and what it runs ends with it, at once, and loses nothing. It answers requests to
+    loopback addresses only, unless other names are given; without a token, whoever can reach it
+    may start merges, which are **permanent** for companies.
+
+    Args:
+        client: A client that is open when the application starts, and until it has ended.
+        folder: Where the ledgers are. It is made by nobody here.
+        token: What everybody has to show, in a link (``?token=``), which a cookie replaces, or as
+            ``Authorization: Bearer``. Let no access log keep the link.
+        hosts: Further names, with or without port, by which the application may be asked. They
+            should have a token.
+        max_upload: The most bytes of a list of pairs.
+
+    Raises:
+        ConfigurationError: when there is no such folder, or a setting cannot be used.
+    """
+    rules = Rules.of(hosts, token)
+    jobs = _Jobs(client, Folder(folder), max_upload=max_upload)
+    gate = Gate(rules)
+    app = web.Application(middlewares=[gate.middleware])
+    gate.mount = app.router.add_get("/", jobs.index)
+    _ = app.router.add_get("/jobs", jobs.list)
+    _ = app.router.add_post("/jobs", jobs.create)
+    _ = app.router.add_get("/jobs/{id}", jobs.show)
+    _ = app.router.add_get("/jobs/{id}/plan", jobs.plan)
+    _ = app.router.add_post("/jobs/{id}/start", jobs.start)
+    _ = app.router.add_post("/jobs/{id}/stop", jobs.stop)
+    _ = app.router.add_get("/jobs/{id}/page.html", jobs.saved_page)
+    for path, stream in (
+        ("events", jobs.events),
+        ("report.csv", jobs.report_csv),
+        ("report.jsonl", jobs.report_jsonl),
+        ("snapshots.jsonl", jobs.snapshots),
+    ):
+        _ = app.router.add_get(f"/jobs/{{id}}/{path}", stream, allow_head=False)
+    app.on_response_prepare.append(gate.prepare)
+    app.on_startup.append(jobs.open)
+    app.on_shutdown.append(jobs.end)
+    app.on_cleanup.append(jobs.leave)
+    return app
+
+
+class _Jobs:
+    """The handlers, and what they share."""
+
+    def __init__(self, client: Client, folder: Folder, *, max_upload: int) -> None:
+        self._client = client
+        self._folder = folder
+        self._max_upload = max_upload
+        self._scope = Scope()
+        self._runner = Runner(client, self._scope)
+        self._tails = Tails(self._scope, self._runner)
+        self._facts = Facts(client, folder, self._runner)
+        self._plans = asyncio.Semaphore(_MOST_PLANS)
+
+    async def open(self, _: web.Application) -> None:
+        await self._scope.open()
+
+    async def end(self, _: web.Application) -> None:
+        await self._scope.end()
+
+    async def leave(self, _: web.Application) -> None:
+        await self._scope.leave()
+
+    # What is shown
+
+    async def index(self, _: web.Request) -> web.StreamResponse:
+        return web.Response(status=HTTPStatus.SEE_OTHER, headers={hdrs.LOCATION: "jobs"})
+
+    async def list(self, request: web.Request) -> web.StreamResponse:
+        jobs = await self._scope.complete(self._facts.jobs())
+        if _answers.wants_page(request):
+            return _answers.page(_page.list_page(jobs, nonce=NONCE.get()))
+        return _answers.json({"jobs": jobs})
+
+    async def show(self, request: web.Request) -> web.StreamResponse:
+        job = await self._job(_id(request))
+        if not _answers.wants_page(request):
+            return _answers.json(job)
+        return _answers.page(
+            _page.job_page(job, is_live=True, nonce=NONCE.get(), merges=await self._first(request))
+        )
+
+    async def saved_page(self, request: web.Request) -> web.StreamResponse:
+        job = await self._job(_id(request))
+        merges = await self._first(request)
+        answer = _answers.page(_page.job_page(job, is_live=False, nonce="", merges=merges))
+        answer.headers.update(_attachment(f"{job['id']}.html"))
+        return answer
+
+    async def _first(self, request: web.Request) -> Any:
+        return (await self._merges(request, after=0))["merges"]
+
+    async def plan(self, request: web.Request) -> web.StreamResponse:
+        after = _uploads.whole("after", request.query.get("after", "0"))
+        return _answers.json(await self._merges(request, after=after))
+
+    # What is done
+
+    async def create(self, request: web.Request) -> web.StreamResponse:
+        job_id = await self._scope.complete(self._begin(request))
+        job = await self._job(job_id)
+        location = f"jobs/{job_id}"
+        return _answers.json(job, HTTPStatus.CREATED, Location=location)
+
+    async def start(self, request: web.Request) -> web.StreamResponse:
+        path = self._path(request)
+        body = await self._scope.complete(_uploads.body_of(request, _BATCH))
+        wanted = _uploads.decoded(body, _uploads.Start)
+        fingerprint = await self._scope.complete(self._facts.fingerprint(path))
+        if wanted.fingerprint != fingerprint:
+            message = (
+                f"The job's plan is {fingerprint[:12]}, not {wanted.fingerprint[:12]}: look at it "
+                "again before you start it"
+            )
+            raise Refusal(HTTPStatus.CONFLICT, message)
+        starting = self._runner.start(_id(request), path, retry_failed=wanted.retry_failed)
+        await self._scope.complete(starting)
+        return _answers.json(await self._job(_id(request)), HTTPStatus.ACCEPTED)
+
+    async def stop(self, request: web.Request) -> web.StreamResponse:
+        _ = self._path(request)
+        self._runner.stop(_id(request))
+        return _answers.json(await self._job(_id(request)), HTTPStatus.ACCEPTED)
+
+    # What is streamed
+
+    async def events(self, request: web.Request) -> web.StreamResponse:
+        last = request.headers.get("Last-Event-ID") or request.query.get("after", "0")
+        reader = Reader(_uploads.whole("after", last), lambda: request.transport is None)
+        answer = web.StreamResponse(headers=_EVENTS)
+        with self._tails.watching(_id(request), self._path(request), reader) as tail:
+            _ = await self._scope.complete(tail.opened.wait())
+            if tail.failure is not None:
+                raise tail.failure
+            _ = await answer.prepare(request)
+
+            async def send() -> None:
+                while not (reader.is_gone() or tail.is_over):
+                    reader.wake.clear()
+                    while data := await tail.news(reader):
+                        await answer.write(data)
+                    await _rest(reader, answer)
+
+            await self._send(request, send(), is_whole=True)
+        return answer
+
+    async def report_csv(self, request: web.Request) -> web.StreamResponse:
+        return await self._download(request, "csv", "text/csv")
+
+    async def report_jsonl(self, request: web.Request) -> web.StreamResponse:
+        return await self._download(request, "jsonl", "application/jsonl")
+
+    async def snapshots(self, request: web.Request) -> web.StreamResponse:
+        return await self._download(request, "snapshots.jsonl", "application/jsonl")
+
+    async def _download(
+        self, request: web.Request, ending: str, content_type: str
+    ) -> web.StreamResponse:
+        job_id, path = _id(request), self._path(request)
+        answer = web.StreamResponse(headers=_attachment(f"{job_id}.{ending}"))
+        answer.content_type = content_type
+        answer.charset = "utf-8"
+        async with Ledger.reading(path) as ledger:
+            _ = job_of(ledger)
+            _ = await answer.prepare(request)
+
+            async def send() -> None:
+                async with aclosing(_batches(_lines(ledger, ending))) as batches:
+                    async for batch in batches:
+                        await answer.write(batch)
+
+            await self._send(request, send())
+        return answer
+
+    async def _send(self, request: web.Request, sending: Any, *, is_whole: bool = False) -> None:
+        """Send what an answer has begun with; a part of it never looks like the whole."""
+        try:
+            await self._scope.complete(sending)
+        except ConnectionError:
+            return
+        except AffinityError as error:
+            may_end = is_whole and isinstance(error, EndingError)
+            transport = request.transport
+            # Whoever does not read is not waited for.
+            if transport is not None and not (may_end and _is_read(transport)):
+                transport.abort()
+
+    # What is sent here
+
+    async def _begin(self, request: web.Request) -> str:
+        body = await _uploads.body_of(request, self._max_upload)
+        name = plain_name(request.query.get("name", ""))
+        async with self._plans:
+            # A long list takes seconds, in which others want to be answered.
+            plan = await asyncio.to_thread(
+                _uploads.plan_of, request.query, request.content_type, body, name
+            )
+            preview = await look(self._client, plan)
+        job_id, path = self._folder.new(name)
+        at = time.time()
+        async with Ledger(path) as ledger:
+            await ledger.begin(
+                plan,
+                origin=self._client.base_url,
+                records=preview.records,
+                findings=preview.findings(at),
+                at=at,
+            )
+            await ledger.note(rewrites=_views.rewrites_text(plan))
+        return job_id
+
+    async def _job(self, job_id: str) -> dict[str, Any]:
+        return await self._scope.complete(self._facts.job(job_id, self._path_of(job_id)))
+
+    async def _merges(self, request: web.Request, *, after: int) -> dict[str, Any]:
+        return await self._scope.complete(self._facts.merges(self._path(request), after=after))
+
+    def _path(self, request: web.Request) -> Path:
+        return self._path_of(_id(request))
+
+    def _path_of(self, job_id: str) -> Path:
+        path = self._folder.find(job_id)
+        if path is None:
+            raise web.HTTPNotFound
+        return path
+
+
+def _is_read(transport: asyncio.Transport) -> bool:
+    return transport.get_write_buffer_size() == 0
+
+
+def _id(request: web.Request) -> str:
+    return request.match_info["id"]
+
+
+def _attachment(name: str) -> dict[str, str]:
+    return {hdrs.CONTENT_DISPOSITION: f'attachment; filename="{name}"'}
+
+
+def _lines(ledger: LedgerReader, ending: str) -> AsyncIterator[str]:
+    if ending == "snapshots.jsonl":
+        return snapshot_lines(ledger)
+    return report_lines(ledger, format="csv" if ending == "csv" else "jsonl")
+
+
+async def _batches(lines: AsyncIterator[str]) -> AsyncGenerator[bytes]:
+    batch = bytearray()
+    async for line in lines:
+        batch += line.encode()
+        if len(batch) >= _BATCH:
+            yield bytes(batch)
+            batch.clear()
+    yield bytes(batch)
+
+
+async def _rest(reader: Reader, answer: web.StreamResponse) -> None:
+    try:
+        async with asyncio.timeout(_HEARTBEAT):
+            _ = await reader.wake.wait()
+    except TimeoutError:
+        await answer.write(b": still here\n\n")

@@ -1,0 +1,92 @@
+"""What is known of the jobs in a folder, read out of their ledgers when it is asked for."""
+
+import asyncio
+import socket
+from pathlib import Path
+from typing import Any, Final
+
+from aiotasks.client import Client
+from aiotasks.dedupe import Ledger, LedgerReader, Pair
+from aiotasks.errors import AffinityError
+
+from . import _views
+from ._folder import Folder, present_holder
+from ._reading import job_of, names_of
+from ._runner import Runner
+
+
+_MOST_READS: Final = 8
+
+
+class Facts:
+    """Reads ledgers, only a few at a time, however many ask."""
+
+    def __init__(self, client: Client, folder: Folder, runner: Runner) -> None:
+        self._client = client
+        self._folder = folder
+        self._runner = runner
+        self._reads = asyncio.Semaphore(_MOST_READS)
+
+    async def job(self, job_id: str, path: Path) -> dict[str, Any]:
+        """Return all that is told of a job."""
+        async with self._reads, Ledger.reading(path) as ledger:
+            job = job_of(ledger)
+            # Before the pairs: what came in between is told again, and not lost.
+            seq = await ledger.last_seq()
+            pairs = await ledger.pairs()
+            names = await names_of(ledger, job, _ids(_views.failures(pairs)))
+            notes = await ledger.notes()
+            summary = await self._summary(job_id, ledger)
+        run = self._runner.run_of(job_id)
+        error = self._runner.error_of(job_id) or notes.get("error")
+        return {
+            **summary,
+            **_views.details(job, pairs, names, notes, self._client.quota),
+            "seq": seq,
+            "progress": _views.progress_view(None if run is None else run.progress),
+            "error": None if run is not None else error,
+        }
+
+    async def fingerprint(self, path: Path) -> str:
+        """Return the fingerprint of a job's plan."""
+        async with self._reads, Ledger.reading(path) as ledger:
+            return job_of(ledger).fingerprint
+
+    async def jobs(self) -> list[dict[str, Any]]:
+        """Return the summaries of all jobs, the newest first."""
+        found: list[tuple[float, dict[str, Any]]] = []
+        for job_id, path in self._folder:
+            try:
+                async with self._reads, Ledger.reading(path) as ledger:
+                    if ledger.job is not None:
+                        found.append((ledger.job.begun_at, await self._summary(job_id, ledger)))
+            except AffinityError:
+                # What is no ledger is no job, and no harm to the others.
+                continue
+        return [summary for _, summary in sorted(found, key=lambda each: each[0], reverse=True)]
+
+    async def merges(self, path: Path, *, after: int) -> dict[str, Any]:
+        """Return some merges of a job's plan, and after which number the next ones come."""
+        async with self._reads, Ledger.reading(path) as ledger:
+            job = job_of(ledger)
+            end = min(after + _views.MOST, job.merges)
+            pairs = await ledger.numbered(range(after + 1, end + 1))
+            names = await names_of(ledger, job, _ids(pairs))
+        merges = [_views.pair_view(pair, names) for pair in pairs]
+        return {"merges": merges, "next": end if end < job.merges else None}
+
+    async def _summary(self, job_id: str, ledger: LedgerReader) -> dict[str, Any]:
+        is_running = self._runner.run_of(job_id) is not None
+        holder = present_holder(ledger.holder, host=socket.gethostname())
+        return _views.summary(
+            job_id,
+            job_of(ledger),
+            await ledger.totals(),
+            await ledger.notes(),
+            is_running=is_running,
+            holder=None if is_running else holder,
+        )
+
+
+def _ids(pairs: list[Pair]) -> set[int]:
+    return {each for pair in pairs for each in (pair.primary_id, pair.duplicate_id)}

@@ -1,0 +1,333 @@
+"""From a job's JSON to its page: one HTML document that needs no other file.
+
+The document is whole without JavaScript, as of the moment. Its script draws the rest out of the
+JSON that is in it too, and follows the job where there is a server to follow.
+"""
+
+import json
+import re
+from base64 import b64encode
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from datetime import datetime
+from functools import cache
+from hashlib import sha256
+from html import escape
+from importlib.resources import files
+from string import Template
+from typing import Any, Final
+
+from . import _words
+
+
+_OPEN = ("sending", "started")
+_LEFT = ("planned", *_OPEN)
+_NOT_MERGED = ("failed", "refused", "unsettled")
+_AGAIN = ("failed", "refused")
+_TILES = ("planned", "open", "succeeded", *_NOT_MERGED, "left_out")
+_ALWAYS = ("planned", "open", "succeeded", "failed")
+_SHORT: Final = 12
+_NAVIGATION = '<nav><a href="../jobs">All jobs</a> <a href="#downloads">Downloads</a></nav>\n'
+
+# What would end a script, or a line of one, in the JSON inside of it.
+_UNSAFE_IN_SCRIPT = str.maketrans({each: f"\\u{ord(each):04x}" for each in "<>&"})
+_SPACES = re.compile(r"[\t\n\r]+")
+# Control characters, those that turn the direction of what follows, and halves of characters.
+_UNPRINTABLE = re.compile(
+    "[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff\ufdd0-\ufdef\ufffe\uffff]"
+)
+
+
+def job_page(
+    job: dict[str, Any], *, is_live: bool, nonce: str, merges: Sequence[dict[str, Any]] = ()
+) -> str:
+    """Return the page of a job.
+
+    Args:
+        job: The job as the server tells it.
+        is_live: Whether there is a server behind the page. The page of none has no buttons, links
+            or events, brings its own content security policy, and can be saved as one file.
+        nonce: That of the content security policy with which a live page is sent, otherwise "".
+        merges: The first merges of the plan.
+    """
+    return _document(
+        ["page.js", "job.js", *(["live.js"] if is_live else [])],
+        state={"job": job, "merges": merges},
+        nonce=nonce,
+        is_saved=not is_live,
+        title=_text(job["source"]),
+        navigation=_NAVIGATION if is_live else "",
+        main=_job(job, merges, is_live=is_live),
+    )
+
+
+def list_page(jobs: list[dict[str, Any]], *, nonce: str) -> str:
+    """Return the page of all jobs, on which a file for a new one can be given."""
+    rows = "".join(map(_summary, jobs))
+    return _document(
+        ["page.js", "list.js"],
+        state={},
+        nonce=nonce,
+        title="Dedupe jobs",
+        navigation="",
+        main=_fill("list.html", jobs=rows or '<li class="note">There are none yet.</li>\n'),
+    )
+
+
+def _document(
+    scripts: Iterable[str],
+    *,
+    state: Mapping[str, Any],
+    nonce: str,
+    is_saved: bool = False,
+    **slots: str,
+) -> str:
+    script, style = "\n".join(map(_file, scripts)), _file("page.css")
+    return _fill(
+        "page.html",
+        script=script,
+        style=style,
+        policy=_policy(script, style) if is_saved else "",
+        state=_json({**state, "words": _words.FOR_SCRIPT}),
+        nonce=f' nonce="{escape(nonce)}"' if nonce else "",
+        **slots,
+    )
+
+
+def _policy(script: str, style: str) -> str:
+    """Return the policy of a saved page: what is in it runs, and nothing else."""
+    allowed = f"script-src {_hash(script)}; style-src {_hash(style)}"
+    rules = f"default-src 'none'; {allowed}; img-src data:; base-uri 'none'; form-action 'none'"
+    return f'<meta http-equiv="Content-Security-Policy" content="{rules}">\n'
+
+
+def _hash(text: str) -> str:
+    digest = sha256(f"\n{text}".encode()).digest()
+    return f"'sha256-{b64encode(digest).decode()}'"
+
+
+def _job(job: dict[str, Any], merges: Sequence[dict[str, Any]], *, is_live: bool) -> str:
+    phase, totals = _phase(job), _totals(job)
+    not_merged = sum(totals[state] for state in _NOT_MERGED)
+    return _fill(
+        "job.html",
+        source=_text(job["source"]),
+        about=_about(job),
+        phase=phase,
+        phase_title=_words.PHASES[phase],
+        sentence=_text(_sentence(job, phase)),
+        tiles="".join(_tile(state, totals[state]) for state in _TILES),
+        controls=_controls(job) if is_live else "",
+        failures="".join(map(_failure, job["failures"])),
+        failures_hidden="" if job["failures"] else " hidden",
+        failures_title=f"{'Will not run' if phase == 'new' else 'Not merged'} ({not_merged:,})",
+        failures_note=_failures_note(phase, len(job["failures"]), not_merged),
+        cost="".join(_cost(job)),
+        clusters=_clusters(merges),
+        plan_summary=f"Merges ({job['merges']:,})",
+        plan_open=" open" if phase == "new" else "",
+        more=_more(job, merges, is_live=is_live),
+        rewrites=_paragraph("Understood otherwise than written", map(_rewrite, job["rewrites"])),
+        left_out=_paragraph("Left out", map(_left_out, job["left_out"]), totals["left_out"]),
+        downloads=_fill("downloads.html", id=_text(job["id"])) if is_live else "",
+    )
+
+
+def _phase(job: Mapping[str, Any]) -> str:
+    """Return how far a job is; the script does the same."""
+    totals = job["totals"]
+    if job["is_running"]:
+        return "running"
+    if job["holder"]:
+        return "elsewhere"
+    if not any(totals.get(state) for state in _LEFT):
+        return "finished"
+    if job["stopped"]:
+        return "stopped"
+    return "broken-off" if job.get("is_started", _is_touched(totals)) else "new"
+
+
+def _is_touched(totals: Mapping[str, int]) -> bool:
+    return any(totals.get(state) for state in (*_OPEN, "succeeded", "failed", "unsettled"))
+
+
+def _sentence(job: Mapping[str, Any], phase: str) -> str:
+    sentence = _words.SENTENCES[phase]
+    if phase == "elsewhere":
+        sentence = f"It is run by {job['holder']}, and only there can it be stopped."
+    if phase == "stopped":
+        sentence = _words.STOPPED.get(job["stopped"], sentence)
+    if phase == "finished" and any(job["totals"].get(state) for state in _AGAIN):
+        sentence = f"{sentence} {_words.TRY_AGAIN}"
+    error = None if phase == "running" else job.get("error")
+    return f"{sentence} ({error})" if error else sentence
+
+
+def _totals(job: Mapping[str, Any]) -> dict[str, int]:
+    """Return the totals as they are shown: what the plan left out counts apart."""
+    left_out = job.get("total", 0) - job.get("merges", job.get("total", 0))
+    totals = {state: job["totals"].get(state, 0) for state in (*_LEFT, "succeeded", *_NOT_MERGED)}
+    return {
+        **totals,
+        "refused": totals["refused"] - left_out,
+        "open": sum(totals[state] for state in _OPEN),
+        "left_out": left_out,
+    }
+
+
+def _about(job: Mapping[str, Any]) -> str:
+    plural = _words.PLURAL[job["kind"]]
+    return f"{plural.capitalize()} at {_text(job['origin'])}, planned {_time(job['begun_at'])}"
+
+
+def _tile(state: str, number: int) -> str:
+    hidden = "" if number or state in _ALWAYS else " hidden"
+    return (
+        f'<div class="tile" data-tile="{state}"{hidden}><dt>{_words.STATES[state]}</dt>'
+        f"<dd>{number:,}</dd></div>\n"
+    )
+
+
+def _controls(job: Mapping[str, Any]) -> str:
+    warning = _words.WARNINGS[job["kind"]]
+    return _fill("live.html", warning=warning, fingerprint=_text(job["fingerprint"]))
+
+
+def _cost(job: Mapping[str, Any]) -> Iterator[str]:
+    cost = job["cost"]
+    yield _measure("Calls", f"about {cost['calls']:,}")
+    yield _measure("Time", f"about {_duration(cost['minutes'] * 60)}")
+    if cost["month_share"] is not None:
+        yield _measure("Share of the month's calls", f"{cost['month_share']:.1%}")
+    yield _measure("Fingerprint", _code(job["fingerprint"]))
+
+
+def _measure(name: str, html: str) -> str:
+    return f"<div><dt>{name}</dt><dd>{html}</dd></div>\n"
+
+
+def _duration(seconds: float) -> str:
+    for unit, size in (("h", 3600.0), ("min", 60.0)):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.1f} {unit}"
+    return f"{seconds:.0f} s"
+
+
+def _failures_note(phase: str, shown: int, known: int) -> str:
+    if phase == "new":
+        return _words.WILL_NOT_RUN
+    if shown < known:
+        return f"The newest {shown:,} are shown; the report has all."
+    return "Newest first."
+
+
+def _failure(pair: Mapping[str, Any]) -> str:
+    ended = f" · {_time(pair['ended_at'])}" if pair["ended_at"] else ""
+    return (
+        f'<tr role="row"><th role="rowheader" scope="row">{pair["line"]}</th>'
+        f'<td role="cell">{_record(pair, "duplicate")} <span class="note">into</span> '
+        f"{_record(pair, 'primary')}</td>"
+        f'<td role="cell">{_state(pair["state"])} {_text(pair["reason"] or "")}'
+        f'<span class="note">{ended}</span></td></tr>\n'
+    )
+
+
+def _state(state: str) -> str:
+    word = _words.STATES.get(state, state)
+    return f'<span class="state" data-state="{_text(state)}">{_text(word)}</span>'
+
+
+def _record(pair: Mapping[str, Any], role: str) -> str:
+    record_id = pair[f"{role}_id"]
+    name = _text(pair[f"{role}_name"] or "unknown")
+    return f'<span class="record"><bdi>{name}</bdi> <span class="id">{record_id}</span></span>'
+
+
+def _clusters(merges: Sequence[dict[str, Any]]) -> str:
+    clusters: dict[int, list[dict[str, Any]]] = {}
+    for merge in merges:
+        clusters.setdefault(merge["primary_id"], []).append(merge)
+    return "".join(
+        f'<li id="cluster-{primary_id}">{_record(cluster[0], "primary")}\n<ul>'
+        f"{''.join(map(_merge, cluster))}</ul></li>\n"
+        for primary_id, cluster in clusters.items()
+    )
+
+
+def _merge(merge: Mapping[str, Any]) -> str:
+    return (
+        f'<li id="merge-{merge["number"]}">{_record(merge, "duplicate")} '
+        f'<span class="note">· line {merge["line"]}</span> {_state(merge["state"])}</li>'
+    )
+
+
+def _more(job: Mapping[str, Any], merges: Sequence[dict[str, Any]], *, is_live: bool) -> str:
+    missing = job["merges"] - len(merges)
+    if missing <= 0:
+        return ""
+    button = '<button type="button" id="more" hidden>Show more</button>\n' if is_live else ""
+    return f'<p id="missing" class="note">And {missing:,} more; the report has all.</p>\n{button}'
+
+
+def _paragraph(title: str, items: Iterable[str], count: int | None = None) -> str:
+    lines = [f"<li>{item}</li>\n" for item in items]
+    if not lines:
+        return ""
+    return (
+        f"<details><summary>{title} ({count or len(lines):,})</summary>\n"
+        f'<ul class="lines">\n{"".join(lines)}</ul></details>\n'
+    )
+
+
+def _rewrite(rewrite: Mapping[str, Any]) -> str:
+    return f"Line {rewrite['line']}: {_text(rewrite['text'])}"
+
+
+def _left_out(row: Mapping[str, Any]) -> str:
+    return (
+        f"Line {row['line']}: {row['duplicate_id']} into {row['primary_id']}: "
+        f"{_text(row['reason'] or '')}"
+    )
+
+
+def _summary(job: Mapping[str, Any]) -> str:
+    phase, totals = _phase(job), _totals(job)
+    numbers = {
+        "merged": totals["succeeded"],
+        "not merged": sum(totals[state] for state in _NOT_MERGED),
+        "to come": sum(totals[state] for state in _LEFT),
+    }
+    return (
+        f'<li><a href="jobs/{_text(job["id"])}"><bdi>{_text(job["source"])}</bdi></a>\n'
+        f'<span class="phase" data-phase="{phase}">{_words.PHASES[phase]}</span>\n'
+        f'<span class="note">{_words.PLURAL[job["kind"]].capitalize()}, planned '
+        f"{_time(job['begun_at'])}</span>\n"
+        f'<span class="note">{", ".join(f"{each:,} {what}" for what, each in numbers.items())}'
+        "</span></li>\n"
+    )
+
+
+def _time(iso: str) -> str:
+    moment = datetime.fromisoformat(iso)
+    return f'<time datetime="{_text(iso)}">{moment:%Y-%m-%d %H:%M} {moment.tzname() or ""}</time>'
+
+
+def _code(fingerprint: str) -> str:
+    return f"<code>{_text(fingerprint[:_SHORT])}</code>"
+
+
+def _text(value: object) -> str:
+    """Return text for HTML that is only text, whoever put it into the CRM."""
+    return escape(_UNPRINTABLE.sub("\N{REPLACEMENT CHARACTER}", _SPACES.sub(" ", str(value))))
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, separators=(",", ":")).translate(_UNSAFE_IN_SCRIPT)
+
+
+def _fill(name: str, **slots: str) -> str:
+    return Template(_file(name)).substitute(slots)
+
+
+@cache
+def _file(name: str) -> str:
+    return files("aiotasks.web").joinpath(name).read_text(encoding="utf-8")

@@ -1,0 +1,70 @@
+"""What is sent here: its size, and what it says."""
+
+import io
+from collections.abc import Mapping
+from http import HTTPStatus
+from typing import Any, Final, TypeVar
+
+import msgspec
+from aiohttp import web
+
+from aiotasks.dedupe import Plan
+
+from ._answers import Refusal
+
+
+T = TypeVar("T")
+
+_JSON: Final = "application/json"
+_RULES = ("on_conflict", "max_cluster")
+
+
+class Start(msgspec.Struct):
+    """What somebody says who starts a job."""
+
+    fingerprint: str
+    retry_failed: bool = False
+
+
+class _Pairs(msgspec.Struct):
+    pairs: list[Any]
+
+
+async def body_of(request: web.Request, most: int) -> bytes:
+    """Return the body of a request; of one that is too large, no more is read than that."""
+    if (request.content_length or 0) > most:
+        raise web.HTTPRequestEntityTooLarge(most, request.content_length or 0)
+    body = bytearray()
+    async for chunk in request.content.iter_any():
+        body += chunk
+        if len(body) > most:
+            raise web.HTTPRequestEntityTooLarge(most, len(body))
+    return bytes(body)
+
+
+def plan_of(query: Mapping[str, str], content_type: str, body: bytes, name: str) -> Plan:
+    """Make a plan of what was sent."""
+    rules: dict[str, Any] = {rule: query[rule] for rule in _RULES if rule in query}
+    if "max_cluster" in rules:
+        rules["max_cluster"] = whole("max_cluster", rules["max_cluster"])
+    rules["kind"] = query.get("kind", "")
+    if content_type == _JSON:
+        plan = Plan.of(decoded(body, _Pairs).pairs, **rules)
+        return msgspec.structs.replace(plan, source=name)
+    return Plan.read(io.BytesIO(body), source=name, **rules)
+
+
+def decoded(body: bytes, kind: type[T]) -> T:
+    """Return what JSON says, if it is of this kind."""
+    try:
+        return msgspec.json.decode(body, type=kind)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise Refusal(HTTPStatus.BAD_REQUEST, f"This is not what is expected: {error}") from error
+
+
+def whole(name: str, text: str) -> int:
+    """Return the whole number that a text is."""
+    if not (text.isascii() and text.isdigit() and len(text) <= len(str(2**53))):
+        message = f"{name} must be a whole number, not {text[:20]!r}"
+        raise Refusal(HTTPStatus.BAD_REQUEST, message)
+    return int(text)

@@ -1,0 +1,277 @@
+/* A job with a server behind it: its events, its buttons, more of its plan. */
+
+const MOST_FAILURES = 200;
+const MOST_POINTS = 600;
+const FRESH_SECONDS = 5;
+const SILENT_SECONDS = 20;
+const HIDDEN_SECONDS = 15;
+const LONGEST_PAUSE_SECONDS = 10;
+const ANNOUNCED_EVERY_SECONDS = 30;
+
+const address = encodeURIComponent(job.id);
+let isAsked = false;
+let isStopping = false;
+let lostAt = null;
+let announcedAt = Date.now();
+
+/* Following: a stream of events, and the whole job anew whenever the stream was interrupted. */
+
+async function follow() {
+  let wait = 1;
+  await listen();
+  for (;;) {
+    try {
+      adopt(await ask(address));
+      found();
+      wait = 1;
+      // A hidden page holds no connection: a browser has only six for a server.
+      await (document.hidden ? untilShown(HIDDEN_SECONDS) : listen());
+    } catch (error) {
+      lost(error);
+      wait = Math.min(2 * wait, LONGEST_PAUSE_SECONDS);
+    }
+    await pause(wait);
+  }
+}
+
+/* Resolves when the stream has ended, for whatever reason. */
+function listen() {
+  return new Promise((resolve) => {
+    const source = new EventSource(`${address}/events?after=${job.seq}`);
+    let timer = null;
+    const end = () => {
+      clearTimeout(timer);
+      document.removeEventListener("visibilitychange", end);
+      source.close();
+      resolve();
+    };
+    const listenTo = (name, take) =>
+      source.addEventListener(name, (event) => {
+        take(JSON.parse(event.data), Number(event.lastEventId));
+        restart();
+      });
+    const restart = () => {
+      clearTimeout(timer);
+      // What another program runs tells no progress: the job is asked for anew now and then.
+      const isQuiet = !job.is_running && !job.holder;
+      if (!isQuiet) timer = setTimeout(end, SILENT_SECONDS * 1000);
+    };
+    document.addEventListener("visibilitychange", end);
+    source.addEventListener("open", found);
+    source.addEventListener("error", end);
+    listenTo("pair", takePair);
+    listenTo("progress", takeProgress);
+    listenTo("done", (done) => {
+      takeProgress({ ...done, is_running: false, progress: null });
+      end();
+    });
+    restart();
+  });
+}
+
+function untilShown(seconds) {
+  const shown = new Promise((resolve) =>
+    document.addEventListener("visibilitychange", resolve, { once: true }),
+  );
+  return Promise.race([shown, pause(seconds)]);
+}
+
+/* Take the whole job, unless events have brought later news than it has. */
+function adopt(fresh) {
+  if (fresh.seq < job.seq) return;
+  // What this page has seen itself is finer than the samples in the ledger.
+  const [last] = fresh.curve.at(-1) || [0];
+  const isSeen = job.curve.length && job.curve.at(-1)[0] >= last - FRESH_SECONDS;
+  job = isSeen ? { ...fresh, curve: job.curve } : fresh;
+  fresh.failures.forEach(markMerge);
+  update();
+}
+
+function takePair(pair, seq) {
+  if (seq <= job.seq) return;
+  job.seq = seq;
+  const others = job.failures.filter((each) => each.number !== pair.number);
+  const isFailure = NOT_MERGED.includes(pair.state);
+  job.failures = isFailure ? [pair, ...others].slice(0, MOST_FAILURES) : others;
+  markMerge(pair);
+  update();
+}
+
+function takeProgress({ totals, progress, is_running, stopped, point }) {
+  Object.assign(job, { totals, progress, is_running, stopped });
+  const [at, ended] = job.curve.at(-1) || [-1, 0];
+  // Time that passes without a run is no part of the curve.
+  if (point && point[0] > at && (is_running || point[1] !== ended)) job.curve.push(point);
+  if (job.curve.length > MOST_POINTS) job.curve = job.curve.filter((_, place) => place % 2 === 0);
+  update();
+}
+
+function markMerge({ number, state }) {
+  const mark = document.querySelector(`#merge-${number} .state`);
+  if (mark && mark.dataset.state !== state) mark.replaceWith(stateMark(state));
+}
+
+/* Many events in one frame are one drawing. */
+let isDrawn = true;
+function update() {
+  if (!isDrawn) return;
+  isDrawn = false;
+  const later = document.hidden ? (task) => setTimeout(task, 0) : requestAnimationFrame;
+  later(() => {
+    isDrawn = true;
+    draw();
+    drawControls();
+    announceProgress();
+  });
+}
+
+function lost(error) {
+  lostAt ??= new Date();
+  const since = `The connection to the server is lost since ${timeOf.format(lostAt)}.`;
+  const why = error.status ? `${error.message}` : "What was done is kept.";
+  say("connection", `${since} ${why} This page tries again by itself.`);
+  announce("The connection to the server is lost. This page tries again by itself.");
+}
+
+function found() {
+  if (lostAt === null) return;
+  lostAt = null;
+  say("connection", "");
+  announce("The connection to the server is back.");
+}
+
+let announcedPhase = phaseOf(job);
+function announceProgress() {
+  const phase = phaseOf(job);
+  const isDue = Date.now() - announcedAt >= ANNOUNCED_EVERY_SECONDS * 1000;
+  if (phase === announcedPhase && !(isDue && phase === "running")) return;
+  announcedAt = Date.now();
+  announcedPhase = phase;
+  const totals = totalsOf(job);
+  const ended = `${count(sum(totals, ENDED))} of ${count(job.merges)} merges have ended`;
+  announce(`${words.phases[phase]}. ${ended}, ${count(sum(totals, NOT_MERGED))} of them badly.`);
+}
+
+/* Buttons: what starts something says first what that is. */
+
+const ACTIONS = {
+  start: { title: (merges) => `Start ${merges}`, phases: ["new"], states: ["planned"] },
+  "go-on": {
+    title: (merges) => `Go on with ${merges}`,
+    phases: ["stopped", "broken-off"],
+    states: ["planned", ...OPEN],
+  },
+  retry: {
+    title: (merges) => `Try ${merges} again`,
+    phases: ["stopped", "broken-off", "finished"],
+    states: ["failed", "refused"],
+    is_retry: true,
+  },
+};
+
+function drawControls() {
+  const phase = phaseOf(job);
+  const hadFocus = document.activeElement;
+  isStopping &&= phase === "running";
+  for (const [id, action] of Object.entries(ACTIONS)) {
+    const isPossible = action.phases.includes(phase) && sum(totalsOf(job), action.states);
+    $(id).hidden = !isPossible;
+  }
+  $("stop").hidden = phase !== "running";
+  // A button that is disabled would lose the focus.
+  for (const button of $("controls").children) button.setAttribute("aria-disabled", isAsked);
+  $("stop").textContent = isStopping ? "Stop at once" : "Stop";
+  say("stopping", isStopping ? "Nothing more is started; the open merges get their time to end." : "");
+  $("controls").hidden = [...$("controls").children].every((button) => button.hidden);
+  if (hadFocus.hidden) $("phase").focus();
+}
+
+async function confirmed({ title, states, is_retry }) {
+  const totals = totalsOf(job);
+  const number = sum(totals, is_retry ? [...states, "planned", ...OPEN] : states);
+  const merges = number === 1 ? "1 merge" : `${count(number)} merges`;
+  say("confirmation-title", `${title(merges)}?`);
+  const plural = number === 1 ? job.kind : words.plural[job.kind];
+  const failed = is_retry ? ", those that failed or were refused included" : "";
+  say("confirmation-what", `${count(number)} ${plural} will be merged into others${failed}.`);
+  say("confirmation-yes", title(merges));
+  const dialog = $("confirmation");
+  dialog.returnValue = "";
+  dialog.showModal();
+  await new Promise((resolve) => dialog.addEventListener("close", resolve, { once: true }));
+  return dialog.returnValue === "yes";
+}
+
+async function act(path, body) {
+  if (isAsked) return false;
+  isAsked = true;
+  say("problem", "");
+  drawControls();
+  try {
+    const headers = { "Content-Type": "application/json" };
+    adopt(await ask(`${address}/${path}`, { method: "POST", headers, body: JSON.stringify(body) }));
+    return true;
+  } catch (error) {
+    say("problem", error.status ? error.message : "The server could not be reached. Try again.");
+    $("problem").focus();
+    return false;
+  } finally {
+    isAsked = false;
+    update();
+  }
+}
+
+for (const [id, action] of Object.entries(ACTIONS)) {
+  $(id).addEventListener("click", async () => {
+    const { fingerprint } = job;
+    if (await confirmed(action)) await act("start", { fingerprint, retry_failed: !!action.is_retry });
+  });
+}
+
+$("stop").addEventListener("click", async () => {
+  if (await act("stop", {})) isStopping = true;
+  drawControls();
+  if (isStopping) announce($("stopping").textContent);
+});
+
+/* The plan, page by page. */
+
+let lastNumber = merges.at(-1)?.number ?? 0;
+let missing = job.merges - merges.length;
+
+function showMerge(merge) {
+  const id = `cluster-${merge.primary_id}`;
+  if (!$(id)) {
+    $("clusters").append(element("li", { id }, record(merge, "primary"), element("ul", {})));
+  }
+  const line = element("span", { class: "note" }, `· line ${merge.line}`);
+  const parts = [record(merge, "duplicate"), " ", line, " ", stateMark(merge.state)];
+  $(id).querySelector("ul").append(element("li", { id: `merge-${merge.number}` }, ...parts));
+}
+
+let isReading = false;
+async function showMore() {
+  if (isReading) return;
+  isReading = true;
+  try {
+    const page = await ask(`${address}/plan?after=${lastNumber}`);
+    page.merges.forEach(showMerge);
+    missing = page.next === null ? 0 : missing - page.merges.length;
+    lastNumber = page.next ?? lastNumber;
+    say("missing", missing > 0 ? `And ${count(missing)} more.` : "");
+    $("more").hidden = missing <= 0;
+    if (missing <= 0) $("plan-summary").focus({ preventScroll: true });
+    announce(`${count(page.merges.length)} more merges are shown.`);
+  } catch (error) {
+    say("missing", `The rest could not be read: ${error.message}`);
+  }
+  isReading = false;
+}
+
+if ($("more")) {
+  $("more").hidden = false;
+  $("more").addEventListener("click", showMore);
+}
+
+drawControls();
+follow();

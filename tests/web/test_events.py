@@ -1,0 +1,376 @@
+"""Events of a job as they come: once each, for many at once, and after a restart."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from aiohttp import ClientPayloadError
+
+from aiotasks import Client, LedgerError
+from aiotasks.dedupe import Change, Ledger, LedgerReader, PairState, Plan
+from aiotasks.sandbox import Sandbox
+from aiotasks.web import _app, _tail
+from aiotasks.web._runner import Runner
+from aiotasks.web._scope import Scope
+from aiotasks.web._tail import Event as EncodedEvent
+from aiotasks.web._tail import Ring, Tails
+from tests.web.conftest import Event, OpenSite, Site
+
+
+SENDING, SUCCEEDED, FAILED = PairState.SENDING, PairState.SUCCEEDED, PairState.FAILED
+
+
+class Writer:
+    """A job that another process runs."""
+
+    def __init__(self, ledger: Ledger) -> None:
+        self._ledger = ledger
+        self.job = {"id": ledger.path.name.removesuffix(".job.db")}
+        self.seqs: list[int] = []
+
+    async def step(self, *numbers: int, state: PairState = SENDING) -> None:
+        """Let pairs take a step."""
+        changes = [Change(number=number, state=state, at=1_800_000_000.0) for number in numbers]
+        self.seqs += await asyncio.gather(*map(self._ledger.change, changes))
+
+
+@pytest.fixture
+async def writer(tmp_path: Path) -> AsyncIterator[Writer]:
+    plan = Plan.of([(2 * n - 1, 2 * n) for n in range(1, 10_001)], kind="company")
+    async with Ledger(tmp_path / "other.job.db") as ledger:
+        await ledger.begin(plan, origin="https://x.example", records={}, findings=[], at=1.0)
+        yield Writer(ledger)
+
+
+async def take(events: AsyncIterator[Event], count: int) -> list[int]:
+    """Return the numbers of the next steps."""
+    seqs: list[int] = []
+    while len(seqs) < count:
+        event = await anext(events)
+        if event.seq is not None:
+            seqs.append(event.seq)
+    return seqs
+
+
+class TestRing:
+    def test_pieces_are_made_once(self) -> None:
+        """Who is at the same place gets the same piece, and only few pieces are kept."""
+        ring = Ring(0)
+        ring.append([EncodedEvent(seq, b"%d " % seq) for seq in range(1, 1001)])
+        first = ring.after(0)
+        assert first.data.split()[0] == b"1"
+        assert first.seq == 200
+        assert ring.after(0) is first
+        for seq in range(500):
+            assert ring.after(seq).seq == seq + 200
+        assert len(ring._pieces) <= 16
+        assert ring.after(1000) == (b"", 1000)
+
+    def test_it_forgets(self) -> None:
+        """It never has more than its size, and tells from where on it has all."""
+        ring = Ring(0)
+        for start in range(1, 20_001, 100):
+            ring.append([EncodedEvent(seq, b"%d " % seq) for seq in range(start, start + 100)])
+            assert ring.end - ring.start <= 4000
+            assert ring.after(ring.start).data.split()[0] == b"%d" % (ring.start + 1)
+
+
+async def test_how_it_begins(site: Site, writer: Writer) -> None:
+    """First comes what was missed, then how the job is."""
+    await writer.step(1, 2)
+    async with site.watch(writer.job) as events:
+        first, second, third = [await anext(events) for _ in range(3)]
+    assert [first.name, second.name, third.name] == ["pair", "pair", "progress"]
+    assert first.data["number"] == 1
+    assert first.data["state"] == "sending"
+    assert third.data["totals"]["sending"] == 2
+    assert third.data["is_running"] is False
+    assert third.data["point"][1:] == [0, None]
+
+
+async def test_a_run(site: Site, sandbox: Sandbox) -> None:
+    """A run is told from its start to its end: all steps, in order, and the totals that go along."""
+    sandbox.duration = 0.1
+    job = await site.upload(15)
+    seen: list[Event] = []
+    async with site.watch(job) as events:
+        _ = await site.start(job)
+        async for event in events:
+            seen.append(event)
+            if event.name == "done":
+                break
+    assert [each.seq for each in seen if each.seq] == [*range(1, 46)]
+    assert seen[-1].data["totals"]["succeeded"] == 15
+    assert seen[-1].data["stopped"] is None
+    states = [
+        each.data["state"] for each in seen if each.name == "pair" and each.data["number"] == 1
+    ]
+    assert states == ["sending", "started", "succeeded"]
+    assert any(each.data["progress"] for each in seen if each.name == "progress")
+    assert any(each.data["is_running"] for each in seen if each.name == "progress")
+    totals = [each.data["totals"]["succeeded"] for each in seen if each.name == "progress"]
+    assert totals == sorted(totals)
+
+
+async def test_what_had_ended_is_no_news(site: Site) -> None:
+    """Who comes after the end of a run is not told that it ended just now."""
+    job = await site.upload(1)
+    async with site.watch(job) as first:
+        _ = await site.start(job)
+        assert "done" in [event.name async for event in _until(first, "done")]
+        async with site.watch(job) as second:
+            names = [event.name async for event in _until(second, "progress")]
+            assert names == ["pair"] * 3 + ["progress"]
+            _ = await site.start(job)
+            assert "done" in [event.name async for event in _until(second, "done")]
+
+
+async def test_a_short_run(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run that began and ended between two looks has ended, too."""
+    job = await site.upload(1)
+    _ = await site.finish(job)
+    history = LedgerReader.history
+
+    async def slow(self: Any, **settings: Any) -> Any:
+        await asyncio.sleep(0.3)
+        return await history(self, **settings)
+
+    monkeypatch.setattr(LedgerReader, "history", slow)
+    async with site.watch(job) as events:
+        _ = [event async for event in _until(events, "progress")]
+        await asyncio.sleep(0.1)
+        _ = await site.start(job)
+        seen = [event async for event in _until(events, "done")]
+    assert not any(event.data["is_running"] for event in seen if event.name == "progress")
+
+
+async def _until(events: AsyncIterator[Event], name: str) -> AsyncIterator[Event]:
+    async for event in events:
+        yield event
+        if event.name == name:
+            return
+
+
+class TestResuming:
+    async def test_where_it_was(self, site: Site, writer: Writer) -> None:
+        """Whoever comes back gets what came after the last that it has seen, and nothing twice."""
+        await writer.step(*range(1, 21))
+        async with site.watch(writer.job, params={"after": "5"}) as events:
+            assert await take(events, 15) == [*range(6, 21)]
+        headers = {"Last-Event-ID": "18"}
+        async with site.watch(writer.job, params={"after": "5"}, headers=headers) as events:
+            assert await take(events, 2) == [19, 20]
+            await writer.step(21)
+            assert await take(events, 1) == [21]
+
+    async def test_across_restarts(self, open_site: OpenSite, writer: Writer) -> None:
+        """Another server goes on where the first has ended."""
+        seen: list[int] = []
+        for start in (1, 301, 601):
+            async with open_site() as site:
+                headers = {"Last-Event-ID": str(seen[-1])} if seen else {}
+                async with site.watch(writer.job, headers=headers) as events:
+                    await writer.step(*range(start, start + 300))
+                    seen += await take(events, 250)
+        assert seen == [*range(1, 751)]
+
+    @pytest.mark.parametrize("after", ["-1", "x", "1.0", "9" * 100])
+    async def test_from_nowhere(self, site: Site, writer: Writer, after: str) -> None:
+        """A place that is none is said to be none; one that is to come is waited for."""
+        url = f"jobs/{writer.job['id']}/events"
+        assert (await site.ask(url, params={"after": after})).status == 400
+        assert (await site.ask(url, headers={"Last-Event-ID": after})).status == 400
+        async with site.watch(writer.job, params={"after": "1000000"}) as events:
+            assert (await anext(events)).name == "progress"
+            await writer.step(1)
+            assert await take(events, 1) == [1]
+
+    async def test_from_long_ago(
+        self, site: Site, writer: Writer, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """What has left the memory comes from the ledger, read once for all who ask."""
+        monkeypatch.setattr(_tail, "_RING", 100)
+        await writer.step(*range(1, 1501))
+        reads = _count(monkeypatch, "history")
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(self._read(site, writer, after)) for after in [0, 7] * 5]
+        assert [task.result() for task in tasks] == [[*range(1, 1501)], [*range(8, 1501)]] * 5
+        assert len(reads) < 30
+
+    async def _read(self, site: Site, writer: Writer, after: int) -> list[int]:
+        async with site.watch(writer.job, params={"after": str(after)}) as events:
+            return await take(events, 1500 - after)
+
+    async def test_gaps(self, site: Site, writer: Writer, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Steps that the ledger refused have left gaps in the numbers; they are passed over."""
+        monkeypatch.setattr(_tail, "_RING", 100)
+        await writer.step(*range(1, 11))
+        refused = (writer.step(20_000 + n) for n in range(300))
+        _ = await asyncio.gather(*refused, return_exceptions=True)
+        await writer.step(*range(11, 400))
+        async with site.watch(writer.job) as events:
+            assert await take(events, len(writer.seqs)) == writer.seqs
+        assert writer.seqs[10] - writer.seqs[9] == 301
+
+
+def _count(monkeypatch: pytest.MonkeyPatch, name: str) -> list[float]:
+    """Note the time of each call of a method of ledgers."""
+    method, calls = getattr(LedgerReader, name), list[float]()
+
+    async def counted(self: Any, *arguments: Any, **settings: Any) -> Any:
+        calls.append(asyncio.get_running_loop().time())
+        return await method(self, *arguments, **settings)
+
+    monkeypatch.setattr(LedgerReader, name, counted)
+    return calls
+
+
+class TestMany:
+    async def test_one_reads_for_all(
+        self, site: Site, writer: Writer, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """However many watch a job, its ledger is read and each event is encoded once a tick."""
+        reads = _count(monkeypatch, "history")
+        encoded = _count(monkeypatch, "numbered")
+        opened = _count(monkeypatch, "last_seq")
+        monkeypatch.setattr(_tail, "_TICK", 0.2)
+        began = asyncio.get_running_loop().time()
+
+        async def watch(ready: asyncio.Barrier) -> list[int]:
+            async with site.watch(writer.job) as events:
+                assert (await anext(events)).name == "progress"
+                _ = await ready.wait()
+                return await take(events, 40)
+
+        ready = asyncio.Barrier(81)
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(watch(ready)) for _ in range(80)]
+            _ = await ready.wait()
+            await writer.step(*range(1, 21))
+            await writer.step(*range(21, 41))
+        assert all(task.result() == [*range(1, 41)] for task in tasks)
+        ticks = (asyncio.get_running_loop().time() - began) / 0.2 + 1
+        assert len(reads) <= ticks + 2
+        assert len(encoded) <= 2
+        assert len(opened) == 1
+
+    async def test_the_last_lets_go(
+        self, site: Site, writer: Writer, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """As soon as nobody watches any more, nothing is read any more."""
+        reads = _count(monkeypatch, "history")
+        async with site.watch(writer.job) as events:
+            _ = await anext(events)
+            async with site.watch(writer.job) as others:
+                _ = await anext(others)
+        await _until_idle()
+        count = len(reads)
+        await asyncio.sleep(0.2)
+        assert len(reads) == count
+
+    async def test_a_slow_reader(
+        self, site: Site, writer: Writer, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Whoever does not read keeps nobody else waiting, costs no memory, and misses nothing."""
+        monkeypatch.setattr(_tail, "_RING", 200)
+        url = f"{site.url}/jobs/{writer.job['id']}/events"
+        async with site.session.get(url, read_bufsize=1024) as slow, site.watch(writer.job) as fast:
+            seen: list[int] = []
+            for start in range(1, 6001, 1500):
+                await writer.step(*range(start, start + 1500))
+                seen += await take(fast, 1500)
+            assert seen == [*range(1, 6001)]
+            late: list[int] = []
+            async for line in slow.content:
+                if line.startswith(b"id: "):
+                    late.append(int(line[4:]))
+                    if len(late) == 6000:
+                        break
+            assert late == seen
+
+
+async def _until_idle() -> None:
+    name = "aiotasks: watch of other"
+    if tasks := [task for task in asyncio.all_tasks() if task.get_name() == name]:
+        _ = await asyncio.wait(tasks)
+
+
+async def test_a_heartbeat(site: Site, writer: Writer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where nothing happens, a comment keeps proxies from taking the connection for dead."""
+    monkeypatch.setattr(_app, "_HEARTBEAT", 0.02)
+    async with site.session.get(f"{site.url}/jobs/{writer.job['id']}/events") as answer:
+        async for line in answer.content:
+            if line == b": still here\n":
+                break
+    assert line == b": still here\n"
+
+
+async def test_a_reader_that_leaves(site: Site, writer: Writer) -> None:
+    """A stream ends when its client is gone, though nothing happens and nothing is sent."""
+    async with site.watch(writer.job) as events:
+        _ = await anext(events)
+    await asyncio.wait_for(_until_idle(), 1.0)
+
+
+async def test_a_ledger_that_breaks(
+    site: Site, writer: Writer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """When the ledger cannot be read any more, the streams end, and the next is told why."""
+
+    async def fail(self: Any, *_: Any, **__: Any) -> Any:
+        raise LedgerError(str(self.path), "the disk is gone")
+
+    async with site.watch(writer.job) as events:
+        _ = await anext(events)
+        with monkeypatch.context() as patch:
+            patch.setattr(LedgerReader, "history", fail)
+            assert [event async for event in events] == []
+            answer = await site.ask(f"jobs/{writer.job['id']}/events")
+            assert answer.status == 500
+            assert answer.json == {"error": "The job's ledger: the disk is gone"}
+        async with site.watch(writer.job) as again:
+            assert (await anext(again)).name == "progress"
+
+
+async def test_a_page_that_cannot_be_read(
+    site: Site, writer: Writer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A stream that cannot go on ends, and its reader comes back to where it was."""
+    monkeypatch.setattr(_tail, "_RING", 100)
+    await writer.step(*range(1, 1001))
+    history = LedgerReader.history
+
+    async def fail(self: Any, *, after: int = 0, limit: int | None = None) -> Any:
+        if after == 400:
+            raise LedgerError(str(self.path), "the disk is gone")
+        return await history(self, after=after, limit=limit)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(LedgerReader, "history", fail)
+        async with site.watch(writer.job) as events:
+            assert await take(events, 400) == [*range(1, 401)]
+            with pytest.raises(ClientPayloadError):
+                _ = await anext(events)
+    headers = {"Last-Event-ID": "400"}
+    async with site.watch(writer.job, headers=headers) as events:
+        assert await take(events, 600) == [*range(401, 1001)]
+
+
+async def test_one_that_breaks_is_replaced(client: Client, tmp_path: Path, writer: Writer) -> None:
+    """Who was told by a reader that broke leaves alone the one that came after it."""
+    scope = Scope()
+    await scope.open()
+    tails = Tails(scope, Runner(client, scope))
+    path = tmp_path / "other.job.db"
+    first, second = (_tail.Reader(0, lambda: False) for _ in range(2))
+    with tails.watching("other", path, first) as tail:
+        tail.is_over = True
+        watching = tails.watching("other", path, second)
+        kept = watching.__enter__()
+        assert kept is not tail
+    with tails.watching("other", path, first) as again:
+        assert again is kept
+    watching.__exit__(None, None, None)
+    await scope.leave()

@@ -1,0 +1,164 @@
+"""Who may ask for what."""
+
+import pytest
+from multidict import CIMultiDict
+
+from aiotasks import ConfigurationError
+from aiotasks.web import _guard
+from aiotasks.web._guard import Rules
+
+
+RULES = Rules.of(["Jobs.Example.org", "box:8080"], None)
+
+
+def refusal(method: str, host: str, **headers: str) -> str:
+    named = {name.replace("_", "-"): value for name, value in headers.items()}
+    return _guard.refusal(method, [host], CIMultiDict(named), RULES)
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        "127.0.0.1",
+        "127.0.0.1:8080",
+        "localhost:1",
+        "LOCALHOST",
+        "[::1]",
+        "[::1]:65535",
+        "jobs.example.org",
+        "JOBS.example.org:443",
+        "box:8080",
+    ],
+)
+def test_our_hosts(host: str) -> None:
+    """Loopback addresses and what was named may be asked, with or without a port."""
+    assert not refusal("GET", host)
+    assert not refusal("POST", host, Origin=f"http://{host}", Sec_Fetch_Site="same-origin")
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        "",
+        "evil.example",
+        "evil.example:80",
+        "127.0.0.1.evil.example",
+        "localhost.evil.example",
+        "localhost.",
+        "evil.example#localhost",
+        "user@localhost",
+        "127.0.0.1:80:80",
+        "127.0.0.1:",
+        "127.0.0.1:80\n",
+        "0.0.0.0",
+        "10.0.0.1",
+        "::1",
+        "[::]",
+        "box",
+        "box:8081",
+        "not.jobs.example.org",
+    ],
+)
+def test_other_hosts(host: str) -> None:
+    """A name that somebody else lets lead here is refused, before anything is done."""
+    assert refusal("GET", host)
+    assert refusal("POST", host, Origin=f"http://{host}", Sec_Fetch_Site="same-origin")
+
+
+@pytest.mark.parametrize("hosts", [[], ["localhost", "localhost"], ["localhost", "evil.example"]])
+def test_one_host(hosts: list[str]) -> None:
+    """A request names one host, once."""
+    assert _guard.refusal("GET", hosts, CIMultiDict(), RULES)
+
+
+@pytest.mark.parametrize(
+    "origin",
+    [
+        "null",
+        "",
+        "http://evil.example",
+        "http://localhost",
+        "http://localhost:81",
+        "http://localhost:80.evil.example",
+        "http://[",
+        "localhost:80",
+        "file://",
+    ],
+)
+def test_posts_of_other_origins(origin: str) -> None:
+    """Only pages of this very host, with its port, may send something."""
+    assert refusal("POST", "localhost:80", Origin=origin)
+    assert not refusal("POST", "localhost:80", Origin="http://LOCALHOST:80")
+    assert not refusal("POST", "localhost:80", Origin="https://localhost:80")
+
+
+@pytest.mark.parametrize("site", ["cross-site", "same-site", "something new", ""])
+def test_posts_of_other_sites(site: str) -> None:
+    """What a browser calls another site is one, whatever the rest says."""
+    headers = {"Origin": "http://localhost:80", "Sec_Fetch_Mode": "navigate"}
+    assert refusal("POST", "localhost:80", Sec_Fetch_Site=site, **headers)
+    assert not refusal("POST", "localhost:80", Sec_Fetch_Site="none", **headers)
+
+
+def test_programs_may_post() -> None:
+    """Programs send none of these headers, and browsers always do."""
+    assert not refusal("POST", "localhost:80")
+
+
+def test_links_lead_here() -> None:
+    """Other sites may have links to a page, but may not have their pages load anything."""
+    assert not refusal("GET", "localhost", Sec_Fetch_Site="cross-site", Sec_Fetch_Mode="navigate")
+    assert not refusal("GET", "localhost", Sec_Fetch_Site="same-origin", Sec_Fetch_Mode="cors")
+    for mode in ("no-cors", "cors", "websocket", ""):
+        assert refusal("GET", "localhost", Sec_Fetch_Site="cross-site", Sec_Fetch_Mode=mode)
+
+
+@pytest.mark.parametrize(
+    ("header", "token"),
+    [
+        ("Bearer abc", "abc"),
+        ("bearer  abc ", "abc"),
+        ("Basic abc", ""),
+        ("abc", ""),
+        ("", ""),
+        ("Bearer", ""),
+    ],
+)
+def test_bearer(header: str, token: str) -> None:
+    """Only a bearer token is one."""
+    assert _guard.bearer_of(header) == token
+
+
+def test_tokens() -> None:
+    """Nothing but the token is the token, and nothing that is sent is an error."""
+    assert _guard.is_token("abc", "abc")
+    for other in ("", "ab", "abcd", "ABC", "äbc", "\udcff", "\ud800", "a\0c"):
+        assert not _guard.is_token(other, "abc")
+
+
+@pytest.mark.parametrize("token", ["", " ", "ä", "a\nb", "a b"])
+def test_what_is_no_token(token: str) -> None:
+    """An empty token would let in everybody, so there is none."""
+    with pytest.raises(ConfigurationError, match="token must be"):
+        _ = Rules.of((), token)
+
+
+def test_hosts_are_names() -> None:
+    """A single text is not taken for a list of letters."""
+    with pytest.raises(ConfigurationError, match=r"\('box',\)"):
+        _ = Rules.of("box", None)
+
+
+def test_the_policy() -> None:
+    """A page can load and run nothing but what it brought along, and ask nobody else."""
+    assert _guard.security_headers("N") == {
+        "Content-Security-Policy": (
+            "default-src 'none'; style-src 'nonce-N'; script-src 'nonce-N'; connect-src 'self'; "
+            "img-src data:; base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
+        ),
+        "X-Content-Type-Options": "nosniff",
+        "Referrer-Policy": "no-referrer",
+        "Cross-Origin-Resource-Policy": "same-origin",
+        "Cache-Control": "no-store",
+        "Vary": "Accept, Cookie",
+    }

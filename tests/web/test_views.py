@@ -1,0 +1,259 @@
+"""What is told of jobs, as JSON."""
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from aiotasks import ConfigurationError
+from aiotasks.dedupe import Change, JobInfo, JobProgress, Pair, PairState, Plan
+from aiotasks.models import Quota
+from aiotasks.web import _folder, _views
+from aiotasks.web._folder import Folder, plain_name, present_holder
+
+
+JOB = JobInfo(
+    kind="company",
+    origin="https://api.affinity.co",
+    fingerprint="f" * 64,
+    source="pairs.csv",
+    digest="",
+    columns=(),
+    merges=2,
+    begun_at=1000.0,
+)
+PLANNED, SENDING, STARTED, SUCCEEDED, FAILED, REFUSED, UNSETTLED = PairState
+
+
+def pair(number: int, state: PairState = PLANNED, **more: Any) -> Pair:
+    ids = {"primary_id": 2 * number - 1, "duplicate_id": 2 * number}
+    return Pair(number=number, line=number + 1, state=state, **{**ids, **more})
+
+
+def points(pairs: list[Pair], **notes: str) -> list[list[Any]]:
+    return _views.curve(JOB, pairs, notes)
+
+
+class TestPairs:
+    def test_a_pair(self) -> None:
+        """A pair has the names of its records as far as they are known, and its end in UTC."""
+        told = _views.pair_view(pair(3, FAILED, reason="No", ended_at=0.5), {5: "Acme"})
+        assert told == {
+            "number": 3,
+            "line": 4,
+            "primary_id": 5,
+            "duplicate_id": 6,
+            "primary_name": "Acme",
+            "duplicate_name": None,
+            "state": FAILED,
+            "reason": "No",
+            "ended_at": "1970-01-01T00:00:00+00:00",
+        }
+
+    @pytest.mark.parametrize("state", PairState)
+    def test_a_step(self, state: PairState) -> None:
+        """A step is told as it was, and not as the pair is by now."""
+        now = pair(1, REFUSED, reason="later", ended_at=5000.0)
+        told = _views.step_view(now, Change(number=1, state=state, at=60.0), {})
+        is_end = state in {SUCCEEDED, FAILED, REFUSED, UNSETTLED}
+        assert told["state"] == state
+        assert told["reason"] is None
+        assert told["ended_at"] == ("1970-01-01T00:01:00+00:00" if is_end else None)
+
+    def test_failures(self) -> None:
+        """The newest 200 that came to no good end are told, and none that the plan left out."""
+        pairs = [
+            pair(n, (FAILED, REFUSED, UNSETTLED)[n % 3], ended_at=float(n)) for n in range(300)
+        ]
+        pairs += [pair(500, REFUSED, is_planned=False, ended_at=1e9), pair(501, SUCCEEDED)]
+        assert [each.number for each in _views.failures(pairs)] == [*range(299, 99, -1)]
+
+    def test_what_was_left_out(self) -> None:
+        """Rows that the plan left out are told apart from the merges, which alone cost calls."""
+        pairs = [pair(1), pair(2, REFUSED, is_planned=False, reason="contradicts", ended_at=1000.0)]
+        told = _views.details(JOB, pairs, {}, {}, Quota(limit=60, org_limit=1000))
+        assert told["left_out"] == [
+            {"line": 3, "primary_id": 3, "duplicate_id": 4, "reason": "contradicts"}
+        ]
+        assert told["failures"] == []
+        assert told["cost"]["calls"] == 3
+        assert told["cost"]["month_share"] == 0.003
+
+    def test_rewrites(self) -> None:
+        """How rows were understood is kept with the job, as far as somebody reads it."""
+        plan = Plan.of([(1, 2), (2, 3)] + [(1, 2)] * 500, kind="company")
+        text = _views.rewrites_text(plan)
+        told = _views.details(JOB, [], {}, {"rewrites": text}, Quota())["rewrites"]
+        assert len(told) == 200
+        assert told[0] == {
+            "line": 2,
+            "text": "goes into 1, since 2 is merged away itself (pair 1)",
+        }
+        assert _views.details(JOB, [], {}, {"rewrites": "{"}, Quota())["rewrites"] == []
+
+
+class TestCurve:
+    def test_before_the_beginning(self) -> None:
+        """A job that has done nothing has no curve."""
+        assert points([pair(1)]) == []
+
+    def test_ends(self) -> None:
+        """A point is a time since the beginning, and how many pairs had ended by then."""
+        pairs = [pair(1, SUCCEEDED, ended_at=1004.0), pair(2, FAILED, ended_at=1001.5), pair(3)]
+        assert points(pairs) == [[1.5, 1, None], [4.0, 2, None]]
+
+    def test_calls_left(self) -> None:
+        """What was left of a minute is not told of others, and garbage is nothing."""
+        pairs = [pair(1, SUCCEEDED, ended_at=1030.0), pair(2, SUCCEEDED, ended_at=1200.0)]
+        noted = json.dumps([[1000.0, 0, 900], [1020.0, 0, 850]])
+        expected = [[0.0, 0, 900], [20.0, 0, 850], [30.0, 1, 850], [200.0, 2, None]]
+        assert points(pairs, curve=noted) == expected
+        assert points(pairs, curve="garbage") == [[30.0, 1, None], [200.0, 2, None]]
+
+    def test_it_has_few_points(self) -> None:
+        """However many pairs there are, there are 300 points, the first and the last among them."""
+        pairs = [pair(n, SUCCEEDED, ended_at=1000.0 + n) for n in range(1, 10_001)]
+        noted = json.dumps([[1000.5 + n, n, 1] for n in range(300)])
+        found = points(pairs, curve=noted)
+        assert len(found) == 300
+        assert found[0] == [0.5, 0, 1]
+        assert found[-1] == [10_000.0, 10_000, None]
+
+
+def test_a_summary() -> None:
+    """Why a job stopped is told once it does not run any more."""
+    totals = dict.fromkeys(PairState, 1)
+    for is_running in (True, False):
+        told = _views.summary(
+            "a", JOB, totals, {"stopped": "month"}, is_running=is_running, holder=None
+        )
+        assert told["stopped"] == (None if is_running else "month")
+        assert told["total"] == len(PairState)
+        assert told["begun_at"] == "1970-01-01T00:16:40+00:00"
+
+
+def test_progress() -> None:
+    """Progress is all that a run tells, without the totals, which are the ledger's."""
+    progress = JobProgress(totals=dict.fromkeys(PairState, 2), minute_left=7, calls=3)
+    assert _views.progress_view(None) is None
+    assert _views.progress_view(progress) == {
+        "open": 4,
+        "calls": 3,
+        "minute_left": 7,
+        "minute_limit": None,
+        "month_limit": None,
+        "month_used": None,
+        "per_minute": 0.0,
+        "seconds_left": None,
+        "waiting_for": None,
+    }
+
+
+def test_an_event() -> None:
+    """An event is one line of JSON, whatever is in it."""
+    assert _views.event("pair", {"a": "x\n\ny"}, 7) == (
+        b'id: 7\nevent: pair\ndata: {"a":"x\\n\\ny"}\n\n'
+    )
+    assert _views.event("done", {}) == b"event: done\ndata: {}\n\n"
+
+
+class TestFolder:
+    def test_ids(self, tmp_path: Path) -> None:
+        """Only a plain file with a plain name is a job: no id and no link leads elsewhere."""
+        names = ["a", "a-1", "0", "x" * 64]
+        others = ["A", "-a", "a_b", "a.b", "ä", "x" * 65, " a", "a\n", "..", ".", ""]
+        for name in names + others[:-3]:
+            _ = (tmp_path / f"{name}.job.db").write_text("")
+        (tmp_path / "folder.job.db").mkdir()
+        outside = tmp_path.with_suffix(".job.db")
+        _ = outside.write_text("")
+        (tmp_path / "link.job.db").symlink_to(outside)
+        (tmp_path / "inside.job.db").symlink_to(tmp_path / "a.job.db")
+        folder = Folder(tmp_path)
+        assert dict(folder) == {name: tmp_path / f"{name}.job.db" for name in names}
+        for name in [*others, f"../{tmp_path.name}", "link", "inside", "folder", "missing"]:
+            assert folder.find(name) is None
+
+    @pytest.mark.parametrize(
+        ("name", "stem"),
+        [
+            ("Pairs 2026.csv", "pairs-2026"),
+            ("../../etc/passwd", "job"),
+            ("Ünicode", "nicode"),
+            ("---", "job"),
+            ("", "job"),
+            ("x" * 200, "x" * 40),
+            ("a.job.db", "a"),
+        ],
+    )
+    def test_new_ids(self, tmp_path: Path, name: str, stem: str) -> None:
+        """A new job has an id that is readable, allowed, and nobody else's."""
+        folder = Folder(tmp_path)
+        job_id, path = folder.new(name)
+        assert job_id.rpartition("-")[0] == stem
+        assert path.parent == tmp_path
+        assert folder.new(name)[0] != job_id
+        _ = path.write_text("")
+        assert folder.find(job_id) == path
+
+    def test_no_folder(self, tmp_path: Path) -> None:
+        """A folder that is not there is a mistake, and not to be made in some odd place."""
+        with pytest.raises(ConfigurationError, match="There is no folder"):
+            _ = Folder(tmp_path / "missing")
+
+    @pytest.mark.parametrize(
+        ("name", "plain"),
+        [
+            ("pairs.csv", "pairs.csv"),
+            ("C:\\Users\\me\\pairs.csv", "pairs.csv"),
+            ("/home/me/pairs.csv", "pairs.csv"),
+            ("a\x1b[31m\nb", "a\N{REPLACEMENT CHARACTER}[31m\N{REPLACEMENT CHARACTER}b"),
+            ("", "pairs"),
+            ("x" * 300, "x" * 100),
+        ],
+    )
+    def test_names(self, name: str, plain: str) -> None:
+        """Of the name that a browser sends, only the last part is shown, and only if printable."""
+        assert plain_name(name) == plain
+
+
+NEVER = "process 7 on box since 2026-99-99 99:99:99 UTC"
+
+
+class TestHolder:
+    @pytest.fixture
+    def holder(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> Callable[[str], str | None]:
+        """A machine that was booted at 1000, on which process 7 began at 3000."""
+        monkeypatch.setattr(_folder, "_PROCESSES", tmp_path)
+        (tmp_path / "7").mkdir()
+        ticks = 2000 * os.sysconf("SC_CLK_TCK")
+        fields = " ".join(["0"] * 18)
+        _ = (tmp_path / "7" / "stat").write_text(f"7 (a) b (c) S {fields} {ticks} 0 0\n")
+        _ = (tmp_path / "stat").write_text("cpu 1 2\nintr 1 2\nbtime 1000\nprocesses 9\n")
+        return lambda text: present_holder(text, host="box")
+
+    def test_who_holds_it(self, holder: Callable[[str], str | None]) -> None:
+        """A process of this machine is believed if it is there, and was there then."""
+        then, before = "1970-01-01 00:50:00 UTC", "1970-01-01 00:49:00 UTC"
+        assert holder(f"process 7 on box since {then}") == f"process 7 on box since {then}"
+        assert holder(f"process 7 on box since {before}") is None
+        assert holder(f"process 8 on box since {then}") is None
+        assert holder("") is None
+
+    def test_of_others_nothing_is_known(self, holder: Callable[[str], str | None]) -> None:
+        """What another machine says, or another version, is passed on."""
+        for text in ("process 8 on other since 1970-01-01 00:50:00 UTC", "somebody", NEVER):
+            assert holder(text) == text
+
+    def test_without_a_list_of_processes(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Where the system has no such list, whoever held it last is believed."""
+        monkeypatch.setattr(_folder, "_PROCESSES", tmp_path / "missing")
+        text = "process 8 on box since 1970-01-01 00:50:00 UTC"
+        assert present_holder(text, host="box") == text
