@@ -2,9 +2,9 @@
 
 import asyncio
 from collections.abc import Callable
-from contextlib import aclosing, suppress
+from contextlib import suppress
 from functools import partial
-from typing import Any, Final
+from typing import Final
 
 from msgspec import Struct
 
@@ -21,16 +21,15 @@ from aiotasks.errors import (
     IndeterminateMergeError,
     MergedEntityError,
     MonthlyQuotaError,
-    NetworkError,
     RateLimitError,
     ResponseError,
-    ServerError,
 )
 from aiotasks.models import Outcome, OutcomeState
-from aiotasks.policy import poll_backoff, poll_delay
+from aiotasks.policy import poll_backoff
 
-from ._board import Board, Outage, StopReason
+from ._board import Board, StopReason
 from ._groups import plain_errors
+from ._outages import Outages
 from ._progress import (
     TICK,
     CanaryPassed,
@@ -52,7 +51,6 @@ from .preview import service_of
 SENDERS: Final = 16
 """How many merges are sent at once, and so how many can be in doubt after a crash."""
 
-_SILENCE = 60.0
 _BACKOFF = poll_backoff(1.0, 15.0)
 _CUT_OFF = "The run ended before its request was answered"
 _STATE_OF = {OutcomeState.SUCCESS: PairState.SUCCEEDED, OutcomeState.FAILED: PairState.FAILED}
@@ -123,9 +121,7 @@ class Work:
         self._meter = Meter(self._loop.time())
         self._calls_before = client.quota.sent
         self._watched: dict[str, list[Pair]] = {}
-        self._sending = Outage()
-        self._asking = Outage()
-        self._heard_at = self._loop.time()
+        self._outages = Outages(client, job.kind, partial(self._stop, StopReason.UNREACHABLE))
         self._changed = asyncio.Event()
         self._group = asyncio.TaskGroup()
 
@@ -135,8 +131,8 @@ class Work:
             self._await_task(pair)
             return
         if pair.state is PairState.SENDING:
-            # Its request may have waited long for a slot, and gone out just before the run ended:
-            # time can tell something only from now on.
+            # Refused for a limit, its request may have waited, and gone out just before the run
+            # ended: time can tell something only from now on.
             pair = await self._step(pair, PairState.UNSETTLED, reason=_CUT_OFF)
         now = self._clock()
         age = max(0.0, now - (pair.ended_at or now))
@@ -147,7 +143,7 @@ class Work:
         loops = [self._send_merges() for _ in range(SENDERS)]
         loops += [self._take_outcomes(), self._settler.run(), self._heed(stop)]
         sampler = Sampler(self._ledger, self._clock, self.progress)
-        loops += [self._mind_outages(), sampler.run()]
+        loops += [self._outages.run(), sampler.run()]
         if self._on_progress is not None:
             loops.append(self._show_progress(self._on_progress))
         with plain_errors():
@@ -268,12 +264,12 @@ class Work:
             # It certainly did not run.
             await self.put_back(attempt.pair)
             if not self.stop_for(error):
-                await self._sit_out(error)
+                await self._outages.sit_out(error)
         except ResponseError as error:
-            self._sending.end()
+            self._outages.end_sending()
             await self._take_refusal(attempt.pair, error)
         else:
-            self._sending.end()
+            self._outages.end_sending()
             await self._start(attempt.pair, task_url)
 
     async def _intend(self, attempt: _Attempt) -> None:
@@ -301,13 +297,9 @@ class Work:
             await self.end(pair, PairState.REFUSED, reason=error.message)
 
     async def _start(self, pair: Pair, task_url: str) -> None:
-        self._heard_at = self._loop.time()
+        self._outages.hear()
         self._await_task(await self._step(pair, PairState.STARTED, task_url=task_url))
         self._notify()
-
-    async def _sit_out(self, error: AffinityError) -> None:
-        self._endure(self._sending, error)
-        await asyncio.sleep(poll_delay(_BACKOFF, self._sending.failures))
 
     def _doubt(self, pair: Pair, *, task_url: str | None = None) -> None:
         self._settler.add(pair, seq=self._seq, task_url=task_url)
@@ -324,7 +316,7 @@ class Work:
 
     async def _take_outcomes(self) -> None:
         async for outcome in self._watch:
-            self._heard_at = self._loop.time()
+            self._outages.hear()
             # Each by itself, so that what is learned together is written together.
             pairs = self._watched.pop(outcome.url)
             for pair in pairs:
@@ -347,34 +339,6 @@ class Work:
     def _leave(self) -> None:
         self._board.leave()
         self._notify()
-
-    # Outages
-
-    async def _mind_outages(self) -> None:
-        """Ask something when all is silent: the polls wait for the end of any outage."""
-        while True:
-            await asyncio.sleep(_SILENCE)
-            if self._loop.time() - self._heard_at < _SILENCE:
-                self._asking.end()
-            else:
-                await self._probe()
-
-    async def _probe(self) -> None:
-        tasks: Any = self._client.tasks.list(self._kind)
-        try:
-            async with aclosing(tasks):
-                _ = await anext(tasks, None)
-        except (NetworkError, RateLimitError, ServerError) as error:
-            self._endure(self._asking, error)
-        except AffinityError:
-            # What is refused is answered.
-            self._asking.end()
-        else:
-            self._asking.end()
-
-    def _endure(self, outage: Outage, error: AffinityError) -> None:
-        if outage.is_too_long(self._loop.time()):
-            self._stop(StopReason.UNREACHABLE, error)
 
     # Stopping
 
@@ -426,7 +390,7 @@ class Work:
     def _obstacle(self) -> str | None:
         if self._board.stopped is not None:
             return "the open merges to end (grace)"
-        if self._sending.failures or self._asking.failures:
+        if self._outages.is_on:
             return "the API to answer again"
         if len(self._settler) >= MOST_DOUBTS:
             return "what became of merges that were not answered"

@@ -106,6 +106,14 @@ class TestRun:
         _ = await go(server, job, plan, preview=preview)
         assert server.calls["records"] == 1
 
+    async def test_a_preview_of_another_plan_is_refused(self, server: Server, job: Path) -> None:
+        """What was looked at has to be what is merged."""
+        async with connect(server) as client:
+            preview = await look(client, plan_of(2))
+        with pytest.raises(ConfigurationError, match="another plan"):
+            _ = await go(server, job, plan_of(3), preview=preview)
+        assert server.posts == []
+
     async def test_there_may_be_nothing_to_do(self, server: Server, job: Path) -> None:
         """A job whose plan leaves all out ends at once."""
         plan = Plan.of([(1, 2)], kind="company", never=[2])

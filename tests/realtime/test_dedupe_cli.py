@@ -23,9 +23,9 @@ from typer.testing import CliRunner, Result
 from aiotasks import _job_screen
 from aiotasks._console import Exit
 from aiotasks._job_screen import JobScreen
-from aiotasks._plan_view import duration
+from aiotasks._plan_view import duration, status
 from aiotasks.cli import app
-from aiotasks.dedupe import JobProgress, PairState, Stopping, StopReason, _settler
+from aiotasks.dedupe import JobInfo, JobProgress, PairState, Stopping, StopReason, _settler
 from aiotasks.dedupe._settle import Listing
 from aiotasks.policy import poll_backoff
 from aiotasks.sandbox import Sandbox
@@ -279,6 +279,9 @@ def test_the_plan_that_was_shown(sandbox: Sandbox, pairs: Path) -> None:
     assert fingerprint in refused.stderr
     assert refused.exit_code == Exit.WRONG_USE
     assert is_nothing_done(sandbox, pairs)
+    # An empty shell variable is the beginning of every fingerprint.
+    assert "takes the 12 characters" in merge(pairs, "--fingerprint", "").stderr
+    assert is_nothing_done(sandbox, pairs)
     _ = pairs.write_text(pairs.read_text().replace("7,8,\n", ""))
     assert merge(pairs, "--fingerprint", fingerprint.upper()).exit_code == Exit.SUCCEEDED
 
@@ -393,6 +396,27 @@ def test_stopping_by_itself(serve: Callable[..., Sandbox], tmp_path: Path) -> No
     assert run("status", ledger_of(pairs)).exit_code == Exit.SUCCEEDED
 
 
+def test_status_names_who_runs_it() -> None:
+    """Beside a running job it is told which process that is; else why it was stopped."""
+    job = JobInfo(
+        kind="person",
+        origin="https://api.affinity.co",
+        fingerprint="f",
+        source="pairs.csv",
+        digest="d",
+        columns=(),
+        merges=2,
+        begun_at=0.0,
+    )
+    totals = dict.fromkeys(PairState, 0) | {PairState.PLANNED: 2}
+    running = [*status(job, totals, {"stopped": "failures"}, "process 7 on here")]
+    stopped = [*status(job, totals, {"stopped": "failures"}, "")]
+
+    assert running[0] == stopped[0] == "Job of pairs.csv: 2 pairs of persons"
+    assert running[-1] == "Run by process 7 on here, unless that was killed"
+    assert "too many merges failed" in stopped[-1]
+
+
 def test_a_month_that_is_used_up(serve: Callable[..., Sandbox], tmp_path: Path) -> None:
     """A job stops when the month's calls are used up, and leaves the rest for the next one."""
     sandbox = serve(month_quota=20)
@@ -401,6 +425,9 @@ def test_a_month_that_is_used_up(serve: Callable[..., Sandbox], tmp_path: Path) 
     done = merge(pairs, "--grace", "0.1")
 
     assert "month" in done.stderr
+    again = merge(pairs)
+    assert "month" in again.stderr
+    assert again.exit_code == Exit.STOPPED
     assert "stopped by itself" in done.stderr
     assert 0 < sandbox.posted("company").total() < 30
     assert done.exit_code == Exit.STOPPED
