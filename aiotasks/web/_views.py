@@ -44,6 +44,8 @@ def summary(
         "totals": totals,
         "total": sum(totals.values()),
         "is_running": is_running,
+        # The first thing that a run does is to note where the server's list began.
+        "is_started": "anchor" in notes,
         "holder": holder,
         "stopped": None if is_running else notes.get("stopped"),
     }

@@ -132,7 +132,16 @@ def test_a_summary() -> None:
         )
         assert told["stopped"] == (None if is_running else "month")
         assert told["total"] == len(PairState)
+        assert told["is_started"] is False
         assert told["begun_at"] == "1970-01-01T00:16:40+00:00"
+
+
+def test_a_job_is_started_by_its_first_run() -> None:
+    """What had been merged before a job does not make it one that ran."""
+    totals = dict.fromkeys(PairState, 0) | {PairState.SUCCEEDED: 1}
+    for notes, is_started in (({}, False), ({"anchor": ""}, True), ({"anchor": "7"}, True)):
+        told = _views.summary("a", JOB, totals, notes, is_running=False, holder=None)
+        assert told["is_started"] is is_started
 
 
 def test_progress() -> None:
