@@ -39,6 +39,55 @@ async def test_a_merge_returns_its_task_url(sandbox: Recorded, client: Client, k
     assert sandbox.calls["merge"] == 1
 
 
+async def test_the_moment_before_it_is_sent(sandbox: Recorded) -> None:
+    """What is to be written down before a merge is awaited once, when the limits let it go."""
+    sandbox.set_quota(3)
+    told: list[float] = []
+
+    async def note() -> None:
+        told.append(now())
+        await asyncio.sleep(0.5)
+
+    async with connect(sandbox) as client:
+        _ = await asyncio.gather(
+            *(client.companies.merge(n, n + 1, before_send=note) for n in (1, 3, 5, 7))
+        )
+        await assert_idle(client)
+    posts = [asked.at for asked in sandbox.asked if asked.method == "POST"]
+    assert posts == [pytest.approx(each + 0.5) for each in sorted(told)]
+    assert len(told) == 4
+    # The fourth waited for the next minute, and was told of only then.
+    assert max(told) >= 59.0
+
+
+@pytest.mark.parametrize("error", [RuntimeError("no"), asyncio.CancelledError()], ids=repr)
+async def test_what_is_raised_before_it_is_sent(
+    sandbox: Recorded, client: Client, error: BaseException
+) -> None:
+    """What cannot be written down is not sent, and its slot is free again."""
+
+    async def fail() -> None:
+        raise error
+
+    with pytest.raises(type(error)):
+        await client.companies.merge(1, 2, before_send=fail)
+    assert sandbox.requests == 0
+    await assert_idle(client)
+    _ = await client.companies.merge(1, 2)
+
+
+async def test_a_refused_merge_is_told_of_once(sandbox: Recorded, client: Client) -> None:
+    """A merge that is sent again, as it was refused for a limit, is the same merge."""
+    sandbox.inject(Fault.rate_limit(retry_after=1), on="merge")
+    told: list[float] = []
+
+    async def note() -> None:
+        told.append(now())
+
+    _ = await client.companies.merge(1, 2, before_send=note)
+    assert (len(told), sandbox.calls["merge"]) == (1, 2)
+
+
 async def test_a_record_that_was_merged_away_says_where_it_went(
     sandbox: Recorded, client: Client
 ) -> None:

@@ -587,6 +587,20 @@ class TestStop:
         assert (await go(server, job)).stopped is None
         assert await judge(server, job) == {SUCCEEDED: 30}
 
+    async def test_what_waits_for_its_turn_is_not_sent(self, server: Server, job: Path) -> None:
+        """Merges that wait for the next minute when the job is stopped stay where they are."""
+        server.set_quota(20)
+        server.duration = 1.0
+        stop = asyncio.Event()
+        later(30.0, stop.set)
+        result = await go(server, job, plan_of(60), stop=stop, grace=100.0, canary=0)
+        sent = len(server.posts)
+        assert 0 < sent < 20
+        assert await judge(server, job) == {SUCCEEDED: sent, PLANNED: 60 - sent}
+        assert result.stopped is StopReason.INTERRUPTED
+        server.set_quota(0)
+        assert all_of(await go(server, job), SUCCEEDED)
+
     async def test_grace_ends(self, server: Server, job: Path) -> None:
         """What has not ended within the grace is left to the next run."""
         server.duration = 100.0
