@@ -64,4 +64,10 @@ def complete(work: Coroutine[Any, Any, T], if_interrupted: str) -> T:
     except AffinityError as error:
         say(str(error))
         code = exit_of(error)
+    except BrokenPipeError:
+        # Whoever reads the output has read enough of it.
+        raise
+    except OSError as error:
+        say(f"The output cannot be written ({error.strerror}): it is not complete.")
+        code = Exit.RUNNING
     raise typer.Exit(code)

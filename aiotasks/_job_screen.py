@@ -14,6 +14,10 @@ from .dedupe import CanaryPassed, JobEvent, JobProgress, PairState, Stopping, St
 
 
 _LINE_EVERY = 30.0
+_CUT_OFF = (
+    "No answer from the API. The job waits for it for up to ten minutes, and goes on by itself; "
+    "Ctrl-C stops it safely."
+)
 
 
 class JobScreen:
@@ -24,6 +28,7 @@ class JobScreen:
 
     def __init__(self) -> None:
         self.is_empty = True
+        self._is_cut_off = False
         self._said_at = -_LINE_EVERY
         self._bar = Progress(
             TextColumn("Merging"),
@@ -54,6 +59,9 @@ class JobScreen:
         """Draw how far it is."""
         self.is_empty = False
         note = " · ".join(_notes(progress))
+        if progress.is_cut_off is not self._is_cut_off:
+            self._is_cut_off = progress.is_cut_off
+            say(_CUT_OFF if progress.is_cut_off else "The API answers again.")
         if errors_console.is_terminal:
             self._bar.update(self._task, total=progress.total, completed=progress.ended)
             self._note.plain = note
@@ -92,4 +100,4 @@ def _notes(progress: JobProgress) -> list[str]:
 def _month(progress: JobProgress) -> str:
     if progress.month_used is None or not progress.month_limit:
         return ""
-    return f" ({progress.month_used / progress.month_limit:.0%} of the month used)"
+    return f", {progress.month_used / progress.month_limit:.0%} of the month used"

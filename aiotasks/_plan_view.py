@@ -1,10 +1,19 @@
 """What the command line says of a plan and of a job, line by line."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 
 from ._console import Exit
-from .dedupe import Change, JobInfo, PairState, Plan, Preview, StopReason
+from .dedupe import (
+    Change,
+    Cost,
+    JobInfo,
+    PairState,
+    Plan,
+    PlannedMerge,
+    Preview,
+    StopReason,
+)
 from .dedupe.report import harmless
 from .models import Kind, Quota
 
@@ -31,8 +40,16 @@ _EXIT_OF_STATE = {
     PairState.STARTED: Exit.RUNNING,
     PairState.UNSETTLED: Exit.RUNNING,
 }
+_EXIT_OF_STOP = {
+    StopReason.INTERRUPTED: Exit.RUNNING,
+    StopReason.FAILURES: Exit.STOPPED,
+    StopReason.MONTH: Exit.STOPPED,
+    StopReason.NOT_AUTHORISED: Exit.NOT_AUTHORISED,
+    StopReason.UNREACHABLE: Exit.UNREACHABLE,
+}
 _DEFAULT_LIMIT = 900
 _FEW = 5
+_TOLD_SHARE = 0.001
 _PLURAL: Mapping[Kind, str] = {"company": "companies", "person": "persons"}
 
 
@@ -41,7 +58,7 @@ def whole(preview: Preview, quota: Quota) -> Iterator[str]:
     plan = preview.plan
     yield _title(preview)
     yield ""
-    yield from _clusters(preview, len(plan.merges))
+    yield from _clusters(preview, plan.merges, len(plan.merges))
     yield from _paragraph(
         "Understood otherwise than written",
         [f"line {each.row.line}: {each.text}" for each in plan.rewrites],
@@ -50,7 +67,7 @@ def whole(preview: Preview, quota: Quota) -> Iterator[str]:
         "Left out", [f"line {each.row.line}: {each.reason}" for each in plan.left_out]
     )
     yield from _paragraph(
-        "Will not run", [_finding(plan, change) for change in preview.findings(0.0)]
+        "Need not run, or cannot", [_finding(plan, change) for change in preview.findings(0.0)]
     )
     yield ""
     yield _cost(plan, quota)
@@ -61,29 +78,31 @@ def short(preview: Preview, quota: Quota, *, whole_by: str | None) -> Iterator[s
     """Yield what has to be known before a plan is agreed to; a command shows the whole of it."""
     plan = preview.plan
     yield _title(preview)
-    yield from _clusters(preview, _FEW)
+    yield from _clusters(preview, _to_run(preview), _FEW)
     counts = {
         "Understood otherwise than written": len(plan.rewrites),
         "Left out": len(plan.left_out),
-        "Will not run (gone or merged already)": len(preview.findings(0.0)),
+        "Need not run, or cannot (merged already, or gone)": len(preview.findings(0.0)),
     }
     yield from (f"{what}: {count:,}" for what, count in counts.items() if count)
     if whole_by is not None and (len(plan.merges) > _FEW or any(counts.values())):
         yield f"All of it: {whole_by}"
     yield _cost(plan, quota)
+    yield f"Fingerprint: {plan.fingerprint[:SHOWN]}"
 
 
 def status(
-    job: JobInfo, totals: Mapping[PairState, int], notes: Mapping[str, str], holder: str
+    job: JobInfo, totals: Mapping[PairState, int], notes: Mapping[str, str], holder: str | None
 ) -> Iterator[str]:
     """Yield what a job is, and how far."""
     begun = datetime.fromtimestamp(job.begun_at, UTC).isoformat(timespec="seconds")
     yield f"Job of {job.source}: {sum(totals.values()):,} pairs of {_PLURAL[job.kind]}"
     yield f"Begun {begun} at {job.origin}"
     if holder:
-        yield f"Run by {holder}, unless that was killed"
-    elif stopped := notes.get("stopped"):
-        yield WHY_STOPPED[StopReason(stopped)]
+        yield f"Run by {holder}"
+    elif is_left(totals):
+        stopped = stopped_by(totals, notes)
+        yield WHY_STOPPED[stopped] if stopped else "Nothing runs it: it was not begun, or cut off."
 
 
 def counted(totals: Mapping[PairState, int]) -> str:
@@ -91,9 +110,22 @@ def counted(totals: Mapping[PairState, int]) -> str:
     return ", ".join(f"{totals[state]:,} {state}" for state in PairState if totals[state]) or "none"
 
 
-def exit_of(totals: Mapping[PairState, int]) -> Exit:
+def is_left(totals: Mapping[PairState, int]) -> bool:
+    """Say whether going on with a job may do more."""
+    return any(totals[state] for state, code in _EXIT_OF_STATE.items() if code is Exit.RUNNING)
+
+
+def stopped_by(totals: Mapping[PairState, int], notes: Mapping[str, str]) -> StopReason | None:
+    """Return why a job was stopped, if it was before all of its pairs had ended."""
+    stopped = notes.get("stopped")
+    return StopReason(stopped) if stopped and is_left(totals) else None
+
+
+def exit_of(totals: Mapping[PairState, int], stopped: StopReason | None) -> Exit:
     """Return what a job with such pairs has come to."""
-    codes = (code for state, code in _EXIT_OF_STATE.items() if totals[state])
+    codes = [code for state, code in _EXIT_OF_STATE.items() if totals[state]]
+    if stopped is not None:
+        codes.append(_EXIT_OF_STOP[stopped])
     return max(codes, default=Exit.SUCCEEDED)
 
 
@@ -106,19 +138,23 @@ def duration(seconds: float) -> str:
 
 
 def _title(preview: Preview) -> str:
-    plan = preview.plan
-    idle = {change.number for change in preview.findings(0.0)}
-    merges = [merge for number, merge in enumerate(plan.merges, 1) if number not in idle]
+    plan, merges = preview.plan, _to_run(preview)
     survivors = len({merge.primary_id for merge in merges})
-    return (
-        f"{plan.source}: {len(merges):,} {_PLURAL[plan.kind]} would be merged into "
-        f"{survivors:,} others"
-    )
+    return f"{plan.source}: {_of(len(merges), plan.kind)} would be merged into {survivors:,}"
 
 
-def _clusters(preview: Preview, most: int) -> Iterator[str]:
+def _of(count: int, kind: Kind) -> str:
+    return f"{count:,} {kind if count == 1 else _PLURAL[kind]}"
+
+
+def _to_run(preview: Preview) -> Sequence[PlannedMerge]:
+    idle = {change.number for change in preview.findings(0.0)}
+    merges = enumerate(preview.plan.merges, 1)
+    return [merge for number, merge in merges if number not in idle]
+
+
+def _clusters(preview: Preview, merges: Sequence[PlannedMerge], most: int) -> Iterator[str]:
     clusters: dict[int, list[str]] = {}
-    merges = preview.plan.merges
     for merge in merges[:most]:
         label = harmless(preview.label(merge.duplicate_id))
         line = f"    <- {merge.duplicate_id}  {label}  [line {merge.row.line}]"
@@ -145,8 +181,16 @@ def _finding(plan: Plan, change: Change) -> str:
 def _cost(plan: Plan, quota: Quota) -> str:
     limit = quota.limit or _DEFAULT_LIMIT
     cost = plan.cost(limit=limit, month_limit=quota.org_limit)
-    month = "" if cost.month_share is None else f", {cost.month_share:.1%} of the month's"
-    return (
-        f"It takes about {cost.calls:,} calls{month}, and {duration(cost.minutes * 60)} "
-        f"at {limit:,} calls a minute."
-    )
+    told = f"It takes about {cost.calls:,} calls{_share(cost)}, and {duration(cost.minutes * 60)}"
+    if cost.minutes > cost.calls / limit:
+        return f"{told}, as merges into one record run one after the other."
+    return f"{told} at {limit:,} calls a minute."
+
+
+def _share(cost: Cost) -> str:
+    if cost.month_share is None:
+        return ""
+    if cost.month_share > 1:
+        return ", MORE than the organization has in a month"
+    share = f"{cost.month_share:.1%}" if cost.month_share >= _TOLD_SHARE else "less than 0.1%"
+    return f" ({share} of the month)"

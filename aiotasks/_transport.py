@@ -169,6 +169,7 @@ class Transport:
         self.origin = origin
         self.slots = Slots(pacer)
         self.was_answered = False
+        self.silent_since: float | None = None
         self.latency = 0.0
         self._session = session
         # aiohttp would make them anew from a dict for each request.
@@ -255,7 +256,10 @@ class Transport:
             raise self._network_error(error) from error
         finally:
             if was_answered:
+                self.silent_since = None
                 self.latency = max(self._loop.time() - started, self.latency * _LATENCY_DECAY)
+            elif self.silent_since is None:
+                self.silent_since = started
             pacer.end(was_answered=was_answered)
             self.slots.pump()
 

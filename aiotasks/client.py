@@ -121,6 +121,16 @@ class Client:
         slots = self._scope.poller.transport.slots
         return self._pacer.quota(self._scope.loop.time(), waiting=slots.waiting)
 
+    @property
+    def silent_for(self) -> float:
+        """Seconds for which no request was answered, from when the first of these was sent.
+
+        It is 0 as long as requests are answered, be it by errors, and when none was sent.
+        """
+        if self._scope is None or self._scope.poller.transport.silent_since is None:
+            return 0.0
+        return self._scope.loop.time() - self._scope.poller.transport.silent_since
+
     async def refresh_quota(self) -> Quota:
         """Ask the API what is left, by one call, and return what is known then.
 

@@ -16,6 +16,8 @@ from ._board import Outage
 SILENCE: Final = 60.0
 """Seconds without any news after which something is asked."""
 
+# A lost answer now and then is no outage.
+_SILENT = 5.0
 _BACKOFF = poll_backoff(1.0, 15.0)
 
 
@@ -29,6 +31,7 @@ class Outages:
     def __init__(
         self, client: Client, kind: Kind, give_up: Callable[[AffinityError], object]
     ) -> None:
+        self._client = client
         self._tasks: Callable[[], Any] = lambda: client.tasks.list(kind)
         self._give_up = give_up
         self._sending = Outage()
@@ -38,8 +41,9 @@ class Outages:
 
     @property
     def is_on(self) -> bool:
-        """Whether the last that was tried had no answer."""
-        return self._sending.failures > 0 or self._asking.failures > 0
+        """Whether the last that was tried had no answer, or nothing had one for a while."""
+        failures = self._sending.failures + self._asking.failures
+        return failures > 0 or self._client.silent_for > _SILENT
 
     def hear(self) -> None:
         """Note that there was news."""

@@ -351,7 +351,8 @@ def _flaws_of_header(columns: _Columns, delimiter: str) -> list[str]:
     hint = f"the first row has to name the columns, as in {example}"
     if len(missing) == len(_ROLES) and any(name.isdigit() for name in columns.names):
         return [f"there is no header: {hint}"]
-    return [f"there is no column {' and no column '.join(missing)}: {hint}"]
+    found = shown(", ".join(filter(None, columns.names)))[1:-1]
+    return [f"there is no column {' and no column '.join(missing)} among {found}: {hint}"]
 
 
 def _flaw_of_csv(error: csv.Error, begin: int, end: int) -> str:

@@ -31,7 +31,8 @@ class JobProgress(Struct, frozen=True, kw_only=True):
     next merge from starting. ``per_minute`` is how many pairs ended a minute of late, and
     ``seconds_left`` what that makes of the rest. ``calls`` counts those of this run, and
     ``month_used`` those of the organization's month as far as the API tells; ``minute_left`` of
-    ``minute_limit`` calls are left in the minute.
+    ``minute_limit`` calls are left in the minute. ``is_cut_off`` says that the API does not
+    answer: the job waits, and goes on by itself.
     """
 
     totals: Mapping[PairState, int]
@@ -43,6 +44,7 @@ class JobProgress(Struct, frozen=True, kw_only=True):
     month_limit: int | None = None
     minute_left: int | None = None
     minute_limit: int | None = None
+    is_cut_off: bool = False
 
     @property
     def total(self) -> int:

@@ -127,8 +127,14 @@ class LedgerReader:
     def _to_read(self) -> Database:
         # To open a file for reading alone would leave side files where there are none. Where there
         # is a log, to open it for more would write the log into a file that may be damaged.
-        mode = "ro" if _file.has_log(self._file) else "rw"
-        return self._connect(f"{self._file.as_uri()}?mode={mode}", uri=True)
+        if _file.has_log(self._file):
+            mode = "mode=ro"
+        elif os.access(self._file.parent, os.W_OK):
+            mode = "mode=rw"
+        else:
+            # In a folder of an archive nothing can be beside it, and nobody changes it.
+            mode = "mode=ro&immutable=1"
+        return self._connect(f"{self._file.as_uri()}?{mode}", uri=True)
 
     async def _examine(self, database: Database) -> bool:
         """Return whether there is a sound ledger, and load what is known without asking."""
@@ -155,9 +161,11 @@ class LedgerReader:
         differences = {
             f"it merges {job.kind} records, not {plan.kind} records": job.kind != plan.kind,
             f"its server is {job.origin}, not {origin}": job.origin != origin,
-            f"its input, {job.source}, differs from {plan.source}": job.digest != plan.digest,
-            f"its plan of {theirs} merges differs from this one of {ours}": (
-                job.fingerprint != plan.fingerprint
+            f"its input was {job.source}, which is not {plan.source} as it is now": (
+                job.digest != plan.digest
+            ),
+            f"its plan has {theirs} merges, and this one {ours}, not the same": (
+                job.fingerprint != plan.fingerprint and job.kind == plan.kind
             ),
         }
         if found := [text for text, differs in differences.items() if differs]:

@@ -25,7 +25,6 @@ from aiotasks.errors import (
     ResponseError,
 )
 from aiotasks.models import Outcome, OutcomeState
-from aiotasks.policy import poll_backoff
 
 from ._board import Board, StopReason
 from ._groups import plain_errors
@@ -51,7 +50,6 @@ from .preview import service_of
 SENDERS: Final = 16
 """How many merges are sent at once, and so how many can be in doubt after a crash."""
 
-_BACKOFF = poll_backoff(1.0, 15.0)
 _CUT_OFF = "The run ended before its request was answered"
 _STATE_OF = {OutcomeState.SUCCESS: PairState.SUCCEEDED, OutcomeState.FAILED: PairState.FAILED}
 _REASON_OF: tuple[tuple[type[AffinityError], StopReason], ...] = (
@@ -162,7 +160,8 @@ class Work:
     def progress(self) -> JobProgress:
         """Tell how far the job is."""
         per_minute = self._meter.per_minute(self._loop.time())
-        is_telling = per_minute > 0 and not self._board.is_canary
+        is_going = not (self._board.is_canary or self._board.stopped or self._outages.is_on)
+        is_telling = per_minute > 0 and is_going
         left = self._board.left + self._board.open
         quota = self._client.quota
         is_known = quota.org_limit is not None and quota.org_remaining is not None
@@ -174,6 +173,7 @@ class Work:
             calls=quota.sent - self._calls_before,
             month_used=(quota.org_limit or 0) - (quota.org_remaining or 0) if is_known else None,
             month_limit=quota.org_limit,
+            is_cut_off=self._outages.is_on,
             minute_left=quota.remaining,
             minute_limit=quota.limit,
         )

@@ -326,7 +326,7 @@ class _Planner:
         each = ", ".join(
             f"{row.duplicate_id} into {row.primary_id} ({self._unit(row)})" for row in rows
         )
-        advice = "take out what is wrong, or let the first rows count (on_conflict=first)"
+        advice = "take out what is wrong, or let the first rows count (--on-conflict first)"
         line = rows[0].line
         return Problem(line, f"{self._source.at(line)}: {what}: {each}: {advice}")
 

@@ -7,15 +7,18 @@ from typing import Any, Final
 
 from aiotasks.client import Client
 from aiotasks.dedupe import Ledger, LedgerReader, Pair
+from aiotasks.dedupe._holder import present_holder
 from aiotasks.errors import AffinityError
+from aiotasks.models import Quota
 
 from . import _views
-from ._folder import Folder, present_holder
+from ._folder import Folder
 from ._reading import job_of, names_of
 from ._runner import Runner
 
 
 _MOST_READS: Final = 8
+_HERE: Final[dict[str, Any]] = {"is_running": True, "holder": None, "stopped": None}
 
 
 class Facts:
@@ -30,22 +33,11 @@ class Facts:
     async def job(self, job_id: str, path: Path) -> dict[str, Any]:
         """Return all that is told of a job."""
         async with self._reads, Ledger.reading(path) as ledger:
-            job = job_of(ledger)
-            # Before the pairs: what came in between is told again, and not lost.
-            seq = await ledger.last_seq()
-            pairs = await ledger.pairs()
-            names = await names_of(ledger, job, _ids(_views.failures(pairs)))
-            notes = await ledger.notes()
-            summary = await self._summary(job_id, ledger)
+            told = await job_told(job_id, ledger, self._client.quota)
         run = self._runner.run_of(job_id)
-        error = self._runner.error_of(job_id) or notes.get("error")
-        return {
-            **summary,
-            **_views.details(job, pairs, names, notes, self._client.quota),
-            "seq": seq,
-            "progress": _views.progress_view(None if run is None else run.progress),
-            "error": None if run is not None else error,
-        }
+        if run is None:
+            return told | {"error": self._runner.error_of(job_id) or told["error"]}
+        return told | _HERE | {"error": None, "progress": _views.progress_view(run.progress)}
 
     async def fingerprint(self, path: Path) -> str:
         """Return the fingerprint of a job's plan."""
@@ -59,7 +51,10 @@ class Facts:
             try:
                 async with self._reads, Ledger.reading(path) as ledger:
                     if ledger.job is not None:
-                        found.append((ledger.job.begun_at, await self._summary(job_id, ledger)))
+                        summary = await _summary(job_id, ledger)
+                        is_here = self._runner.run_of(job_id) is not None
+                        summary |= _HERE if is_here else {}
+                        found.append((ledger.job.begun_at, summary))
             except AffinityError:
                 # What is no ledger is no job, and no harm to the others.
                 continue
@@ -68,24 +63,45 @@ class Facts:
     async def merges(self, path: Path, *, after: int) -> dict[str, Any]:
         """Return some merges of a job's plan, and after which number the next ones come."""
         async with self._reads, Ledger.reading(path) as ledger:
-            job = job_of(ledger)
-            end = min(after + _views.MOST, job.merges)
-            pairs = await ledger.numbered(range(after + 1, end + 1))
-            names = await names_of(ledger, job, _ids(pairs))
-        merges = [_views.pair_view(pair, names) for pair in pairs]
-        return {"merges": merges, "next": end if end < job.merges else None}
+            return await merges_told(ledger, after=after)
 
-    async def _summary(self, job_id: str, ledger: LedgerReader) -> dict[str, Any]:
-        is_running = self._runner.run_of(job_id) is not None
-        holder = present_holder(ledger.holder, host=socket.gethostname())
-        return _views.summary(
-            job_id,
-            job_of(ledger),
-            await ledger.totals(),
-            await ledger.notes(),
-            is_running=is_running,
-            holder=None if is_running else holder,
-        )
+
+async def job_told(job_id: str, ledger: LedgerReader, quota: Quota) -> dict[str, Any]:
+    """Return all that a ledger tells of its job, where that is not run here."""
+    job = job_of(ledger)
+    # Before the pairs: what came in between is told again, and not lost.
+    seq = await ledger.last_seq()
+    pairs = await ledger.pairs()
+    names = await names_of(ledger, job, _ids(_views.failures(pairs)))
+    notes = await ledger.notes()
+    return {
+        **await _summary(job_id, ledger),
+        **_views.details(job, pairs, names, notes, quota),
+        "seq": seq,
+        "progress": None,
+        "error": notes.get("error"),
+    }
+
+
+async def merges_told(ledger: LedgerReader, *, after: int) -> dict[str, Any]:
+    """Return some merges of a ledger's plan, and after which number the next ones come."""
+    job = job_of(ledger)
+    end = min(after + _views.MOST, job.merges)
+    pairs = await ledger.numbered(range(after + 1, end + 1))
+    names = await names_of(ledger, job, _ids(pairs))
+    merges = [_views.pair_view(pair, names) for pair in pairs]
+    return {"merges": merges, "next": end if end < job.merges else None}
+
+
+async def _summary(job_id: str, ledger: LedgerReader) -> dict[str, Any]:
+    return _views.summary(
+        job_id,
+        job_of(ledger),
+        await ledger.totals(),
+        await ledger.notes(),
+        is_running=False,
+        holder=present_holder(ledger.holder, host=socket.gethostname()),
+    )
 
 
 def _ids(pairs: list[Pair]) -> set[int]:

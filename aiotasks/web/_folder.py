@@ -4,7 +4,6 @@ import os
 import re
 import secrets
 from collections.abc import Iterator
-from datetime import datetime
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Final
 
@@ -16,11 +15,6 @@ _ID = re.compile(r"[a-z0-9][a-z0-9-]{0,63}", re.ASCII)
 _LONGEST_STEM = 40
 _LONGEST_NAME = 100
 _OTHERS = re.compile(r"[^a-z0-9]+", re.ASCII)
-_PROCESSES = Path("/proc")
-# As proc(5) has it: the 22nd field, the third being the first after the name.
-_BEGAN_FIELD = 22 - 3
-_SLACK = 2.0
-_HOLDER = re.compile(r"process (\d+) on (\S+) since ([\d-]+ [\d:]+) UTC", re.ASCII)
 
 
 class Folder:
@@ -46,9 +40,24 @@ class Folder:
 
     def new(self, name: str) -> tuple[str, Path]:
         """Return the id and the place of a job that is not there yet."""
-        stem = _OTHERS.sub("-", name.partition(".")[0].lower())[:_LONGEST_STEM].strip("-")
-        job_id = f"{stem or 'job'}-{secrets.token_hex(4)}"
+        job_id = f"{_stem(name)}-{secrets.token_hex(4)}"
         return job_id, self.path / f"{job_id}{ENDING}"
+
+
+class OneLedger(Folder):
+    """A folder of which one ledger alone is shown, whatever that is called."""
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self._ledger = Path(path)
+        super().__init__(self._ledger.parent)
+        self.job_id = _stem(self._ledger.name)
+
+    def find(self, job_id: str) -> Path | None:
+        """Return the ledger, if it is asked for."""
+        return self._ledger if job_id == self.job_id else None
+
+    def __iter__(self) -> Iterator[tuple[str, Path]]:
+        yield self.job_id, self._ledger
 
 
 def plain_name(name: str) -> str:
@@ -58,30 +67,6 @@ def plain_name(name: str) -> str:
     return shown[:_LONGEST_NAME] or "pairs"
 
 
-def present_holder(holder: str, *, host: str) -> str | None:
-    """Return who holds a ledger, as far as it can be told from what the last holder has left.
-
-    Who was killed has left its name. Of this machine it can be told whether that process is still
-    there, and is not another one with its number.
-    """
-    found = _HOLDER.match(holder)
-    if found is None or found[2] != host or not _PROCESSES.is_dir():
-        return holder or None
-    try:
-        since = datetime.fromisoformat(f"{found[3]}+00:00").timestamp()
-    except ValueError:
-        return holder
-    began = _began(_PROCESSES / found[1])
-    return None if began is None or began > since + _SLACK else holder
-
-
-def _began(process: Path) -> float | None:
-    """Return when a process began, in seconds since the epoch, or nothing if it has ended."""
-    try:
-        # The name of a program may have spaces and parentheses.
-        ticks = int((process / "stat").read_text().rpartition(")")[2].split()[_BEGAN_FIELD])
-    except OSError:
-        return None
-    stat = (_PROCESSES / "stat").read_text()
-    boot = int(stat.partition("\nbtime ")[2].split()[0])
-    return boot + ticks / os.sysconf("SC_CLK_TCK")
+def _stem(name: str) -> str:
+    """Return what of a file's name can be a part of an id."""
+    return _OTHERS.sub("-", name.partition(".")[0].lower())[:_LONGEST_STEM].strip("-") or "job"

@@ -139,6 +139,38 @@ async def test_a_borrowed_session_is_never_closed(sandbox: Recorded) -> None:
             assert answer.status == 401
 
 
+async def test_a_proxy_of_the_session_is_used(sandbox: Recorded) -> None:
+    """What a session sends through a proxy goes through it for the client, too."""
+    (url,) = sandbox.start(1)
+    # Nobody listens there: only a proxy can answer for it.
+    origin = "http://127.0.0.1:9"
+    async with (
+        aiohttp.ClientSession(proxy=sandbox.url) as session,
+        connect(sandbox, session=session, base_url=origin) as client,
+    ):
+        task = await client.tasks.wait(url.replace(sandbox.url, origin))
+        assert task.status == "success"
+    assert sandbox.looks(url)
+
+
+@pytest.mark.parametrize("is_borrowed", [False, True])
+async def test_it_is_entered_and_left_in_different_tasks(
+    sandbox: Recorded, *, is_borrowed: bool
+) -> None:
+    """Frameworks enter and leave in tasks of their own; waits in a third one are told of the end."""
+    running, ending = *sandbox.start(1, duration=math.inf), *sandbox.start(1, first=2)
+    async with aiohttp.ClientSession() as session:
+        client = connect(sandbox, **({"session": session} if is_borrowed else {}))
+        await asyncio.create_task(client.__aenter__())
+        waiting = asyncio.create_task(client.tasks.wait(running))
+        assert (await asyncio.create_task(client.tasks.wait(ending))).status == "success"
+        await asyncio.create_task(client.__aexit__(None, None, None))
+        with pytest.raises(ClosedError, match="client is closed"):
+            await waiting
+        assert not session.closed
+    assert client_tasks() == []
+
+
 async def test_two_clients_may_share_a_session(sandbox: Recorded) -> None:
     """Leaving one client leaves the session to the other."""
     (url,) = sandbox.start(1)

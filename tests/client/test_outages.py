@@ -13,6 +13,7 @@ from aiotasks import (
     Client,
     ConnectError,
     NetworkError,
+    NotFoundError,
     RequestTimeoutError,
     TaskTimeoutError,
 )
@@ -180,3 +181,17 @@ async def test_a_get_during_an_outage_is_not_held_up(sandbox: Recorded, client: 
         await client.tasks.get(url)
     assert now() - began <= 5.25
     waiting.cancel()
+
+
+async def test_how_long_the_api_has_been_silent(sandbox: Recorded) -> None:
+    """The time without an answer counts from the first request that got none, and ends with one."""
+    async with connect(sandbox, request_timeout=2.0) as client:
+        assert client.silent_for == 0.0
+        sandbox.inject(Fault.hang(), times=4)
+        with pytest.raises(RequestTimeoutError):
+            await client.companies.get_merge(1)
+        assert client.silent_for == pytest.approx(now(), abs=0.1)
+        with pytest.raises(NotFoundError):
+            await client.companies.get_merge(1)
+        assert client.silent_for == 0.0
+    assert client.silent_for == 0.0

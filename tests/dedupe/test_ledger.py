@@ -574,11 +574,16 @@ async def test_check_names_each_difference(path: Path, ledger: Ledger) -> None:
         "this is the ledger of another job",
         "it merges company records, not person records",
         "its server is https://api.affinity.co, not http://127.0.0.1:8080",
-        "its input, the pairs, differs from new.csv",
-        "its plan of 100 merges differs from this one of 2",
+        "its input was the pairs, which is not new.csv as it is now",
         f"Name another file with --ledger, or go on with the job that is in it: `aiotasks resume {path}`",
     ):
         assert text in str(caught.value)
+
+
+async def test_another_plan_of_the_same_input(ledger: Ledger) -> None:
+    """The same input gives another plan where the rules are others."""
+    with pytest.raises(LedgerError, match="its plan has 100 merges, and this one 2, not the same"):
+        ledger.check(replace(plan_of(2), digest=plan_of(100).digest), origin=ORIGIN)
 
 
 async def test_check_names_no_more(ledger: Ledger) -> None:

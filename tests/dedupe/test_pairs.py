@@ -96,10 +96,10 @@ class TestColumns:
         """A missing column is one problem, which shows what the header has to look like."""
         hint = "the first row has to name the columns, as in primary_id;duplicate_id"
         assert problems(b"\nprimary_id;name\n1;x\nx;y\n") == [
-            f"pairs.csv:2: there is no column duplicate_id: {hint}"
+            f"pairs.csv:2: there is no column duplicate_id among primary_id, name: {hint}"
         ]
         both = "there is no column primary_id and no column duplicate_id"
-        assert problems(b"id;name\n1;x\n") == [f"pairs.csv:1: {both}: {hint}"]
+        assert problems(b"id;name\n1;x\n") == [f"pairs.csv:1: {both} among id, name: {hint}"]
 
     def test_no_header(self) -> None:
         """A first row of numbers is said to be no header."""

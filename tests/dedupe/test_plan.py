@@ -102,7 +102,7 @@ class TestOrder:
 
 
 class TestConflicts:
-    ADVICE = ": take out what is wrong, or let the first rows count (on_conflict=first)"
+    ADVICE = ": take out what is wrong, or let the first rows count (--on-conflict first)"
 
     def test_two_primaries(self) -> None:
         """A duplicate with different primaries is one conflict, with all its lines and ids."""
