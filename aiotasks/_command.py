@@ -1,6 +1,7 @@
 """What all commands share: their options, and how they end."""
 
 import asyncio
+import sys
 from collections.abc import Coroutine
 from typing import Annotated, Any, NoReturn, TypeVar
 
@@ -57,7 +58,9 @@ def run_command(command: Coroutine[Any, Any, Exit]) -> NoReturn:
 def complete(work: Coroutine[Any, Any, T], if_interrupted: str) -> T:
     """Run what is a part of a command; errors and Ctrl-C end the command with a sentence."""
     try:
-        return asyncio.run(work)
+        result = asyncio.run(work)
+        # What is still in the buffer may not fit on the disk.
+        sys.stdout.flush()
     except KeyboardInterrupt:
         say(f"Interrupted. {if_interrupted}")
         code = Exit.RUNNING
@@ -70,4 +73,6 @@ def complete(work: Coroutine[Any, Any, T], if_interrupted: str) -> T:
     except OSError as error:
         say(f"The output cannot be written ({error.strerror}): it is not complete.")
         code = Exit.RUNNING
+    else:
+        return result
     raise typer.Exit(code)

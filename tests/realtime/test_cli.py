@@ -17,9 +17,11 @@ from typing import Any
 
 import aiohttp
 import pytest
+import typer
 from typer.testing import CliRunner, Result
 
 from aiotasks import Outcome, OutcomeState, Quota, __main__
+from aiotasks._command import complete
 from aiotasks._console import Exit, Tally
 from aiotasks.cli import _summarise, app
 
@@ -133,6 +135,33 @@ def test_wait_says_what_still_runs(task_url: str) -> None:
 
     assert lines(done.stdout)[0]["state"] == "running"
     assert done.exit_code == Exit.RUNNING
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="only Linux has a disk that is full")
+def test_a_full_disk_below_the_output(task_url: str) -> None:
+    """What cannot be written is said in a sentence, and is no success."""
+    command = [sys.executable, "-m", "aiotasks", "wait", task_url, "--poll-interval", "0.2"]
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            command, stdout=full, stderr=subprocess.PIPE, text=True, check=False, timeout=20
+        )
+
+    assert "The output cannot be written (No space left on device)" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert done.returncode == Exit.RUNNING
+
+
+def test_output_that_cannot_be_written() -> None:
+    """A disk that is full is told; whoever has read enough of a pipe needs not be told."""
+
+    async def fail(error: OSError) -> None:
+        raise error
+
+    with pytest.raises(typer.Exit) as ended:
+        complete(fail(OSError(28, "No space left on device")), "")
+    assert ended.value.exit_code == Exit.RUNNING
+    with pytest.raises(BrokenPipeError):
+        complete(fail(BrokenPipeError(32, "Broken pipe")), "")
 
 
 def test_a_wrong_key(task_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
