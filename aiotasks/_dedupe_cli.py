@@ -6,7 +6,7 @@ import signal
 import sys
 from collections import Counter
 from collections.abc import Callable, Coroutine, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractAsyncContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Annotated, Any, TypedDict
 
@@ -25,6 +25,7 @@ from ._job_options import (
     MaxFailureRate,
     MaxOpen,
     Never,
+    Page,
     Pairs,
     PollInterval,
     RetryFailed,
@@ -32,6 +33,7 @@ from ._job_options import (
     must_exist,
 )
 from ._job_screen import JobScreen
+from ._web_cli import page_beside
 from .client import Client
 from .dedupe import (
     JobEvent,
@@ -41,27 +43,19 @@ from .dedupe import (
     PairState,
     Plan,
     Preview,
-    StopReason,
     look,
     resume,
     run,
 )
 from .dedupe._pairs import read_ids
 from .dedupe.models import OnConflict
-from .errors import AffinityError, LedgerError, MonthlyQuotaError
+from .errors import AffinityError, LedgerError
 from .models import Kind, Quota
 
 
 _MOST_REASONS = 5
 _TOLD = (PairState.FAILED, PairState.REFUSED, PairState.UNSETTLED)
-_NOTHING_LOST = "Nothing is lost: the same command goes on."
-_EXIT_OF_STOP = {
-    StopReason.INTERRUPTED: Exit.RUNNING,
-    StopReason.FAILURES: Exit.STOPPED,
-    StopReason.MONTH: Exit.STOPPED,
-    StopReason.NOT_AUTHORISED: Exit.NOT_AUTHORISED,
-    StopReason.UNREACHABLE: Exit.UNREACHABLE,
-}
+_NOTHING_LOST = "Nothing is lost: run the same command again to go on."
 commands = typer.Typer()
 
 
@@ -124,6 +118,7 @@ def merge(
     settle_after: SettleAfter = 60.0,
     poll_interval: PollInterval = 4.0,
     retry_failed: RetryFailed = False,
+    page: Page = False,
     base_url: BaseUrl = None,
     api_version: ApiVersion = None,
 ) -> None:
@@ -150,7 +145,7 @@ def merge(
         preview, quota = complete(_look(planned, settings), "Nothing was merged.")
         whole_by = _plan_command(pairs, kind, on_conflict, never, max_cluster)
         _confirm(preview, quota, whole_by, is_given=yes)
-    _end(_work(path, settings, terms, planned, preview))
+    _end(_work(path, settings, terms, planned, preview, is_page=page))
 
 
 @commands.command("resume", epilog=EXIT_CODES)
@@ -164,6 +159,7 @@ def go_on(
     settle_after: SettleAfter = 60.0,
     poll_interval: PollInterval = 4.0,
     retry_failed: RetryFailed = False,
+    page: Page = False,
     base_url: BaseUrl = None,
     api_version: ApiVersion = None,
 ) -> None:
@@ -178,7 +174,7 @@ def go_on(
         retry_failed=retry_failed,
     )
     must_exist(ledger)
-    _end(_work(ledger, settings_of(base_url, api_version), terms))
+    _end(_work(ledger, settings_of(base_url, api_version), terms, is_page=page))
 
 
 def _read(
@@ -277,28 +273,37 @@ async def _work(
     terms: _Terms,
     planned: Plan | None = None,
     preview: Preview | None = None,
+    *,
+    is_page: bool,
 ) -> Exit:
     async with Ledger(path) as ledger, Client.from_env(**settings) as client:
         stop = asyncio.Event()
         screen = JobScreen()
         with screen, _interruptible(stop, terms["grace"]):
-            listeners = _Listeners(on_progress=screen.show, on_event=screen.tell, stop=stop)
             try:
-                if planned is None:
-                    result = await resume(client, ledger, **terms, **listeners)
-                else:
-                    result = await run(
-                        client, planned, ledger, preview=preview, **terms, **listeners
-                    )
+                async with _shown(screen, client, path, stop, is_page=is_page) as show:
+                    listeners = _Listeners(on_progress=show, on_event=screen.tell, stop=stop)
+                    if planned is None:
+                        result = await resume(client, ledger, **terms, **listeners)
+                    else:
+                        result = await run(
+                            client, planned, ledger, preview=preview, **terms, **listeners
+                        )
             except LedgerError as error:
                 say(str(error))
                 return Exit.WRONG_USE if screen.is_empty else Exit.RUNNING
-            except MonthlyQuotaError as error:
-                say(str(error))
-                return Exit.STOPPED
         reasons = Counter(pair.reason for pair in await ledger.pairs(*_TOLD))
-    _summarise(path, result, reasons)
-    return _exit_of(result)
+        before = [each for each in await ledger.pairs(PairState.SUCCEEDED) if not each.task_url]
+    _summarise(path, result, reasons, before=len(before))
+    return _plan_view.exit_of(result.totals, result.stopped)
+
+
+def _shown(
+    screen: JobScreen, client: Client, path: Path, stop: asyncio.Event, *, is_page: bool
+) -> AbstractAsyncContextManager[Callable[[JobProgress], object]]:
+    if not is_page:
+        return nullcontext(screen.show)
+    return page_beside(client, path, stop, screen.show)
 
 
 @contextmanager
@@ -336,22 +341,25 @@ def _end(work: Coroutine[Any, Any, Exit]) -> None:
     raise typer.Exit(code)
 
 
-def _exit_of(result: JobResult) -> Exit:
-    code = _plan_view.exit_of(result.totals)
-    return code if result.stopped is None else max(code, _EXIT_OF_STOP[result.stopped])
-
-
-def _summarise(path: Path, result: JobResult, reasons: Counter[str | None]) -> None:
-    say(_plan_view.counted(result.totals))
+def _summarise(path: Path, result: JobResult, reasons: Counter[str | None], *, before: int) -> None:
+    totals = result.totals
+    say(_plan_view.counted(totals))
+    if before:
+        say(f"  {before:>5,}  of those that succeeded had been merged already")
     for reason, count in reasons.most_common(_MOST_REASONS):
         say(f"  {count:>5,}  {reason or 'the server gave no reason'}")
+    if len(reasons) > _MOST_REASONS:
+        say(f"  … and {len(reasons) - _MOST_REASONS:,} more reasons, in the report")
     say(f"{result.calls:,} calls in {_plan_view.duration(result.seconds)} of this run")
     if result.stopped is not None:
         say(_plan_view.WHY_STOPPED[result.stopped])
     if result.error is not None:
         say(str(result.error))
-    if result.totals[PairState.UNSETTLED]:
+    if totals[PairState.UNSETTLED]:
         say("Unsettled pairs may have been merged; going on with the job asks for them again.")
-    if _plan_view.exit_of(result.totals) > Exit.FAILED:
-        say(f"Go on with: {shlex.join(['aiotasks', 'resume', str(path)])}")
+    resume_it = shlex.join(["aiotasks", "resume", str(path)])
+    if _plan_view.is_left(totals):
+        say(f"Go on with: {resume_it}")
+    elif totals[PairState.FAILED]:
+        say(f"Try again what failed: {resume_it} --retry-failed")
     say(f"What became of each pair: {shlex.join(['aiotasks', 'report', str(path)])}")

@@ -50,6 +50,10 @@ PollInterval = Annotated[
 RetryFailed = Annotated[
     bool, typer.Option("--retry-failed", help="Try pairs again that failed or were refused.")
 ]
+Page = Annotated[
+    bool,
+    typer.Option("--page", help="Show it in a browser too, at a free port of this machine alone."),
+]
 
 
 def must_exist(ledger: Path) -> None:

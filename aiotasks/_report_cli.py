@@ -1,22 +1,26 @@
 """The commands that tell: how far a job is, what became of its pairs, and what may be a pair."""
 
+import shlex
+import socket
 import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
 from . import _plan_view
-from ._command import EXIT_CODES, ApiVersion, BaseUrl, complete, settings_of
+from ._command import EXIT_CODES, ApiVersion, BaseUrl, complete, fail, settings_of
 from ._console import Exit, say
 from ._job_options import KindOption, LedgerFile, must_exist
 from .client import Client
 from .dedupe import JobInfo, Ledger, LedgerReader, PairState, report_lines, snapshot_lines
+from .dedupe._holder import present_holder
 from .dedupe.preview import service_of
 from .dedupe.report import ReportFormat, csv_line, harmless
 from .errors import LedgerError
 from .models import Kind
+from .web import report_page
 
 
 _SUGGESTED = ("primary_id", "duplicate_id", "primary", "duplicate", "criteria", "suggestion_id")
@@ -31,11 +35,14 @@ def status(ledger: LedgerFile) -> None:
     raise typer.Exit(complete(_status(ledger), ""))
 
 
-@commands.command()
+@commands.command(epilog=EXIT_CODES)
 def report(
     ledger: LedgerFile,
     *,
-    format: Annotated[ReportFormat, typer.Option(help="How it is written.")] = "csv",  # noqa: A002
+    format: Annotated[  # noqa: A002
+        Literal["csv", "jsonl", "html"],
+        typer.Option(help="How it is written; html is one page to look at, in one file."),
+    ] = "csv",
     only: Annotated[
         list[PairState] | None, typer.Option(help="Only pairs in this state; may be repeated.")
     ] = None,
@@ -45,7 +52,14 @@ def report(
 ) -> None:
     """Print what became of each pair, one a row. Failed rows can be input again."""
     must_exist(ledger)
-    complete(_report(ledger, only or [], format, snapshots=snapshots), "")
+    if format == "html":
+        if only or snapshots:
+            fail("A page is of the whole job: it goes without --only and --snapshots.")
+        complete(_page(ledger), "")
+    elif snapshots and only:
+        fail("Snapshots are of all records: they go without --only.")
+    else:
+        complete(_report(ledger, only or [], format, snapshots=snapshots), "")
 
 
 @commands.command(epilog=EXIT_CODES)
@@ -62,17 +76,20 @@ def suggestions(
     """Write the duplicates that Affinity suggests as a file of pairs, to be reviewed first."""
     found = _suggestions(kind, set(criteria or ()), settings_of(base_url, api_version))
     count = complete(found, "The list is not complete.")
-    say(f"{count} pairs. Read through them before you merge: merges of companies are permanent.")
+    say(f"{count:,} pairs. Read through them before you merge.")
 
 
 async def _status(path: Path) -> Exit:
     async with Ledger.reading(path) as ledger:
         totals = await ledger.totals()
         notes = await ledger.notes()
-        for line in _plan_view.status(_job(ledger), totals, notes, ledger.holder):
+        holder = present_holder(ledger.holder, host=socket.gethostname())
+        for line in _plan_view.status(_job(ledger), totals, notes, holder):
             typer.echo(line)
     typer.echo(_plan_view.counted(totals))
-    return _plan_view.exit_of(totals)
+    if not holder and _plan_view.is_left(totals):
+        typer.echo(f"Go on with: {shlex.join(['aiotasks', 'resume', str(path)])}")
+    return _plan_view.exit_of(totals, _plan_view.stopped_by(totals, notes))
 
 
 def _job(ledger: LedgerReader) -> JobInfo:
@@ -91,6 +108,12 @@ async def _report(
         )
         async for line in lines:
             _ = sys.stdout.write(line)
+
+
+async def _page(path: Path) -> None:
+    async with Ledger.reading(path) as ledger:
+        # As the page says of itself, whatever the terminal is set to.
+        typer.echo((await report_page(ledger)).encode(), nl=False)
 
 
 async def _suggestions(kind: Kind, criteria: set[str], settings: dict[str, str]) -> int:

@@ -10,7 +10,7 @@ from typing import Annotated, NamedTuple, TypedDict
 
 import typer
 
-from . import _dedupe_cli, _report_cli, _urls
+from . import _dedupe_cli, _report_cli, _urls, _web_cli
 from ._command import EXIT_CODES, ApiVersion, BaseUrl, fail, run_command, settings_of
 from ._console import (
     EXIT_OF_STATE,
@@ -41,6 +41,7 @@ app = typer.Typer(
 )
 app.add_typer(_dedupe_cli.commands)
 app.add_typer(_report_cli.commands)
+app.add_typer(_web_cli.commands)
 
 
 def _show_version(wanted: bool) -> None:

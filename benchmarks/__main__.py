@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from benchmarks import bulk, cpu, decode, ledger, memory, plan
+from benchmarks import bulk, cpu, decode, ledger, load, memory, plan
 from benchmarks.figures import RESULTS, save
 
 
@@ -18,6 +18,7 @@ BENCHMARKS: dict[str, Callable[[bool], Any]] = {
     "decode": lambda quick: decode.measure(quick=quick),
     "plan": lambda quick: plan.measure(quick=quick),
     "ledger": lambda quick: ledger.measure(quick=quick),
+    "load": lambda quick: load.measure(quick=quick),
 }
 
 

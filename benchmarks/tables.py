@@ -138,9 +138,81 @@ def _ledger(results: dict[str, Any]) -> str:
     return _section("Ledger", heads, rows) + told
 
 
+def _load(results: dict[str, Any]) -> str:
+    heads = [
+        "handlers that wait",
+        "tasks",
+        "calls until all have ended",
+        "calls a second, of tasks that never end",
+        "share of a processor",
+        "bytes per handler",
+    ]
+    rows = (
+        [
+            f"{counted['handlers']:,}",
+            f"{counted['tasks']:,}",
+            f"{counted['calls']:,}",
+            f"{waited['calls_a_second']:.1f}",
+            f"{waited['share_of_a_processor']:.1%}",
+            f"{waited['bytes_per_handler']:,}",
+        ]
+        for counted, waited in zip(results["calls"], results["waiting"], strict=True)
+    )
+    told = _streams(results["streams"]) + _hour(results["hour"])
+    return _section("Load", heads, rows) + told + "\n" + _beside(results["beside_a_job"])
+
+
+def _streams(run: dict[str, Any]) -> str:
+    return (
+        f"\n{run['streams']:,} event streams on one running job of {run['pairs']:,} pairs: "
+        f"{run['streams_told_all']:,} of them told all {run['events_of_each']:,} events, "
+        f"{run['streams_told_each_event_once']:,} each of them once; {run['kib_per_stream']} KiB a "
+        f"stream (with the job itself {run['kib_per_stream_with_the_job_at_most']} KiB at most), "
+        f"{run['microseconds_of_cpu_per_event']} µs of CPU an event of a stream. Read again from "
+        f"the ledger by all at once: {run['events_a_second_when_told_again']:,} events a second.\n"
+    )
+
+
+def _hour(run: dict[str, Any]) -> str:
+    grown = run["kib_grown_since_the_fifth_minute"]
+    return (
+        f"\nA service in which {run['waits']:,} handlers waited and left, and {run['looks']:,} "
+        f"looked, within {run['minutes']} simulated minutes ({run['calls']:,} calls, "
+        f"{run['refused']:,} refused) was {grown[-1]} KiB larger at the end than after five "
+        f"minutes, and {grown[-1] - grown[len(grown) // 2]} KiB larger than in the middle.\n"
+    )
+
+
+def _beside(runs: Sequence[dict[str, Any]]) -> str:
+    heads = [
+        "`get` beside a bulk job, by",
+        "merges",
+        "with calls left in the minute",
+        "p50 / p99 / max, s",
+        "the server's own, s",
+        "refused",
+    ]
+    rows = (
+        [
+            run["asked_by"],
+            f"{run['merges']:,}",
+            f"{run['with_calls_left']:,}",
+            " / ".join(f"{run[f'with_calls_left_{name}']:.2f}" for name in ("p50", "p99", "max")),
+            f"up to {run['server_takes_at_most']}",
+            f"{run['refused']:,}",
+        ]
+        for run in runs
+    )
+    return _table(heads, rows)
+
+
 def _section(title: str, heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    return f"## {title}\n\n{_table(heads, rows)}"
+
+
+def _table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     lines = [heads, ["---"] * len(heads), *rows]
-    return f"## {title}\n\n" + "".join(f"| {' | '.join(line)} |\n" for line in lines)
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
 SECTIONS: dict[str, Callable[[Any], str]] = {
@@ -150,4 +222,5 @@ SECTIONS: dict[str, Callable[[Any], str]] = {
     "decode": _decode,
     "plan": _plan,
     "ledger": _ledger,
+    "load": _load,
 }

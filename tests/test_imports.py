@@ -38,6 +38,7 @@ COMMAND_LINE = {
     "cli",
     "_dedupe_cli",
     "_report_cli",
+    "_web_cli",
     "_job_options",
     "_command",
     "_job_screen",

@@ -4,7 +4,7 @@ import asyncio
 import os
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Collection
-from contextlib import aclosing
+from contextlib import AbstractContextManager, aclosing
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any, Final
@@ -18,11 +18,11 @@ from aiotasks.errors import AffinityError
 from . import _answers, _page, _uploads, _views
 from ._answers import Refusal
 from ._facts import Facts
-from ._folder import Folder, plain_name
-from ._gate import NONCE, Gate
+from ._folder import Folder, OneLedger, plain_name
+from ._gate import NONCE, Gate, Handler
 from ._guard import Rules
 from ._reading import job_of
-from ._runner import Runner
+from ._runner import Run, Runner
 from ._scope import EndingError, Scope
 from ._tail import Reader, Tails
 
@@ -63,14 +63,42 @@ def jobs_app(
     """
     rules = Rules.of(hosts, token)
     jobs = _Jobs(client, Folder(folder), max_upload=max_upload)
-    gate = Gate(rules)
-    app = web.Application(middlewares=[gate.middleware])
-    gate.mount = app.router.add_get("/", jobs.index)
+    app = _application(jobs, rules, "jobs")
     _ = app.router.add_get("/jobs", jobs.list)
     _ = app.router.add_post("/jobs", jobs.create)
+    _ = app.router.add_post("/jobs/{id}/start", jobs.start)
+    return app
+
+
+class JobApp:
+    """An application with the page of one job, which something else in this process runs.
+
+    There is no list, and nothing can be started: only what runs can be watched and stopped.
+    """
+
+    def __init__(self, client: Client, path: str | os.PathLike[str]) -> None:
+        ledger = OneLedger(path)
+        self._job_id = ledger.job_id
+        self._jobs = _Jobs(client, ledger, max_upload=0, is_alone=True)
+        self.path = f"jobs/{ledger.job_id}"
+        self.app = _application(self._jobs, Rules.of((), None), self.path)
+        _ = self.app.router.add_get("/jobs", _redirect(self.path))
+
+    def showing(self, run: Run) -> AbstractContextManager[None]:
+        """Show a run, and let people stop it, until it is over."""
+        return self._jobs.runner.showing(self._job_id, run)
+
+    async def deserted(self) -> None:
+        """Wait until nobody watches any more: whoever was told the end leaves."""
+        await self._jobs.tails.deserted()
+
+
+def _application(jobs: "_Jobs", rules: Rules, start: str) -> web.Application:
+    gate = Gate(rules)
+    app = web.Application(middlewares=[gate.middleware])
+    gate.mount = app.router.add_get("/", _redirect(start))
     _ = app.router.add_get("/jobs/{id}", jobs.show)
     _ = app.router.add_get("/jobs/{id}/plan", jobs.plan)
-    _ = app.router.add_post("/jobs/{id}/start", jobs.start)
     _ = app.router.add_post("/jobs/{id}/stop", jobs.stop)
     _ = app.router.add_get("/jobs/{id}/page.html", jobs.saved_page)
     for path, stream in (
@@ -90,14 +118,17 @@ def jobs_app(
 class _Jobs:
     """The handlers, and what they share."""
 
-    def __init__(self, client: Client, folder: Folder, *, max_upload: int) -> None:
+    def __init__(
+        self, client: Client, folder: Folder, *, max_upload: int, is_alone: bool = False
+    ) -> None:
         self._client = client
         self._folder = folder
         self._max_upload = max_upload
+        self._is_alone = is_alone
         self._scope = Scope()
-        self._runner = Runner(client, self._scope)
-        self._tails = Tails(self._scope, self._runner)
-        self._facts = Facts(client, folder, self._runner)
+        self.runner = Runner(client, self._scope)
+        self.tails = Tails(self._scope, self.runner)
+        self._facts = Facts(client, folder, self.runner)
         self._plans = asyncio.Semaphore(_MOST_PLANS)
 
     async def open(self, _: web.Application) -> None:
@@ -111,9 +142,6 @@ class _Jobs:
 
     # What is shown
 
-    async def index(self, _: web.Request) -> web.StreamResponse:
-        return web.Response(status=HTTPStatus.SEE_OTHER, headers={hdrs.LOCATION: "jobs"})
-
     async def list(self, request: web.Request) -> web.StreamResponse:
         jobs = await self._scope.complete(self._facts.jobs())
         if _answers.wants_page(request):
@@ -124,9 +152,14 @@ class _Jobs:
         job = await self._job(_id(request))
         if not _answers.wants_page(request):
             return _answers.json(job)
-        return _answers.page(
-            _page.job_page(job, is_live=True, nonce=NONCE.get(), merges=await self._first(request))
+        html = _page.job_page(
+            job,
+            is_live=True,
+            nonce=NONCE.get(),
+            merges=await self._first(request),
+            is_alone=self._is_alone,
         )
+        return _answers.page(html)
 
     async def saved_page(self, request: web.Request) -> web.StreamResponse:
         job = await self._job(_id(request))
@@ -161,13 +194,13 @@ class _Jobs:
                 "again before you start it"
             )
             raise Refusal(HTTPStatus.CONFLICT, message)
-        starting = self._runner.start(_id(request), path, retry_failed=wanted.retry_failed)
+        starting = self.runner.start(_id(request), path, retry_failed=wanted.retry_failed)
         await self._scope.complete(starting)
         return _answers.json(await self._job(_id(request)), HTTPStatus.ACCEPTED)
 
     async def stop(self, request: web.Request) -> web.StreamResponse:
         _ = self._path(request)
-        self._runner.stop(_id(request))
+        self.runner.stop(_id(request))
         return _answers.json(await self._job(_id(request)), HTTPStatus.ACCEPTED)
 
     # What is streamed
@@ -176,7 +209,7 @@ class _Jobs:
         last = request.headers.get("Last-Event-ID") or request.query.get("after", "0")
         reader = Reader(_uploads.whole("after", last), lambda: request.transport is None)
         answer = web.StreamResponse(headers=_EVENTS)
-        with self._tails.watching(_id(request), self._path(request), reader) as tail:
+        with self.tails.watching(_id(request), self._path(request), reader) as tail:
             _ = await self._scope.complete(tail.opened.wait())
             if tail.failure is not None:
                 raise tail.failure
@@ -271,6 +304,13 @@ class _Jobs:
         if path is None:
             raise web.HTTPNotFound
         return path
+
+
+def _redirect(location: str) -> Handler:
+    async def redirect(_: web.Request) -> web.StreamResponse:
+        return web.Response(status=HTTPStatus.SEE_OTHER, headers={hdrs.LOCATION: location})
+
+    return redirect
 
 
 def _is_read(transport: asyncio.Transport) -> bool:

@@ -45,7 +45,7 @@ class Folder:
 
 
 class OneLedger(Folder):
-    """A folder of which one ledger alone is shown, whatever that is called."""
+    """A folder in which one ledger alone is found, whatever that is called."""
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self._ledger = Path(path)
@@ -55,9 +55,6 @@ class OneLedger(Folder):
     def find(self, job_id: str) -> Path | None:
         """Return the ledger, if it is asked for."""
         return self._ledger if job_id == self.job_id else None
-
-    def __iter__(self) -> Iterator[tuple[str, Path]]:
-        yield self.job_id, self._ledger
 
 
 def plain_name(name: str) -> str:

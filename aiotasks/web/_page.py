@@ -38,7 +38,12 @@ _UNPRINTABLE = re.compile(
 
 
 def job_page(
-    job: dict[str, Any], *, is_live: bool, nonce: str, merges: Sequence[dict[str, Any]] = ()
+    job: dict[str, Any],
+    *,
+    is_live: bool,
+    nonce: str,
+    merges: Sequence[dict[str, Any]] = (),
+    is_alone: bool = False,
 ) -> str:
     """Return the page of a job.
 
@@ -48,14 +53,15 @@ def job_page(
             or events, brings its own content security policy, and can be saved as one file.
         nonce: That of the content security policy with which a live page is sent, otherwise "".
         merges: The first merges of the plan.
+        is_alone: Whether the server has this page only, and only while the job runs.
     """
     return _document(
         ["page.js", "job.js", *(["live.js"] if is_live else [])],
-        state={"job": job, "merges": merges},
+        state={"job": job, "merges": merges, "is_alone": is_alone},
         nonce=nonce,
         is_saved=not is_live,
         title=_text(job["source"]),
-        navigation=_NAVIGATION if is_live else "",
+        navigation=_NAVIGATION if is_live and not is_alone else "",
         main=_job(job, merges, is_live=is_live),
     )
 

@@ -2,8 +2,8 @@
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from aiotasks.client import Client
@@ -76,6 +76,16 @@ class Runner:
         _ = await run.opened.wait()
         if run.refusal is not None:
             raise run.refusal
+
+    @contextmanager
+    def showing(self, job_id: str, run: Run) -> Iterator[None]:
+        """Show a job that something else in this process runs, for as long as it does."""
+        self._runs[job_id] = run
+        run.opened.set()
+        try:
+            yield
+        finally:
+            self._leave(job_id, run)
 
     def stop(self, job_id: str) -> None:
         """Stop a job: nothing more is started, and what is open gets its grace.

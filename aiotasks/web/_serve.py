@@ -58,17 +58,27 @@ def serve(
     if token is None and not _is_loopback(host):
         token = secrets.token_urlsafe(32)
     app = jobs_app(client, folder, token=token, hosts=(name, *hosts), max_upload=max_upload)
-    return _Serving(app, host=host, port=port, name=name, token=token)
+    return Serving(app, "jobs", host=host, port=port, name=name, token=token)
 
 
-class _Serving:
+class Serving:
+    """A server for the length of an ``async with``, which yields the link to a page of it."""
+
     def __init__(
-        self, app: web.Application, *, host: str, port: int, name: str, token: str | None
+        self,
+        app: web.Application,
+        path: str,
+        *,
+        host: str = "127.0.0.1",
+        port: int = 0,
+        name: str = "127.0.0.1",
+        token: str | None = None,
     ) -> None:
         # The log of requests would have the token.
         self._runner = web.AppRunner(
             app, access_log=None, handler_cancellation=True, shutdown_timeout=_SHUTDOWN
         )
+        self._path = path
         self._host = host
         self._port = port
         self._name = name
@@ -88,7 +98,7 @@ class _Serving:
         address, port = self._runner.addresses[0][:2]
         # This name has two addresses, and a free port of one may be another's of the other.
         name = _name_of(address) if self._name == "localhost" else self._name
-        return str(URL(f"http://{name}:{port}/jobs").with_query(self._query))
+        return str(URL(f"http://{name}:{port}/{self._path}").with_query(self._query))
 
     async def __aexit__(
         self,

@@ -225,6 +225,7 @@ class Tails:
         self._scope = scope
         self._runner = runner
         self._tails: dict[str, tuple[Tail, asyncio.Task[None]]] = {}
+        self._left = asyncio.Event()
         runner.on_change = self._kick
 
     @contextmanager
@@ -245,6 +246,13 @@ class Tails:
                 _ = task.cancel()
                 if self._tails.get(job_id) == (tail, task):
                     del self._tails[job_id]
+                self._left.set()
+
+    async def deserted(self) -> None:
+        """Wait until nobody watches any more."""
+        while self._tails:
+            self._left.clear()
+            _ = await self._left.wait()
 
     def _follow(self, job_id: str, path: Path) -> tuple[Tail, asyncio.Task[None]]:
         runner = self._runner

@@ -46,6 +46,12 @@ STOPPED: Final = {
     "unreachable": "It stopped: the API could not be reached for a long time.",
 }
 
+FAREWELL: Final = (
+    "The program that ran this job has ended, and this page with it: it shows the last that was "
+    "told. On the command line, aiotasks resume goes on, and aiotasks report tells what became of "
+    "each pair."
+)
+
 WILL_NOT_RUN: Final = "These merges of the plan cannot run. The others can."
 
 TRY_AGAIN: Final = (
@@ -65,6 +71,7 @@ FOR_SCRIPT: Final = {
     "phases": PHASES,
     "sentences": SENTENCES,
     "stopped": STOPPED,
+    "farewell": FAREWELL,
     "will_not_run": WILL_NOT_RUN,
     "try_again": TRY_AGAIN,
     "plural": PLURAL,

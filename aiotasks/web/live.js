@@ -27,6 +27,7 @@ async function follow() {
       // A hidden page holds no connection: a browser has only six for a server.
       await (document.hidden ? untilShown(HIDDEN_SECONDS) : listen());
     } catch (error) {
+      if (given.is_alone && !error.status) return bidFarewell();
       lost(error);
       wait = Math.min(2 * wait, LONGEST_PAUSE_SECONDS);
     }
@@ -140,6 +141,14 @@ function found() {
   announce("The connection to the server is back.");
 }
 
+/* What runs a job by itself serves its page, and ends with it: nobody comes back. */
+function bidFarewell() {
+  Object.assign(job, { is_running: false, progress: null });
+  say("connection", words.farewell);
+  announce(words.farewell);
+  update();
+}
+
 let announcedPhase = phaseOf(job);
 function announceProgress() {
   const phase = phaseOf(job);
@@ -174,8 +183,9 @@ function drawControls() {
   const hadFocus = document.activeElement;
   isStopping &&= phase === "running";
   for (const [id, action] of Object.entries(ACTIONS)) {
-    const isPossible = action.phases.includes(phase) && sum(totalsOf(job), action.states);
-    $(id).hidden = !isPossible;
+    // Where the command line runs the job, it alone starts it.
+    const isAllowed = !given.is_alone && action.phases.includes(phase);
+    $(id).hidden = !(isAllowed && sum(totalsOf(job), action.states));
   }
   $("stop").hidden = phase !== "running";
   // A button that is disabled would lose the focus.
@@ -186,7 +196,10 @@ function drawControls() {
   if (hadFocus.hidden) $("phase").focus();
 }
 
+let closed = Promise.resolve();
 async function confirmed({ title, states, is_retry }) {
+  // That the dialog was closed is told a moment later, when it may be open again.
+  await closed;
   const totals = totalsOf(job);
   const number = sum(totals, is_retry ? [...states, "planned", ...OPEN] : states);
   const merges = number === 1 ? "1 merge" : `${count(number)} merges`;
@@ -198,7 +211,8 @@ async function confirmed({ title, states, is_retry }) {
   const dialog = $("confirmation");
   dialog.returnValue = "";
   dialog.showModal();
-  await new Promise((resolve) => dialog.addEventListener("close", resolve, { once: true }));
+  closed = new Promise((resolve) => dialog.addEventListener("close", resolve, { once: true }));
+  await closed;
   return dialog.returnValue === "yes";
 }
 
@@ -212,6 +226,8 @@ async function act(path, body) {
     adopt(await ask(`${address}/${path}`, { method: "POST", headers, body: JSON.stringify(body) }));
     return true;
   } catch (error) {
+    // What serves this page may end at once when it is told to: that is told where it shows.
+    if (given.is_alone && (!error.status || error.status === 503)) return false;
     say("problem", error.status ? error.message : "The server could not be reached. Try again.");
     $("problem").focus();
     return false;

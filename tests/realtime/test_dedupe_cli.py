@@ -397,6 +397,24 @@ def test_stopping_by_itself(serve: Callable[..., Sandbox], tmp_path: Path) -> No
     assert run("status", ledger_of(pairs)).exit_code == Exit.SUCCEEDED
 
 
+def test_the_summary(serve: Callable[..., Sandbox], tmp_path: Path) -> None:
+    """What had been merged before is told apart, and of many reasons only the first are said."""
+    sandbox = serve()
+    _ = sandbox.start_merge("company", 1, 2, duration=0.0)
+    missing = [f"{number},{1000 + number}," for number in range(11, 25, 2)]
+    pairs = write(tmp_path, "1,2,", "3,4,", *missing)
+
+    done = merge(pairs)
+
+    assert "2 succeeded, 7 refused" in done.stderr
+    assert "1  of those that succeeded had been merged already" in done.stderr
+    assert "… and 2 more reasons, in the report" in done.stderr
+    assert done.exit_code == Exit.FAILED
+    both = run("report", ledger_of(pairs), "--snapshots", "--only", "failed")
+    assert "go without --only" in both.stderr
+    assert both.exit_code == Exit.WRONG_USE
+
+
 def test_status_names_who_runs_it() -> None:
     """Beside a running job it is told which process that is; else why it was stopped."""
     job = JobInfo(

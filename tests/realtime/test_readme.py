@@ -1,15 +1,29 @@
 """The README's promises, kept by running them."""
 
+import asyncio
 import re
 import subprocess
 import sys
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
+from typing import Any
 
+import aiohttp
 import pytest
+import uvicorn
+from aiohttp import web
+from fastapi import FastAPI
+
+from aiotasks.sandbox import Sandbox
 
 
 README = Path(__file__).parents[2] / "README.md"
-EXAMPLES = re.findall(r"^```python\n(.*?)^```", README.read_text("utf-8"), re.MULTILINE | re.DOTALL)
+BLOCKS = re.findall(r"^```python\n(.*?)^```", README.read_text("utf-8"), re.MULTILINE | re.DOTALL)
+SERVICE = re.compile(r"# (aiohttp|FastAPI): ")
+EXAMPLES = [block for block in BLOCKS if not SERVICE.match(block)]
+SERVICES = {found[1]: block for block in BLOCKS if (found := SERVICE.match(block))}
+CLIENTS = 50
 
 
 @pytest.mark.parametrize("example", EXAMPLES, ids=range(len(EXAMPLES)))
@@ -23,6 +37,151 @@ def test_examples_run_as_they_stand(example: str, tmp_path: Path) -> None:
 
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout
+
+
+class Service:
+    """A service of the README that runs, as its users see it."""
+
+    def __init__(self, url: str, session: aiohttp.ClientSession, client: Any) -> None:
+        self.url = url
+        self.client = client
+        self._session = session
+
+    async def ask(self, path: str, *, method: str = "GET", **params: Any) -> tuple[int, Any]:
+        url = f"{self.url}/{path}"
+        async with self._session.request(method, url, params=params) as answer:
+            return answer.status, await answer.json()
+
+    async def merge(self, primary_id: int) -> str:
+        status, told = await self.ask(
+            "merge", method="POST", primary=primary_id, duplicate=primary_id + 1
+        )
+        assert status == 200
+        return str(told["task_url"])
+
+    async def waits(self, task_url: str, count: int) -> list[asyncio.Task[tuple[int, Any]]]:
+        """Let so many people wait for a task, and return once the service does."""
+        waits = [asyncio.create_task(self.ask("wait", url=task_url)) for _ in range(count)]
+        while ": 0 pending" in repr(self.client):  # noqa: ASYNC110 - nothing tells
+            await asyncio.sleep(0.01)
+        return waits
+
+
+@asynccontextmanager
+async def with_aiohttp(app: web.Application) -> AsyncIterator[int]:
+    runner = web.AppRunner(app, access_log=None, handler_cancellation=True)
+    await runner.setup()
+    try:
+        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        yield runner.addresses[0][1]
+    finally:
+        await runner.cleanup()
+
+
+@asynccontextmanager
+async def with_uvicorn(app: FastAPI) -> AsyncIterator[int]:
+    config = uvicorn.Config(app, port=0, log_config=None, timeout_graceful_shutdown=1)
+    server = uvicorn.Server(config)
+    serving = asyncio.create_task(server.serve())
+    while not server.started:  # noqa: ASYNC110 - nothing tells
+        await asyncio.sleep(0.01)
+    try:
+        yield server.servers[0].sockets[0].getsockname()[1]
+    finally:
+        server.should_exit = True
+        await serving
+
+
+SERVERS: dict[str, Callable[[Any], AbstractAsyncContextManager[int]]] = {
+    "aiohttp": with_aiohttp,
+    "FastAPI": with_uvicorn,
+}
+
+
+@pytest.fixture
+async def sandbox(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Sandbox]:
+    async with Sandbox(duration=0.5, quota=0, month_quota=0) as sandbox:
+        monkeypatch.setenv("AFFINITY_BASE_URL", sandbox.url)
+        monkeypatch.setenv("AFFINITY_API_KEY", sandbox.api_key)
+        yield sandbox
+
+
+@asynccontextmanager
+async def running(name: str) -> AsyncIterator[Service]:
+    """Run a service as its server does, for people who come all at once."""
+    names: dict[str, Any] = {"__name__": "app"}
+    exec(compile(SERVICES[name], "app.py", "exec"), names)
+    connector = aiohttp.TCPConnector(limit=0)
+    async with (
+        aiohttp.ClientSession(connector=connector) as session,
+        SERVERS[name](names["app"]) as port,
+    ):
+        yield Service(f"http://127.0.0.1:{port}", session, names["client"])
+
+
+@pytest.mark.parametrize("name", SERVERS)
+class TestServices:
+    async def test_many_come_at_once(
+        self, name: str, sandbox: Sandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """A service with one client starts merges, looks and waits for all who ask at once."""
+        monkeypatch.chdir(tmp_path)
+
+        async def use(service: Service, primary_id: int) -> None:
+            task_url = await service.merge(primary_id)
+            looks = [service.ask("look", url=task_url) for _ in range(5)]
+            for status, told in await asyncio.gather(*looks):
+                assert status == 200
+                assert told["status"] in {"in-progress", "success"}
+            assert await service.ask("wait", url=task_url) == (200, {"status": "success"})
+
+        async with running(name) as service, asyncio.TaskGroup() as group:
+            for number in range(CLIENTS):
+                _ = group.create_task(use(service, 2 * number + 1))
+        assert len(sandbox.merged("company")) == CLIENTS
+        # A merge, a look for the five, and what one wait needs: pages count for many.
+        assert sandbox.requests < 4 * CLIENTS
+
+    async def test_who_leaves_and_who_stays(
+        self, name: str, sandbox: Sandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Who leaves disturbs nobody; when the service ends, whoever waits is not kept waiting."""
+        monkeypatch.chdir(tmp_path)
+        sandbox.duration = 600.0
+        async with running(name) as service:
+            left_alone, task_url = await service.merge(1), await service.merge(3)
+            for wait in (leaving := await service.waits(left_alone, 10)):
+                _ = wait.cancel()
+            _ = await asyncio.wait(leaving)
+            # FastAPI lets the handlers of those who left run to their end.
+            while name == "aiohttp" and ": 0 pending" not in repr(service.client):  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+            waits = await service.waits(task_url, 20)
+            status, told = await service.ask("look", url=task_url)
+            assert (status, told["status"]) == (200, "in-progress")
+            assert not any(wait.done() for wait in waits)
+            began = asyncio.get_running_loop().time()
+        assert asyncio.get_running_loop().time() - began < {"aiohttp": 1.0, "FastAPI": 2.0}[name]
+        ends = await asyncio.gather(*waits, return_exceptions=True)
+        if name == "aiohttp":
+            assert {end[0] for end in ends if not isinstance(end, BaseException)} == {503}
+            assert all("closed" in str(end) for end in ends)
+        assert not any(end == (200, {"status": "success"}) for end in ends)
+        names = {task.get_name() for task in asyncio.all_tasks()}
+        assert not {each for each in names if each.startswith("aiotasks")}
+
+    async def test_what_cannot_be_done_is_told(
+        self, name: str, sandbox: Sandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Whoever waits for what is no task is told so, and the service goes on."""
+        monkeypatch.chdir(tmp_path)
+        async with running(name) as service:
+            status, told = await service.ask("wait", url="https://example.com/")
+            assert status == 503
+            assert "example.com" in told["error"]
+            if name == "aiohttp":
+                assert await service.ask("jobs-in-a-browser/jobs") == (200, {"jobs": []})
+        assert sandbox.requests == 0
 
 
 def test_the_quick_start_is_two_commands() -> None:

@@ -1,0 +1,137 @@
+"""The commands that show jobs in a browser, and the page beside a job that runs."""
+
+import asyncio
+import signal
+import sys
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ._command import EXIT_CODES, ApiVersion, BaseUrl, complete, settings_of
+from ._console import say
+from .client import Client
+from .dedupe import JobProgress
+from .errors import AffinityError, AuthenticationError, AuthorizationError
+from .web import serve as serve_jobs
+from .web import serve_job
+
+
+_PATIENCE = 5.0
+_NOTHING_LOST = "Nothing is lost: a job that ran goes on when it is started again."
+
+commands = typer.Typer()
+
+
+@commands.command(epilog=EXIT_CODES)
+def serve(
+    folder: Annotated[
+        Path, typer.Argument(metavar="FOLDER", help="Where the ledgers of the jobs are.")
+    ] = Path(),
+    *,
+    host: Annotated[
+        str, typer.Option(help="The address to listen at; 0.0.0.0 for all.")
+    ] = "127.0.0.1",
+    port: Annotated[
+        int, typer.Option(min=0, max=65535, help="The port to listen at; 0 takes a free one.")
+    ] = 0,
+    token: Annotated[
+        str | None,
+        typer.Option(
+            help="What everybody has to show.",
+            envvar="AIOTASKS_TOKEN",
+            show_default="none on loopback, else a random one",
+        ),
+    ] = None,
+    name: Annotated[
+        list[str] | None,
+        typer.Option(help="A further name by which it may be asked; may be repeated."),
+    ] = None,
+    base_url: BaseUrl = None,
+    api_version: ApiVersion = None,
+) -> None:
+    """Show the jobs of a folder in a browser, to be planned, started and watched, until Ctrl-C.
+
+    The first line on standard output is the link. Who has it may start merges, and those of
+    companies are PERMANENT.
+    """
+    served = _serve(
+        folder,
+        settings_of(base_url, api_version),
+        host=host,
+        port=port,
+        token=token,
+        names=name or [],
+    )
+    try:
+        complete(served, _NOTHING_LOST)
+    except asyncio.CancelledError:
+        say(f"Ended. {_NOTHING_LOST}")
+
+
+@asynccontextmanager
+async def page_beside(
+    client: Client, path: Path, stop: asyncio.Event, show_here: Callable[[JobProgress], object]
+) -> AsyncIterator[Callable[[JobProgress], None]]:
+    """Serve the page of a job that is run meanwhile, and yield what shows it and tells the page.
+
+    Its link is said when there is something to see.
+    """
+    is_said = False
+    async with serve_job(client, path, stop=stop) as page:
+
+        def show(progress: JobProgress) -> None:
+            nonlocal is_said
+            _ = show_here(progress)
+            page.show(progress)
+            if not is_said and progress.ended < progress.total:
+                say(f"To watch it in a browser: {page.link}")
+                is_said = True
+
+        yield show
+
+
+async def _serve(
+    folder: Path,
+    settings: dict[str, str],
+    *,
+    host: str,
+    port: int,
+    token: str | None,
+    names: list[str],
+) -> None:
+    _end_by_signals()
+    async with Client.from_env(**settings) as client:
+        served = serve_jobs(client, folder, host=host, port=port, token=token, hosts=names)
+        await _try_key(client)
+        async with served as link:
+            typer.echo(link)
+            _ = sys.stdout.flush()
+            say("Open this link in a browser. Ctrl-C ends the server, and the jobs that it runs.")
+            _ = await asyncio.Event().wait()
+
+
+def _end_by_signals() -> None:
+    """Let Ctrl-C and its like cancel this task, once: what ends has an end."""
+    loop, task = asyncio.get_running_loop(), asyncio.current_task()
+
+    def end() -> None:
+        if task is not None and not task.cancelling():
+            _ = task.cancel()
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, end)
+
+
+async def _try_key(client: Client) -> None:
+    try:
+        async with asyncio.timeout(_PATIENCE):
+            _ = await client.refresh_quota()
+    except (AuthenticationError, AuthorizationError):
+        raise
+    except (AffinityError, TimeoutError) as error:
+        # What is on disk can be looked at all the same.
+        reason = str(error) or f"there was no answer in {_PATIENCE:g} s"
+        say(f"Jobs can be looked at, but the API cannot be asked now: {reason}")

@@ -1,0 +1,356 @@
+"""The commands that show jobs in a browser: a server of its own, the page of a run, a saved page."""
+
+import asyncio
+import json
+import os
+import re
+import signal
+import socket
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager, contextmanager, suppress
+from pathlib import Path
+from queue import Queue
+from subprocess import Popen
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from aiotasks import _web_cli
+from aiotasks._console import Exit, say
+from aiotasks.cli import app
+from aiotasks.sandbox import Sandbox
+from aiotasks.web import _beside
+
+
+KIND = ("--kind", "company")
+LINK = re.compile(r"http://127\.0\.0\.1:\d+/\S+")
+Command = Callable[..., AbstractContextManager[Popen[str]]]
+
+
+@contextmanager
+def serving(**settings: Any) -> Iterator[Sandbox]:
+    """Serve a sandbox in a thread, as the commands have loops of their own."""
+    sandbox = Sandbox(**{"month_quota": 0, "duration": 0.02, "companies": 2000, **settings})
+    ready: Future[Callable[[], object]] = Future()
+
+    async def serve() -> None:
+        stopped = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        async with sandbox:
+            ready.set_result(lambda: loop.call_soon_threadsafe(stopped.set))
+            await stopped.wait()
+
+    with ThreadPoolExecutor(1) as threads:
+        served = threads.submit(asyncio.run, serve())
+        try:
+            stop = ready.result(5)
+            yield sandbox
+            _ = stop()
+        finally:
+            served.result()
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Sandbox]:
+    with serving() as sandbox:
+        yield sandbox
+
+
+@pytest.fixture
+def sandbox(server: Sandbox, monkeypatch: pytest.MonkeyPatch) -> Sandbox:
+    """A sandbox in which merges are quick, and to which the environment points."""
+    for name in [name for name in os.environ if name.startswith(("AFFINITY_", "AIOTASKS_"))]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("AFFINITY_BASE_URL", server.url)
+    monkeypatch.setenv("AFFINITY_API_KEY", "sandbox-key")
+    server.duration = 0.02
+    return server
+
+
+@pytest.fixture
+def links(monkeypatch: pytest.MonkeyPatch) -> "Queue[str]":
+    """The links that commands say, as soon as they do."""
+    found: Queue[str] = Queue()
+
+    def tell(text: str) -> None:
+        for link in LINK.findall(text):
+            found.put(link)
+        say(text)
+
+    monkeypatch.setattr(_web_cli, "say", tell)
+    return found
+
+
+first_id = iter(range(1, 2000, 20))
+
+
+@pytest.fixture
+def pairs(tmp_path: Path) -> Path:
+    """Three pairs of records that no other test merges."""
+    path = tmp_path / "My pairs.csv"
+    first = next(first_id)
+    rows = [f"{number},{number + 1}" for number in range(first, first + 6, 2)]
+    _ = path.write_text("\n".join(["primary_id,duplicate_id", *rows]) + "\n", "utf-8")
+    return path
+
+
+def run(*arguments: str | Path) -> Result:
+    arguments += ("--poll-interval", "0.05") if arguments[0] in {"merge", "resume"} else ()
+    done = CliRunner().invoke(app, [str(each) for each in arguments])
+    assert done.exception is None or isinstance(done.exception, SystemExit), done.exception
+    return done
+
+
+def ledger_of(pairs: Path) -> Path:
+    return pairs.with_suffix(".job.db")
+
+
+def ask(url: str, *, body: bytes | None = None, accept: str = "application/json") -> Any:
+    """Ask as a program does, or as a browser; a refusal is its status."""
+    request = urllib.request.Request(url, body, {"Accept": accept})
+    try:
+        with urllib.request.urlopen(request, timeout=5) as answer:
+            text = answer.read().decode()
+            return json.loads(text) if accept == "application/json" else text
+    except urllib.error.HTTPError as error:
+        with error:
+            return error.code
+
+
+def interrupt() -> None:
+    os.kill(os.getpid(), signal.SIGINT)
+
+
+class TestServe:
+    def test_from_the_link_to_ctrl_c(
+        self, sandbox: Sandbox, command: Command, tmp_path: Path, pairs: Path
+    ) -> None:
+        """The first line is the link; Ctrl-C ends all at once, and what ran goes on later."""
+        sandbox.duration, before = 100.0, sandbox.calls["merge"]
+        with command("serve", str(tmp_path), "--token", "secret") as process:
+            assert process.stdout is not None
+            link = process.stdout.readline().strip()
+            assert LINK.fullmatch(link)
+            assert link.endswith("/jobs?token=secret")
+            jobs = link.partition("?")[0]
+            assert ask(jobs) == 401
+            opener = urllib.request.build_opener(urllib.request.HTTPCookieProcessor())
+            with opener.open(link, timeout=5) as answer:
+                assert json.load(answer) == {"jobs": []}
+
+            def send(path: str, body: bytes) -> Any:
+                with opener.open(urllib.request.Request(jobs + path, body), timeout=5) as answer:
+                    return json.load(answer)
+
+            job = send("?kind=company&name=pairs.csv", pairs.read_bytes())
+            start = json.dumps({"fingerprint": job["fingerprint"]}).encode()
+            assert send(f"/{job['id']}/start", start)["is_running"] is True
+            while sandbox.calls["merge"] == before:
+                time.sleep(0.01)
+            began = time.monotonic()
+            process.send_signal(signal.SIGINT)
+            rest, told = process.communicate(timeout=10)
+            assert time.monotonic() - began < 2.0
+        assert rest == ""
+        assert "goes on when it is started again" in told
+        assert "Traceback" not in told
+        assert "sandbox-key" not in told
+        assert process.returncode == Exit.SUCCEEDED
+        sandbox.duration = 0.0
+        for task_url in sandbox.task_urls("company"):
+            sandbox.finish(task_url)
+        ledger = tmp_path / f"{job['id']}.job.db"
+        assert run("resume", ledger, "--settle-after", "1").exit_code == Exit.SUCCEEDED
+
+    def test_a_port_that_is_taken(self, sandbox: Sandbox, tmp_path: Path) -> None:
+        """A port that somebody listens at is named, and the command ends."""
+        with socket.create_server(("127.0.0.1", 0)) as taken:
+            port = str(taken.getsockname()[1])
+            done = run("serve", tmp_path, "--port", port)
+        assert f"port {port}" in done.stderr
+        assert done.stdout == ""
+        assert done.exit_code == Exit.WRONG_USE
+
+    def test_no_folder(self, sandbox: Sandbox, tmp_path: Path) -> None:
+        """A folder that is not there is not made, and nothing is asked of the API."""
+        before = sandbox.requests
+        done = run("serve", tmp_path / "none")
+        assert "There is no folder" in done.stderr
+        assert done.exit_code == Exit.WRONG_USE
+        assert sandbox.requests == before
+
+    def test_a_wrong_key(
+        self, sandbox: Sandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """A key that is refused is told before anybody opens the page; so is none at all."""
+        monkeypatch.setenv("AFFINITY_API_KEY", "another")
+        done = run("serve", tmp_path)
+        assert done.exit_code == Exit.NOT_AUTHORISED
+        assert (done.stdout, "another" in done.stderr) == ("", False)
+        monkeypatch.delenv("AFFINITY_API_KEY")
+        assert run("serve", tmp_path).exit_code == Exit.WRONG_USE
+
+    @pytest.mark.parametrize("fault", ["503x*", "hang"])
+    def test_an_api_that_does_not_answer(
+        self, sandbox: Sandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: str
+    ) -> None:
+        """Without the API the jobs can still be looked at, and that is said."""
+        monkeypatch.setattr(_web_cli, "_PATIENCE", 0.3)
+        monkeypatch.chdir(tmp_path)
+        sandbox.inject(fault)
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            port = free.getsockname()[1]
+        answers: list[Any] = []
+
+        def look() -> None:
+            deadline = time.monotonic() + 5
+            while not answers and time.monotonic() < deadline:
+                try:
+                    answers.append(ask(f"http://127.0.0.1:{port}/jobs"))
+                except urllib.error.URLError:
+                    time.sleep(0.05)
+            interrupt()
+            interrupt()
+
+        with ThreadPoolExecutor(1) as threads:
+            looked = threads.submit(look)
+            done = run("serve", "--port", str(port))
+            looked.result()
+        sandbox.clear_faults()
+        assert answers == [{"jobs": []}]
+        assert "the API cannot be asked now" in done.stderr
+        assert done.stdout == f"http://127.0.0.1:{port}/jobs\n"
+        assert done.exit_code == Exit.SUCCEEDED
+
+
+class TestPage:
+    def test_beside_a_merge(
+        self, sandbox: Sandbox, pairs: Path, links: "Queue[str]", tmp_path: Path
+    ) -> None:
+        """A job shows its page while it runs, and whoever watches is told of its end."""
+        sandbox.duration, threads_before = 0.5, threading.active_count()
+        _ = (tmp_path / "other.job.db").write_bytes(b"")
+
+        def watch() -> tuple[Any, str, Any, Any, list[str]]:
+            link = links.get(timeout=10)
+            root = link.rpartition("/jobs/")[0]
+            with urllib.request.urlopen(f"{link}/events", timeout=10) as stream:
+                job = ask(link)
+                page = ask(f"{root}/", accept="text/html")
+                start = json.dumps({"fingerprint": job["fingerprint"]}).encode()
+                refused = [ask(f"{link}/start", body=start), ask(f"{root}/jobs", body=b"")]
+                other = ask(f"{root}/jobs/other")
+                events = []
+                for line in stream:
+                    events.append(line.decode().strip())
+                    if line == b"event: done\n":
+                        break
+            return job, page, refused, other, events
+
+        with ThreadPoolExecutor(1) as threads:
+            watched = threads.submit(watch)
+            done = run("merge", pairs, *KIND, "--yes", "--page")
+            job, page, refused, other, events = watched.result()
+        assert done.exit_code == Exit.SUCCEEDED
+        assert done.stdout == ""
+        assert (job["is_running"], job["source"]) == (True, str(pairs))
+        assert job["progress"]["calls"] is not None
+        assert '"is_alone":true' in page
+        assert "All jobs" not in page
+        assert (refused, other) == ([404, 405], 404)
+        assert sum('"state":"succeeded"' in event for event in events) == 3
+        assert events[-1] == "event: done"
+        assert threading.active_count() <= threads_before
+
+    @pytest.mark.parametrize("times", [1, 2])
+    def test_stopping_on_the_page(
+        self, sandbox: Sandbox, pairs: Path, links: "Queue[str]", times: int
+    ) -> None:
+        """The page stops the job as Ctrl-C does: the second time at once; resume goes on."""
+        sandbox.duration = 0.5 if times == 1 else 100.0
+
+        answers: list[Any] = []
+
+        def stop() -> None:
+            link = links.get(timeout=10)
+            while not ask(link)["totals"]["started"]:
+                time.sleep(0.02)
+            # The second time, the page ends with the job, before or after it has answered.
+            with suppress(OSError):
+                for _ in range(times):
+                    answers.append(ask(f"{link}/stop", body=b"{}"))  # noqa: PERF401 - one by one
+
+        with ThreadPoolExecutor(1) as threads:
+            stopped = threads.submit(stop)
+            done = run("merge", pairs, *KIND, "--yes", "--page", "--max-open", "1")
+            stopped.result()
+        assert answers[0]["is_running"] is True
+        assert done.exit_code == Exit.RUNNING
+        assert ("Ended at once" in done.stderr) == (times == 2)
+        sandbox.duration = 0.02
+        for task_url in sandbox.task_urls("company"):
+            sandbox.finish(task_url)
+        again = run("resume", ledger_of(pairs), "--page", "--settle-after", "1")
+        assert again.exit_code == Exit.SUCCEEDED
+        assert links.get_nowait()
+        # What has ended already has nothing to be watched.
+        assert run("resume", ledger_of(pairs), "--page").exit_code == Exit.SUCCEEDED
+        assert links.empty()
+
+    def test_who_watches_on_is_not_waited_for_long(
+        self, sandbox: Sandbox, pairs: Path, links: "Queue[str]", monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """A program that does not leave when it is told the end does not keep the command."""
+        monkeypatch.setattr(_beside, "_FAREWELL", 0.1)
+        sandbox.duration = 0.3
+
+        def watch() -> bytes:
+            with urllib.request.urlopen(f"{links.get(timeout=10)}/events", timeout=10) as stream:
+                return bytes(stream.read())
+
+        with ThreadPoolExecutor(1) as threads:
+            watched = threads.submit(watch)
+            done = run("merge", pairs, *KIND, "--yes", "--page")
+            assert b"event: done" in watched.result()
+        assert done.exit_code == Exit.SUCCEEDED
+
+
+class TestReport:
+    def test_a_page_as_one_file(
+        self, sandbox: Sandbox, pairs: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """A ledger alone, without key or network, gives a page that asks nobody for anything."""
+        assert run("merge", pairs, *KIND, "--yes").exit_code == Exit.SUCCEEDED
+        monkeypatch.delenv("AFFINITY_API_KEY")
+        monkeypatch.delenv("AFFINITY_BASE_URL")
+        before = sandbox.requests
+        done = run("report", ledger_of(pairs), "--format", "html")
+        assert done.exit_code == Exit.SUCCEEDED
+        assert done.stdout.startswith("<!doctype html>")
+        assert done.stdout.endswith("</html>\n")
+        assert "Every merge has come to an end." in done.stdout
+        assert "Merges (3)" in done.stdout
+        assert "default-src 'none'" in done.stdout
+        for live in ("EventSource", 'id="start"', "src=", "sandbox-key"):
+            assert live not in done.stdout
+        assert sandbox.requests == before
+
+    @pytest.mark.parametrize("option", [("--only", "failed"), ("--snapshots",)])
+    def test_a_part_of_a_page(
+        self, sandbox: Sandbox, tmp_path: Path, option: tuple[str, ...]
+    ) -> None:
+        """A page is of a whole job; what it cannot show is said, and nothing is written."""
+        ledger = tmp_path / "x.job.db"
+        ledger.touch()
+        done = run("report", ledger, "--format", "html", *option)
+        assert "whole job" in done.stderr
+        assert (done.stdout, done.exit_code) == ("", Exit.WRONG_USE)
+        nothing = run("report", ledger, "--format", "html")
+        assert "there is no job in it yet" in nothing.stderr
+        assert (nothing.stdout, nothing.exit_code) == ("", Exit.WRONG_USE)
