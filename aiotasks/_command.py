@@ -1,8 +1,10 @@
 """What all commands share: their options, and how they end."""
 
 import asyncio
+import os
 import sys
 from collections.abc import Coroutine
+from pathlib import Path
 from typing import Annotated, Any, NoReturn, TypeVar
 
 import typer
@@ -72,7 +74,16 @@ def complete(work: Coroutine[Any, Any, T], if_interrupted: str) -> T:
         raise
     except OSError as error:
         say(f"The output cannot be written ({error.strerror}): it is not complete.")
+        _give_up_output()
         code = Exit.RUNNING
     else:
         return result
     raise typer.Exit(code)
+
+
+def _give_up_output() -> None:
+    # Python tries once more when it ends, and would end with a code of its own.
+    output = sys.__stdout__
+    if output is not None and sys.stdout is output:
+        with Path(os.devnull).open("wb") as nothing:
+            _ = os.dup2(nothing.fileno(), output.fileno())

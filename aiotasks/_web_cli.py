@@ -116,9 +116,10 @@ async def _serve(
 def _end_by_signals() -> None:
     """Let Ctrl-C and its like cancel this task, once: what ends has an end."""
     loop, task = asyncio.get_running_loop(), asyncio.current_task()
+    assert task is not None  # noqa: S101 - this is called in the task that is to end
 
     def end() -> None:
-        if task is not None and not task.cancelling():
+        if not task.cancelling():
             _ = task.cancel()
 
     for number in (signal.SIGINT, signal.SIGTERM):

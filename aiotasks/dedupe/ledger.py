@@ -237,10 +237,15 @@ class Ledger(LedgerReader):
             batch, self._queue = self._queue, []
             async with self._turn:
                 await self._write(database, batch)
-        # Only who was killed is named from now on. It is worth no failure.
-        with suppress(sqlite3.Error):
-            _ = await database.executemany(_schema.NOTE, [(_schema.HOLDER, None)])
-            await database.commit()
+        # Only who was killed is named from now on.
+        if self._failure is None:
+            write = _Write(
+                ((_schema.NOTE, [(_schema.HOLDER, None)]),),
+                asyncio.get_running_loop().create_future(),
+            )
+            await self._write(database, [write])
+            # It is worth no failure.
+            _ = write.answer.exception()
 
     async def _write(self, database: Database, batch: list["_Write"]) -> None:
         try:

@@ -2,6 +2,7 @@
 
 import asyncio
 import math
+import os
 import sqlite3
 from collections.abc import AsyncIterator, Iterable, Sequence
 from io import BytesIO
@@ -519,6 +520,17 @@ async def test_the_holder_is_named_with_its_time(path: Path) -> None:
         assert await ledger.notes() == {}
     async with Ledger.reading(path, connect=inline.connect) as again:
         assert again.holder == ""
+
+
+async def test_a_ledger_in_an_archive(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A ledger can be read where nothing may be written beside it."""
+    async with Ledger(path, connect=inline.connect) as ledger:
+        await begin(ledger, plan_of(2))
+        await ledger.note(anchor="1")
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    async with Ledger.reading(path, connect=inline.connect) as archived:
+        assert await archived.notes() == {"anchor": "1"}
+        assert not path.with_name("job.db-wal").exists()
 
 
 async def test_notes_outlive_the_process(path: Path, ledger: Ledger) -> None:

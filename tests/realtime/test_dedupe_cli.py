@@ -397,6 +397,18 @@ def test_stopping_by_itself(serve: Callable[..., Sandbox], tmp_path: Path) -> No
     assert run("status", ledger_of(pairs)).exit_code == Exit.SUCCEEDED
 
 
+def test_cost(serve: Callable[..., Sandbox], tmp_path: Path) -> None:
+    """What takes its time is told with why, and that a month has not enough calls."""
+    _ = serve(quota=1000, month_quota=20)
+    many = write(tmp_path, *(f"{number},{number + 1}," for number in range(1, 60, 2)))
+    assert "MORE than the organization has in a month" in run("plan", many, *KIND).stdout
+    _ = serve(quota=10, month_quota=100_000)
+    few = write(tmp_path, *(f"{number},{number + 1}," for number in range(1, 40, 2)))
+    assert "(less than 0.1% of the month), and 2.3 min at 10 calls a minute." in (
+        run("plan", few, *KIND).stdout
+    )
+
+
 def test_the_summary(serve: Callable[..., Sandbox], tmp_path: Path) -> None:
     """What had been merged before is told apart, and of many reasons only the first are said."""
     sandbox = serve()
@@ -640,6 +652,17 @@ def test_no_suggestions_to_be_had(sandbox: Sandbox) -> None:
 def progress(**settings: Any) -> JobProgress:
     totals = dict.fromkeys(PairState, 0) | settings.pop("totals", {})
     return JobProgress(totals=totals, **settings)
+
+
+async def test_an_outage_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    """When the API stops to answer, and when it answers again, that is said once."""
+    screen = JobScreen()
+    with screen:
+        for is_cut_off in (False, True, True, False):
+            screen.show(progress(is_cut_off=is_cut_off))
+    told = capsys.readouterr().err
+    assert told.count("No answer from the API. The job waits for it") == 1
+    assert told.count("The API answers again.") == 1
 
 
 async def test_lines_of_progress(capsys: pytest.CaptureFixture[str]) -> None:

@@ -325,7 +325,7 @@ async def test_interrupted_twice(tmp_path: Path) -> None:
             first = await ended(process)
 
         assert first.code == Exit.RUNNING, said
-        assert "the same command goes on" in first.errors
+        assert "run the same command again" in first.errors
         assert job.posted == 5
         job.sandbox.duration = 0.1
         for url in job.sandbox.task_urls("company"):

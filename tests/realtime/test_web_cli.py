@@ -33,6 +33,31 @@ LINK = re.compile(r"http://127\.0\.0\.1:\d+/\S+")
 Command = Callable[..., AbstractContextManager[Popen[str]]]
 
 
+async def test_a_second_signal_changes_nothing() -> None:
+    """What ends has an end: whoever presses Ctrl-C twice does not cut it short."""
+    ended = []
+
+    async def serve() -> None:
+        _web_cli._end_by_signals()
+        try:
+            _ = await asyncio.Event().wait()
+        finally:
+            await asyncio.sleep(0.1)
+            ended.append(True)
+
+    serving = asyncio.ensure_future(serve())
+    try:
+        for _ in range(2):
+            await asyncio.sleep(0.03)
+            os.kill(os.getpid(), signal.SIGTERM)
+        with pytest.raises(asyncio.CancelledError):
+            await serving
+    finally:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            asyncio.get_running_loop().remove_signal_handler(number)
+    assert ended == [True]
+
+
 @contextmanager
 def serving(**settings: Any) -> Iterator[Sandbox]:
     """Serve a sandbox in a thread, as the commands have loops of their own."""
