@@ -280,7 +280,7 @@ class Transport:
         if isinstance(error, _CONNECT_ERRORS):
             reason = str(getattr(error, "os_error", error)) or type(error).__name__
             return ConnectError(
-                f"No connection to {self.origin} ({reason}). Check base_url and the network."
+                f"No connection to {self.origin} ({reason}). Check base_url (AFFINITY_BASE_URL) and the network."
             )
         if isinstance(error, TimeoutError):
             return RequestTimeoutError(
