@@ -93,6 +93,12 @@ def plan(
     )
     for line in _plan_view.whole(preview, quota):
         typer.echo(line)
+    merge_it = _command_for(
+        "merge", pairs, kind, on_conflict=on_conflict, never=never, max_cluster=max_cluster
+    )
+    if merge_it is not None:
+        fingerprint = planned.fingerprint[: _plan_view.SHOWN]
+        typer.echo(f"Merge it: {merge_it} --fingerprint {fingerprint}")
 
 
 @commands.command(epilog=EXIT_CODES)
@@ -143,7 +149,9 @@ def merge(
     preview = None
     if not (path.exists() and complete(_has_begun(path), "Nothing was merged.")):
         preview, quota = complete(_look(planned, settings), "Nothing was merged.")
-        whole_by = _plan_command(pairs, kind, on_conflict, never, max_cluster)
+        whole_by = _command_for(
+            "plan", pairs, kind, on_conflict=on_conflict, never=never, max_cluster=max_cluster
+        )
         _confirm(preview, quota, whole_by, is_given=yes)
     _end(_work(path, settings, terms, planned, preview, is_page=page))
 
@@ -215,12 +223,18 @@ def _require(planned: Plan, fingerprint: str | None) -> None:
         )
 
 
-def _plan_command(
-    pairs: Path, kind: Kind, on_conflict: OnConflict, never: Path | None, max_cluster: int | None
+def _command_for(
+    verb: str,
+    pairs: Path,
+    kind: Kind,
+    *,
+    on_conflict: OnConflict,
+    never: Path | None,
+    max_cluster: int | None,
 ) -> str | None:
     if str(pairs) == "-":
         return None
-    words = ["aiotasks", "plan", str(pairs), "--kind", kind]
+    words = ["aiotasks", verb, str(pairs), "--kind", kind]
     words += ["--on-conflict", on_conflict] if on_conflict != "refuse" else []
     words += ["--never", str(never)] if never is not None else []
     words += ["--max-cluster", str(max_cluster)] if max_cluster is not None else []

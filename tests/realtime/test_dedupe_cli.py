@@ -5,6 +5,7 @@ import csv
 import json
 import os
 import pty
+import shlex
 import signal
 import subprocess
 import sys
@@ -395,6 +396,18 @@ def test_stopping_by_itself(serve: Callable[..., Sandbox], tmp_path: Path) -> No
     assert "30 succeeded" in again.stderr
     assert again.exit_code == Exit.SUCCEEDED
     assert run("status", ledger_of(pairs)).exit_code == Exit.SUCCEEDED
+
+
+def test_the_next_step(sandbox: Sandbox, pairs: Path, tmp_path: Path) -> None:
+    """A plan ends with the command that merges just this one, where it has a file to name."""
+    never = tmp_path / "ids of ours.txt"
+    _ = never.write_text("6\n")
+    shown = run("plan", pairs, *KIND, "--never", never).stdout.splitlines()[-1]
+    words = shlex.split(shown.removeprefix("Merge it: "))
+    assert words[:2] == ["aiotasks", "merge"]
+    assert run(*words[1:], "--yes").exit_code == Exit.FAILED
+    assert sandbox.merged("company") == {2: 1, 3: 1}
+    assert "Merge it" not in run("plan", "-", *KIND, stdin="primary_id,duplicate_id\n7,8\n").stdout
 
 
 def test_cost(serve: Callable[..., Sandbox], tmp_path: Path) -> None:
