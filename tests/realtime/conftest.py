@@ -5,7 +5,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 
 import pytest
 
@@ -21,6 +21,10 @@ def running(*arguments: str) -> Iterator[subprocess.Popen[str]]:
         finally:
             if process.poll() is None:
                 process.send_signal(signal.SIGINT)
+                # A test that fails is not to wait for ever for what does not end.
+                with suppress(subprocess.TimeoutExpired):
+                    _ = process.wait(10)
+                process.kill()
 
 
 @contextmanager

@@ -13,7 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -232,19 +232,33 @@ def on_a_terminal(*arguments: str | Path, answer: str) -> tuple[int, str]:
         command, stdin=theirs, stdout=subprocess.DEVNULL, stderr=theirs, start_new_session=True
     ) as process:
         os.close(theirs)
-        while b"[y/N]" not in drawn:
-            drawn += os.read(ours, 65536)
-        if answer == "\x03":
-            process.send_signal(signal.SIGINT)
-        else:
-            _ = os.write(ours, answer.encode())
         try:
+            while b"[y/N]" not in drawn:
+                drawn += os.read(ours, 65536)
+            if answer == "\x03":
+                interrupt(process)
+            else:
+                _ = os.write(ours, answer.encode())
             while more := os.read(ours, 65536):
                 drawn += more
         except OSError:
             pass  # so Linux says that nobody writes any more
+        finally:
+            # A test that fails is not to wait for it.
+            with suppress(subprocess.TimeoutExpired):
+                _ = process.wait(5)
+            process.kill()
     os.close(ours)
     return process.returncode, drawn.decode()
+
+
+def interrupt(process: subprocess.Popen[bytes]) -> None:
+    """Press Ctrl-C until it is noticed: just before the answer is waited for it may not be."""
+    for _ in range(10):
+        process.send_signal(signal.SIGINT)
+        with suppress(subprocess.TimeoutExpired):
+            _ = process.wait(1)
+            return
 
 
 def test_yes_on_a_terminal(sandbox: Sandbox, pairs: Path) -> None:
