@@ -38,18 +38,14 @@ from .models import (
     Kind,
     MergeState,
     MergeTask,
-    Outcome,
-    Outcomes,
-    OutcomeState,
     PersonMergeState,
     PersonProfile,
-    Progress,
     Quota,
     Record,
     ResultsSummary,
-    Sighting,
     TaskStatus,
 )
+from .outcomes import Outcome, Outcomes, OutcomeState, Progress, Sighting
 from .policy import Backoff
 
 

@@ -12,8 +12,8 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from ._text import printable
 from .client import Client
-from .dedupe.report import harmless
 from .errors import (
     AffinityError,
     AuthenticationError,
@@ -26,7 +26,8 @@ from .errors import (
     PlanError,
     ServerError,
 )
-from .models import MergeTask, Outcome, OutcomeState
+from .models import MergeTask
+from .outcomes import Outcome, OutcomeState
 
 
 class Exit(IntEnum):
@@ -155,7 +156,7 @@ def print_line(line: dict[str, Any]) -> None:
 
 def say(text: str) -> None:
     # Much of what is said is the server's.
-    errors_console.print("\n".join(map(harmless, text.split("\n"))))
+    errors_console.print("\n".join(map(printable, text.split("\n"))))
 
 
 def exit_of(error: AffinityError) -> Exit:

@@ -33,6 +33,7 @@ from ._job_options import (
     must_exist,
 )
 from ._job_screen import JobScreen
+from ._text import duration
 from ._web_cli import page_beside
 from .client import Client
 from .dedupe import (
@@ -364,7 +365,7 @@ def _summarise(path: Path, result: JobResult, reasons: Counter[str | None], *, b
         say(f"  {count:>5,}  {reason or 'the server gave no reason'}")
     if len(reasons) > _MOST_REASONS:
         say(f"  … and {len(reasons) - _MOST_REASONS:,} more reasons, in the report")
-    say(f"{result.calls:,} calls in {_plan_view.duration(result.seconds)} of this run")
+    say(f"{result.calls:,} calls in {duration(result.seconds)} of this run")
     if result.stopped is not None:
         say(_plan_view.WHY_STOPPED[result.stopped])
     if result.error is not None:

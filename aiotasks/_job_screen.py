@@ -9,7 +9,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.text import Text
 
 from ._console import errors_console, say
-from ._plan_view import duration
+from ._text import duration
 from .dedupe import CanaryPassed, JobEvent, JobProgress, PairState, Stopping, StopReason
 
 

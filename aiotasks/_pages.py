@@ -8,100 +8,18 @@ so a wrong guess costs a call and nothing else.
 
 import logging
 from itertools import islice
-from typing import TYPE_CHECKING, Final
 
+from ._pending import PAYS, Leaf, Pending
 from ._wire import Page, Request, list_tasks
 from .models import Kind, MergeTask
 
 
-if TYPE_CHECKING:
-    from ._pending import Pending
-
 _log = logging.getLogger("aiotasks")
 
-PAYS: Final = 2
-"""How many due tasks a page must answer to be cheaper than asking for each."""
 
-_SHOWN_AHEAD = 256
 _UNPAID = 3
-_PAGE = 100
 _FIRST_REST = 60.0
 _LONGEST_REST = 900.0
-
-
-class Leaf:
-    """One page of a list, and the pending tasks that it is known or thought to show."""
-
-    __slots__ = (
-        "_squares",
-        "_sum",
-        "born",
-        "due",
-        "is_asked",
-        "kind",
-        "members",
-        "request",
-        "size",
-    )
-
-    def __init__(self, kind: Kind, request: Request[Page[MergeTask]], born: float) -> None:
-        self.kind = kind
-        self.born = born
-        self._sum = 0.0
-        self._squares = 0.0
-        self.request = request
-        self.members: list[Pending] = []
-        self.size = 0
-        self.due = 0
-        self.is_asked = False
-
-    def join(self, pending: "Pending") -> None:
-        """Take in a task."""
-        if pending.leaf is not None:
-            pending.leaf.leave(pending)
-        pending.leaf = self
-        self.members.append(pending)
-        self.size += 1
-        self.weigh(pending, pending.is_due)
-
-    def leave(self, pending: "Pending") -> None:
-        """Let a task go."""
-        pending.leaf = None
-        self.size -= 1
-        self.weigh(pending, -pending.is_due)
-        if len(self.members) > 2 * self.size + _SHOWN_AHEAD:
-            self.members = self.present()
-
-    def present(self) -> list["Pending"]:
-        """Return the tasks that are on it now."""
-        # Whoever left and came back stands there twice.
-        return list(dict.fromkeys(pending for pending in self.members if pending.leaf is self))
-
-    def weigh(self, pending: "Pending", sign: int) -> None:
-        """Count a task as due (1), or as due no more (-1)."""
-        looked = pending.looked - self.born
-        self.due += sign
-        self._sum += sign * looked
-        self._squares += sign * looked * looked
-
-    def value(self, now: float) -> float:
-        """Return what a look at it is worth: as much as looks at its due tasks by themselves.
-
-        Of these a page shows no more than a hundred. The sum of their values, each the square of
-        the time since the last look, is kept as its three parts.
-        """
-        if not self.due:
-            return 0.0
-        age = now - self.born
-        total = self.due * age * age - 2 * age * self._sum + self._squares
-        return total * min(1.0, _PAGE / self.due)
-
-    def pays(self, now: float) -> bool:
-        """Say whether enough tasks on it are due, or will be so soon that a look may be now."""
-        count = self.due
-        for pending in self.members[:_SHOWN_AHEAD] if count < PAYS else ():
-            count += pending.leaf is self and pending.is_due_soon(now)
-        return count >= PAYS
 
 
 class Catalogue:
@@ -146,7 +64,7 @@ class Catalogue:
         self.leaves.append(found)
         return found
 
-    def below(self, most: int | None = None) -> list["Pending"]:
+    def below(self, most: int | None = None) -> list[Pending]:
         """Return the due tasks that the walk has yet to find.
 
         What was looked at since the walk began, or added since then, stands above.

@@ -3,10 +3,11 @@
 import asyncio
 from typing import Final, NamedTuple
 
-from ._pending import Pending, Terms, verdict
+from ._pending import Pending, Terms
 from ._poller import Poller
 from ._urls import TaskRef
-from .models import MergeTask, Outcome, OutcomeState, Sighting
+from .models import MergeTask
+from .outcomes import Outcome, OutcomeState, Sighting
 from .policy import poll_backoff
 
 
@@ -92,4 +93,7 @@ class Peeks:
 
 
 def _is_final(seen: _Seen) -> bool:
-    return isinstance(seen.found, MergeTask) and verdict(seen.found) is not OutcomeState.RUNNING
+    return (
+        isinstance(seen.found, MergeTask)
+        and OutcomeState.of(seen.found) is not OutcomeState.RUNNING
+    )

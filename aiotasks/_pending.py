@@ -2,19 +2,22 @@
 
 from collections.abc import Callable
 from enum import Enum
-from typing import TYPE_CHECKING, NamedTuple
+from typing import Final, NamedTuple
 
 from ._urls import TaskRef
+from ._wire import Page, Request
 from .errors import AffinityError, TaskFailedError, TaskTimeoutError
-from .models import Kind, MergeTask, Outcome, OutcomeState, ResultsSummary, TaskStatus
+from .models import Kind, MergeTask, ResultsSummary, TaskStatus
+from .outcomes import Outcome, OutcomeState
 from .policy import Backoff
 
 
-if TYPE_CHECKING:
-    from ._pages import Leaf
+PAYS: Final = 2
+"""How many due tasks a page must answer to be cheaper than asking for each."""
 
 _SLACK = 0.2
-_RUNNING = frozenset({TaskStatus.IN_PROGRESS, TaskStatus.PENDING})
+_SHOWN_AHEAD = 256
+_PAGE = 100
 
 
 class Terms(NamedTuple):
@@ -117,24 +120,6 @@ class Pending:
         return MergeTask(id=self.id, status=self.status, results_summary=self.summary)
 
 
-def verdict(task: MergeTask) -> OutcomeState:
-    """Say what a task has come to, on positive proof only.
-
-    A success with failed merges in it is a failure. A status that this version does not know
-    still runs while something of it is in progress, and is an outcome of its own afterwards.
-    """
-    # What nearly all tasks of a page are comes first.
-    if task.status in _RUNNING:
-        return OutcomeState.RUNNING
-    summary = task.results_summary
-    if task.status == TaskStatus.SUCCESS:
-        return OutcomeState.FAILED if summary and summary.failed else OutcomeState.SUCCESS
-    if task.status == TaskStatus.FAILED:
-        return OutcomeState.FAILED
-    is_running = summary is not None and summary.in_progress > 0
-    return OutcomeState.RUNNING if is_running else OutcomeState.UNKNOWN
-
-
 def cut_short(pending: Pending, now: float) -> Outcome:
     """Return what a wait comes to if it ends now."""
     if pending.phase is Phase.REASON:
@@ -168,3 +153,78 @@ def outcome(
         polls=pending.polls,
         waited=now - pending.since,
     )
+
+
+class Leaf:
+    """One page of a list, and the pending tasks that it is known or thought to show."""
+
+    __slots__ = (
+        "_squares",
+        "_sum",
+        "born",
+        "due",
+        "is_asked",
+        "kind",
+        "members",
+        "request",
+        "size",
+    )
+
+    def __init__(self, kind: Kind, request: Request[Page[MergeTask]], born: float) -> None:
+        self.kind = kind
+        self.born = born
+        self._sum = 0.0
+        self._squares = 0.0
+        self.request = request
+        self.members: list[Pending] = []
+        self.size = 0
+        self.due = 0
+        self.is_asked = False
+
+    def join(self, pending: "Pending") -> None:
+        """Take in a task."""
+        if pending.leaf is not None:
+            pending.leaf.leave(pending)
+        pending.leaf = self
+        self.members.append(pending)
+        self.size += 1
+        self.weigh(pending, pending.is_due)
+
+    def leave(self, pending: "Pending") -> None:
+        """Let a task go."""
+        pending.leaf = None
+        self.size -= 1
+        self.weigh(pending, -pending.is_due)
+        if len(self.members) > 2 * self.size + _SHOWN_AHEAD:
+            self.members = self.present()
+
+    def present(self) -> list["Pending"]:
+        """Return the tasks that are on it now."""
+        # Whoever left and came back stands there twice.
+        return list(dict.fromkeys(pending for pending in self.members if pending.leaf is self))
+
+    def weigh(self, pending: "Pending", sign: int) -> None:
+        """Count a task as due (1), or as due no more (-1)."""
+        looked = pending.looked - self.born
+        self.due += sign
+        self._sum += sign * looked
+        self._squares += sign * looked * looked
+
+    def value(self, now: float) -> float:
+        """Return what a look at it is worth: as much as looks at its due tasks by themselves.
+
+        Of these a page shows no more than a hundred. The sum of their values, each the square of
+        the time since the last look, is kept as its three parts.
+        """
+        if not self.due:
+            return 0.0
+        age = now - self.born
+        total = self.due * age * age - 2 * age * self._sum + self._squares
+        return total * min(1.0, _PAGE / self.due)
+
+    def pays(self, now: float) -> bool:
+        """Say whether enough tasks on it are due, or will be so soon that a look may be now."""
+        count = self.due
+        for pending in self.members[:_SHOWN_AHEAD] if count < PAYS else ():
+            count += pending.leaf is self and pending.is_due_soon(now)
+        return count >= PAYS

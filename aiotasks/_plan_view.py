@@ -1,9 +1,9 @@
 """What the command line says of a plan and of a job, line by line."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from datetime import UTC, datetime
 
 from ._console import Exit
+from ._text import PLURAL, duration, iso_time, printable
 from .dedupe import (
     Change,
     Cost,
@@ -14,7 +14,6 @@ from .dedupe import (
     Preview,
     StopReason,
 )
-from .dedupe.report import harmless
 from .models import Kind, Quota
 
 
@@ -50,7 +49,6 @@ _EXIT_OF_STOP = {
 _DEFAULT_LIMIT = 900
 _FEW = 5
 _TOLD_SHARE = 0.001
-_PLURAL: Mapping[Kind, str] = {"company": "companies", "person": "persons"}
 
 
 def whole(preview: Preview, quota: Quota) -> Iterator[str]:
@@ -95,8 +93,8 @@ def status(
     job: JobInfo, totals: Mapping[PairState, int], notes: Mapping[str, str], holder: str | None
 ) -> Iterator[str]:
     """Yield what a job is, and how far."""
-    begun = datetime.fromtimestamp(job.begun_at, UTC).isoformat(timespec="seconds")
-    yield f"Job of {job.source}: {sum(totals.values()):,} pairs of {_PLURAL[job.kind]}"
+    begun = iso_time(job.begun_at)
+    yield f"Job of {job.source}: {sum(totals.values()):,} pairs of {PLURAL[job.kind]}"
     yield f"Begun {begun} at {job.origin}"
     if holder:
         yield f"Run by {holder}"
@@ -129,14 +127,6 @@ def exit_of(totals: Mapping[PairState, int], stopped: StopReason | None) -> Exit
     return max(codes, default=Exit.SUCCEEDED)
 
 
-def duration(seconds: float) -> str:
-    """Return a time in the unit that suits it."""
-    for unit, size in (("h", 3600.0), ("min", 60.0)):
-        if seconds >= 2 * size:
-            return f"{seconds / size:.1f} {unit}"
-    return f"{seconds:.0f} s"
-
-
 def _title(preview: Preview) -> str:
     plan, merges = preview.plan, _to_run(preview)
     survivors = len({merge.primary_id for merge in merges})
@@ -144,7 +134,7 @@ def _title(preview: Preview) -> str:
 
 
 def _of(count: int, kind: Kind) -> str:
-    return f"{count:,} {kind if count == 1 else _PLURAL[kind]}"
+    return f"{count:,} {kind if count == 1 else PLURAL[kind]}"
 
 
 def _to_run(preview: Preview) -> Sequence[PlannedMerge]:
@@ -156,11 +146,11 @@ def _to_run(preview: Preview) -> Sequence[PlannedMerge]:
 def _clusters(preview: Preview, merges: Sequence[PlannedMerge], most: int) -> Iterator[str]:
     clusters: dict[int, list[str]] = {}
     for merge in merges[:most]:
-        label = harmless(preview.label(merge.duplicate_id))
+        label = printable(preview.label(merge.duplicate_id))
         line = f"    <- {merge.duplicate_id}  {label}  [line {merge.row.line}]"
         clusters.setdefault(merge.primary_id, []).append(line)
     for primary_id, lines in clusters.items():
-        yield f"  {primary_id}  {harmless(preview.label(primary_id))}"
+        yield f"  {primary_id}  {printable(preview.label(primary_id))}"
         yield from lines
     if len(merges) > most:
         yield f"  … and {len(merges) - most:,} more"

@@ -8,16 +8,16 @@ from typing import Final, get_args
 from . import _wire
 from ._hints import Hint, Hints
 from ._pacer import Lane
-from ._pages import Leaf
-from ._pending import Pending
+from ._pending import Leaf, Pending
 from ._schedule import GRACE, Question, Schedule
-from ._transport import Transport, closed
+from ._transport import Transport
 from ._urls import TaskRef
 from ._wire import Page, Request
 from .errors import (
     AffinityError,
     AuthenticationError,
     AuthorizationError,
+    ClosedError,
     MonthlyQuotaError,
     NetworkError,
     NotFoundError,
@@ -25,7 +25,8 @@ from .errors import (
     ResponseError,
     ServerError,
 )
-from .models import Kind, MergeState, OutcomeState, TaskStatus
+from .models import Kind, MergeState, TaskStatus
+from .outcomes import OutcomeState
 from .policy import is_worth_a_retry, retry_delay
 
 
@@ -72,7 +73,7 @@ class Poller:
     def add(self, pending: Pending) -> None:
         """Take in a task. Its outcome is delivered, unless it is discarded first."""
         if self._is_closed:
-            raise closed()
+            raise ClosedError
         self._schedule.add(pending)
         self._note_count()
         self._arm()
@@ -114,7 +115,7 @@ class Poller:
     def close(self) -> None:
         """Tell everybody who still waits that the client is closed."""
         self._is_closed = True
-        self._schedule.give_up_all(OutcomeState.UNKNOWN, self._loop.time(), closed())
+        self._schedule.give_up_all(OutcomeState.UNKNOWN, self._loop.time(), ClosedError())
         if self._timer is not None:
             self._timer.cancel()
 

@@ -13,11 +13,12 @@ from . import _plan_view
 from ._command import EXIT_CODES, ApiVersion, BaseUrl, complete, fail, settings_of
 from ._console import Exit, say
 from ._job_options import KindOption, LedgerFile, must_exist
+from ._text import printable
 from .client import Client
 from .dedupe import JobInfo, Ledger, LedgerReader, PairState, report_lines, snapshot_lines
 from .dedupe._holder import present_holder
 from .dedupe.preview import service_of
-from .dedupe.report import ReportFormat, csv_line, harmless
+from .dedupe.report import ReportFormat, csv_line
 from .errors import LedgerError
 from .models import Kind
 from .web import report_page
@@ -125,7 +126,7 @@ async def _suggestions(kind: Kind, criteria: set[str], settings: dict[str, str])
                 continue
             primary = found.primary_profile
             for duplicate in found.duplicate_profiles:
-                labels = (harmless(each.label) for each in (primary, duplicate))
+                labels = (printable(each.label) for each in (primary, duplicate))
                 row = (primary.id, duplicate.id, *labels)
                 _ = sys.stdout.write(csv_line([*row, found.match_criteria, found.id]))
                 count += 1

@@ -10,14 +10,15 @@ from operator import attrgetter
 from typing import Final, TypeAlias, get_args
 
 from ._common import Fresh, Summaries, Wakes
-from ._pages import PAYS, Catalogue, Leaf
-from ._pending import Pending, Phase, cut_short, failed, outcome, verdict
+from ._pages import Catalogue
+from ._pending import PAYS, Leaf, Pending, Phase, cut_short, failed, outcome
 from ._timetable import Timetable
 from ._urls import TaskRef
 from ._waiters import Waiters
 from ._wire import Page, Request
 from .errors import AffinityError, UnknownStatusError
-from .models import Kind, MergeTask, Outcome, OutcomeState
+from .models import Kind, MergeTask
+from .outcomes import Outcome, OutcomeState
 
 
 GRACE: Final = 0.04
@@ -338,9 +339,9 @@ class Schedule:
         pending.summary = self._summaries.shared(task.results_summary)
         pending.polls += 1
         if pending.terms.is_once:
-            self._deliver(pending, outcome(pending, verdict(task), now, None))
+            self._deliver(pending, outcome(pending, OutcomeState.of(task), now, None))
             return
-        match verdict(task):
+        match OutcomeState.of(task):
             case OutcomeState.RUNNING:
                 self._look_later(pending, now, lead)
             case OutcomeState.SUCCESS:

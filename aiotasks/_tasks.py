@@ -13,7 +13,8 @@ from ._peeks import Peeks
 from ._pending import Pending, Phase, Terms, cut_short
 from ._poller import Poller
 from .errors import ClosedError, ConfigurationError
-from .models import Kind, MergeTask, Outcome, Outcomes, OutcomeState, Progress, Sighting
+from .models import Kind, MergeTask
+from .outcomes import Outcome, Outcomes, OutcomeState, Progress, Sighting
 from .policy import Backoff, poll_backoff
 
 

@@ -65,7 +65,7 @@ class Slots:
             ClosedError: when the client is.
         """
         if self._is_closed:
-            raise closed()
+            raise ClosedError
         if self.take(lane):
             return
         turn: asyncio.Future[None] = self._loop.create_future()
@@ -138,7 +138,7 @@ class Slots:
     def close(self) -> None:
         """Turn everybody away and stop the timer."""
         self._is_closed = True
-        self.refuse_all(closed())
+        self.refuse_all(ClosedError())
         if self._timer is not None:
             self._timer.cancel()
 
@@ -265,7 +265,7 @@ class Transport:
 
     def _send(self, request: Request[Any]) -> Any:
         if self._session.closed:
-            raise closed()
+            raise ClosedError
         return self._session.request(
             request.method,
             URL(self.origin + request.target, encoded=True),
@@ -300,14 +300,6 @@ async def _read_body(response: aiohttp.ClientResponse) -> bytes:
             response.close()
             raise DecodeError(response.status, f"it is larger than {MAX_BODY} bytes")
     return b"".join(chunks)
-
-
-def closed() -> ClosedError:
-    """Return the error of everything that is used outside its scope."""
-    return ClosedError(
-        "The client is closed: use it inside `async with Client(...) as client:`, "
-        "and with a session that is open"
-    )
 
 
 def _month_used_up() -> MonthlyQuotaError:

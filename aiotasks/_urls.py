@@ -6,16 +6,16 @@ configured origin.
 
 import re
 from ipaddress import IPv4Address, IPv6Address, ip_address
-from typing import Final, NamedTuple, NoReturn, cast
+from typing import Final, NamedTuple, cast
 
-from .errors import ConfigurationError, DecodeError
+from ._checks import reject, shorten
+from .errors import DecodeError
 from .models import Kind
 
 
 DEFAULT_BASE_URL: Final = "https://api.affinity.co"
 # The second is the host of the example in Affinity's own documentation of the merge call.
 _AFFINITY_ORIGINS = frozenset({DEFAULT_BASE_URL, "https://api.affinit.com"})
-_SHOWN = 120
 
 _LABEL = "[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?"
 _BASE_URL = re.compile(
@@ -30,7 +30,6 @@ _TASK_URL = re.compile(
     r"(?P<kind>company|person)-merges/(?P<id>[A-Za-z0-9][A-Za-z0-9_-]{0,63})/?",
     re.ASCII,
 )
-_USER = re.compile(r"//[^/@]*@")
 
 
 class TaskRef(NamedTuple):
@@ -48,13 +47,13 @@ def parse_base_url(base_url: object) -> str:
     """
     match = _BASE_URL.fullmatch(_lower(base_url)) if isinstance(base_url, str) else None
     if match is None or not _is_connectable(match[2], match[3]):
-        refuse(
-            f"{shown(base_url)} is not a base URL: give the scheme and the host alone, "
+        reject(
+            f"{shorten(base_url)} is not a base URL: give the scheme and the host alone, "
             f"as in {DEFAULT_BASE_URL} (no path, no /v2, no user)"
         )
     scheme, host, port = match.groups()
     if scheme == "http" and not _is_loopback(host):
-        refuse(f"{shown(base_url)} would send the API key in the clear: use https")
+        reject(f"{shorten(base_url)} would send the API key in the clear: use https")
     return _canonical(scheme, host, port)
 
 
@@ -73,15 +72,15 @@ def parse_task_url(task_url: object, origin: str) -> TaskRef:
             return TaskRef(cast(Kind, own[1]), own[2])
     match = _TASK_URL.fullmatch(task_url) if isinstance(task_url, str) else None
     if match is None:
-        refuse(
-            f"{shown(task_url)} is not a task URL: "
+        reject(
+            f"{shorten(task_url)} is not a task URL: "
             f"it should look like {origin}/v2/tasks/company-merges/<task id>"
         )
     base = _BASE_URL.fullmatch(_lower(match["origin"]))
     given = _canonical(*base.groups()) if base else match["origin"]
     if given != origin and given not in _AFFINITY_ORIGINS:
-        refuse(
-            f"{shown(task_url)} is a task of {shown(given)}, but this client talks to {origin}: "
+        reject(
+            f"{shorten(task_url)} is a task of {shorten(given)}, but this client talks to {origin}: "
             "give the client the base_url that the task came from"
         )
     return TaskRef(cast(Kind, match["kind"]), match["id"])
@@ -108,7 +107,7 @@ def next_target(next_url: str, origin: str) -> str:
     """
     target = next_url.removeprefix(origin)
     if target == next_url or re.fullmatch(r"/[!-\[\]-~]*", target) is None:
-        raise DecodeError(200, f"its nextUrl {shown(next_url)} leads away from {origin}")
+        raise DecodeError(200, f"its nextUrl {shorten(next_url)} leads away from {origin}")
     return target
 
 
@@ -139,15 +138,3 @@ def _address(host: str) -> IPv4Address | IPv6Address | None:
         return ip_address(host.strip("[]"))
     except ValueError:
         return None
-
-
-def shown(value: object) -> str:
-    """Return a value as it is to be shown in an error: short, and without a key."""
-    # Some put the key where a URL has its user.
-    text = _USER.sub("//…@", repr(value))
-    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…"
-
-
-def refuse(message: str) -> NoReturn:
-    """Raise the error of an argument that cannot be used."""
-    raise ConfigurationError(message)

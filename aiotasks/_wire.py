@@ -10,7 +10,8 @@ from urllib.parse import quote
 
 import msgspec
 
-from ._urls import TaskRef, named_task, next_target, refuse, shown
+from ._checks import reject, shorten
+from ._urls import TaskRef, named_task, next_target
 from .errors import (
     AuthenticationError,
     AuthorizationError,
@@ -149,7 +150,7 @@ def started_task(answer: Started, kind: Kind) -> TaskRef:
     """
     ref = named_task(answer.task_url)
     if ref is None or ref.kind != kind:
-        raise DecodeError(202, f"its taskUrl {shown(answer.task_url)} names no {kind} merge task")
+        raise DecodeError(202, f"its taskUrl {shorten(answer.task_url)} names no {kind} merge task")
     return ref
 
 
@@ -235,7 +236,7 @@ def merge(kind: Kind, primary_id: int, duplicate_id: int) -> Request[Started]:
     primary = _checked_number("primary_id", primary_id)
     duplicate = _checked_number("duplicate_id", duplicate_id)
     if primary == duplicate:
-        refuse(f"A {kind} cannot be merged into itself: both ids are {primary}")
+        reject(f"A {kind} cannot be merged into itself: both ids are {primary}")
     name = kind.capitalize()
     body = {f"primary{name}Id": primary, f"duplicate{name}Id": duplicate}
     return Request("POST", f"/v2/{kind}-merges", _STARTED, msgspec.json.encode(body))
@@ -261,7 +262,7 @@ def decode(request: Request[T], status: int, headers: Mapping[str, str], body: b
         return request.decoder.decode(body)
     except _UNREADABLE as error:
         kind = headers.get("Content-Type", "no content type")
-        raise DecodeError(status, f"{error} ({len(body)} bytes of {shown(kind)})") from error
+        raise DecodeError(status, f"{error} ({len(body)} bytes of {shorten(kind)})") from error
 
 
 def _response_error(status: int, headers: Mapping[str, str], body: bytes) -> ResponseError:
@@ -303,7 +304,7 @@ def _first_problem(body: bytes) -> _Problem:
 
 def _unexplained(status: int, headers: Mapping[str, str]) -> str:
     if 300 <= status < 400:  # noqa: PLR2004
-        return f"It redirects to {shown(headers.get('Location', ''))}, which is not followed"
+        return f"It redirects to {shorten(headers.get('Location', ''))}, which is not followed"
     return "The server gave no reason that can be read"
 
 
@@ -316,23 +317,23 @@ def _status_term(status: str | None) -> str:
     if status is None:
         return ""
     if _STATUS.fullmatch(status) is None:
-        refuse(f"{shown(status)} is not a status: try in-progress, success or failed")
+        reject(f"{shorten(status)} is not a status: try in-progress, success or failed")
     return f"status={status}"
 
 
 def _checked_id(task_id: str) -> str:
     if _ID.fullmatch(task_id) is None:
-        refuse(f"{shown(task_id)} is not a task id")
+        reject(f"{shorten(task_id)} is not a task id")
     return task_id
 
 
 def _checked_number(name: str, value: int) -> int:
     if type(value) is not int or not 0 < value <= _MAX_ID:
-        refuse(f"{name} must be a positive whole number, not {shown(value)}")
+        reject(f"{name} must be a positive whole number, not {shorten(value)}")
     return value
 
 
 def _kind(kind: str) -> Kind:
     if kind not in _STATE:
-        refuse(f"{shown(kind)} is not a kind: it is company or person")
+        reject(f"{shorten(kind)} is not a kind: it is company or person")
     return cast(Kind, kind)

@@ -22,10 +22,10 @@ from ._console import (
     print_task,
     say,
 )
-from ._pending import verdict
 from .client import Client
 from .models import Kind, Quota
-from .models import Progress as WaitProgress
+from .outcomes import OutcomeState
+from .outcomes import Progress as WaitProgress
 from .sandbox import Sandbox
 
 
@@ -192,7 +192,7 @@ async def _get(url: str, settings: dict[str, str]) -> Exit:
     async with Client.from_env(**settings) as client:
         task = await client.tasks.get(url)
     print_task(url, task)
-    return EXIT_OF_STATE[verdict(task)]
+    return EXIT_OF_STATE[OutcomeState.of(task)]
 
 
 async def _tasks(

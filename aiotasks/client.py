@@ -12,12 +12,13 @@ from typing import Any, NamedTuple, Self
 import aiohttp
 
 from . import _urls, _wire
+from ._checks import positive, whole
 from ._hints import read_hint
 from ._merges import MergeService
 from ._pacer import Pacer, limits_of
 from ._poller import Poller
 from ._tasks import TaskService
-from ._transport import Transport, closed
+from ._transport import Transport
 from .errors import ClosedError, ConfigurationError, NotFoundError
 from .models import (
     CompanyMergeState,
@@ -71,10 +72,10 @@ class Client:
         self.base_url = _urls.parse_base_url(base_url)
         self._headers = _headers(api_key, api_version)
         self._borrowed = session
-        self._request_timeout = _positive("request_timeout", request_timeout)
+        self._request_timeout = positive("request_timeout", request_timeout)
         self._pacer = Pacer(
-            max_in_flight=_whole("max_in_flight", max_in_flight, at_least=1),
-            reserve=_whole("reserve", reserve, at_least=0),
+            max_in_flight=whole("max_in_flight", max_in_flight, at_least=1),
+            reserve=whole("reserve", reserve, at_least=0),
         )
         self._scope: _Scope | None = None
         self._was_used = False
@@ -213,7 +214,7 @@ class Client:
 
     def _open_scope(self) -> "_Scope":
         if self._scope is None:
-            raise closed()
+            raise ClosedError
         if self._scope.loop is not asyncio.get_running_loop():
             message = "The client belongs to another event loop: use one client for each loop"
             raise ClosedError(message)
@@ -247,17 +248,3 @@ def _headers(api_key: object, api_version: object) -> dict[str, str]:
         message = f"api_version must look like '2026-09-17' or 'current', not {api_version!r}"
         raise ConfigurationError(message)
     return {**headers, "X-Affinity-Api-Version": api_version}
-
-
-def _positive(name: str, value: float) -> float:
-    if not 0 < value < math.inf:
-        message = f"{name} must be a positive number of seconds, not {value!r}"
-        raise ConfigurationError(message)
-    return value
-
-
-def _whole(name: str, value: int, *, at_least: int) -> int:
-    if type(value) is not int or value < at_least:
-        message = f"{name} must be a whole number, {at_least} or more, not {value!r}"
-        raise ConfigurationError(message)
-    return value

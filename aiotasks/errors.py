@@ -4,11 +4,7 @@ Each error carries its data as attributes, says what to do next, survives ``copy
 and never shows the key.
 """
 
-from typing import TYPE_CHECKING
-
-
-if TYPE_CHECKING:
-    from .models import MergeTask
+from .models import MergeTask
 
 
 class AffinityError(Exception):
@@ -21,6 +17,15 @@ class ConfigurationError(AffinityError, ValueError):
 
 class ClosedError(AffinityError):
     """Raised when a client or a watch is used outside its scope, or on another event loop."""
+
+    def __init__(
+        self,
+        message: str = (
+            "The client is closed: use it inside `async with Client(api_key) as client:`, "
+            "and with a session that is open"
+        ),
+    ) -> None:
+        super().__init__(message)
 
 
 class NetworkError(AffinityError):
@@ -166,7 +171,7 @@ class ServerError(ResponseError):
 class TaskFailedError(AffinityError):
     """Raised when a task ended with a failed merge; ``reason`` is the server's, if it gave one."""
 
-    def __init__(self, task_url: str, task: "MergeTask", reason: str | None) -> None:
+    def __init__(self, task_url: str, task: MergeTask, reason: str | None) -> None:
         super().__init__(task_url, task, reason)
         self.task_url = task_url
         self.task = task
@@ -193,7 +198,7 @@ class TaskTimeoutError(AffinityError, TimeoutError):
     ``task`` is the last that was seen of it, or ``None`` if it never was.
     """
 
-    def __init__(self, task_url: str, task: "MergeTask | None", waited: float) -> None:
+    def __init__(self, task_url: str, task: MergeTask | None, waited: float) -> None:
         super().__init__(task_url, task, waited)
         self.task_url = task_url
         self.task = task
@@ -210,7 +215,7 @@ class TaskTimeoutError(AffinityError, TimeoutError):
 class UnknownStatusError(AffinityError):
     """Raised when a task ended with a status that this version does not know."""
 
-    def __init__(self, task_url: str, task: "MergeTask") -> None:
+    def __init__(self, task_url: str, task: MergeTask) -> None:
         super().__init__(task_url, task)
         self.task_url = task_url
         self.task = task
@@ -246,7 +251,7 @@ class PlanError(AffinityError):
 
     shown = 100
 
-    def __init__(self, source: str, problems: "tuple[str, ...]") -> None:
+    def __init__(self, source: str, problems: tuple[str, ...]) -> None:
         super().__init__(source, problems)
         self.source = source
         self.problems = problems

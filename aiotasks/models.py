@@ -1,13 +1,10 @@
-"""What the API answers and what a wait comes to, as immutable values."""
+"""What the API answers, as immutable values."""
 
-from collections.abc import Sequence
 from datetime import datetime
 from enum import StrEnum
-from typing import Generic, Literal, Self, TypeAlias, TypeVar, overload
+from typing import Generic, Literal, Self, TypeAlias, TypeVar
 
 from msgspec import Struct, field
-
-from .errors import AffinityError
 
 
 Kind: TypeAlias = Literal["company", "person"]
@@ -181,115 +178,3 @@ def _left(remaining: int | None, limit: int | None, reset: float | None, window:
     of = "" if limit is None else f" of {limit}"
     until = "" if reset is None else f", {reset:.0f} s to go"
     return f"{remaining}{of} left in the {window}{until}"
-
-
-class OutcomeState(StrEnum):
-    """What a wait came to.
-
-    ``FAILED`` also stands for a task that ended as ``success`` with failed merges in it: a
-    partial failure is never reported as a success. ``RUNNING`` means that the time was up first;
-    the task goes on at the server. ``UNKNOWN`` means that it could not be learned: the outcome's
-    ``error`` says why.
-    """
-
-    SUCCESS = "success"
-    FAILED = "failed"
-    RUNNING = "running"
-    UNKNOWN = "unknown"
-
-
-class Outcome(Struct, frozen=True, kw_only=True):
-    """What became of one awaited task.
-
-    ``task`` is the last that was seen of it, ``error`` what ``wait`` would have raised, ``reason``
-    the server's own words for a failure. ``polls`` counts the answers that told something about
-    the task, ``waited`` the seconds from the start of the wait.
-    """
-
-    url: str
-    state: OutcomeState
-    task: MergeTask | None = None
-    error: AffinityError | None = None
-    reason: str | None = None
-    polls: int = 0
-    waited: float = 0.0
-
-
-class Sighting(Struct, frozen=True, kw_only=True):
-    """A task as it was seen last, ``age`` seconds ago: what ``peek`` answers."""
-
-    task: MergeTask
-    age: float
-
-
-class Progress(Struct, frozen=True, kw_only=True):
-    """How far a ``wait_many`` is: what ``on_progress`` is called with after each outcome."""
-
-    total: int
-    done: int
-    outcome: Outcome
-
-
-class Outcomes(Sequence[Outcome]):
-    """The outcomes of ``wait_many``, one for each URL and in the order of the URLs."""
-
-    __slots__ = ("_items",)
-
-    def __init__(self, items: Sequence[Outcome]) -> None:
-        self._items = tuple(items)
-
-    @overload
-    def __getitem__(self, index: int) -> Outcome: ...
-    @overload
-    def __getitem__(self, index: slice) -> "Outcomes": ...
-    def __getitem__(self, index: int | slice) -> "Outcome | Outcomes":
-        if isinstance(index, slice):
-            return Outcomes(self._items[index])
-        return self._items[index]
-
-    def __len__(self) -> int:
-        return len(self._items)
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Outcomes) and self._items == other._items
-
-    def __hash__(self) -> int:
-        return hash(self._items)
-
-    def __repr__(self) -> str:
-        counts = (f"{len(self._of(state))} {state}" for state in OutcomeState if self._of(state))
-        return f"<Outcomes: {', '.join(counts) or 'none'}>"
-
-    def _of(self, state: OutcomeState) -> "Outcomes":
-        return Outcomes([outcome for outcome in self._items if outcome.state is state])
-
-    @property
-    def succeeded(self) -> "Outcomes":
-        """The tasks that ended well, in every one of their merges."""
-        return self._of(OutcomeState.SUCCESS)
-
-    @property
-    def failed(self) -> "Outcomes":
-        """The tasks in which a merge failed, with the server's ``reason``."""
-        return self._of(OutcomeState.FAILED)
-
-    @property
-    def running(self) -> "Outcomes":
-        """The tasks that were still running when the time was up."""
-        return self._of(OutcomeState.RUNNING)
-
-    @property
-    def unknown(self) -> "Outcomes":
-        """The tasks of which nothing certain could be learned, with the ``error`` that says why."""
-        return self._of(OutcomeState.UNKNOWN)
-
-    def raise_for_failures(self) -> None:
-        """Raise one error for everything that is not a success.
-
-        Raises:
-            ExceptionGroup: of the ``error`` of each outcome that failed, still runs or is unknown.
-        """
-        errors = [outcome.error for outcome in self._items if outcome.error is not None]
-        if errors:
-            message = f"{len(errors)} of {len(self)} tasks did not succeed"
-            raise ExceptionGroup(message, errors)

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import pytest
 
 import aiotasks
-from aiotasks import errors, models
+from aiotasks import errors, models, outcomes
 
 
 SERVICES = {"Client", "MergeService", "TaskService", "Watch"}
@@ -52,7 +52,7 @@ def signatures() -> Iterator[tuple[str, str]]:
 
 def test_all_is_exact() -> None:
     """``__all__`` has the models, the errors and the services, and nothing more."""
-    expected = defined_in(models) | defined_in(errors) | SERVICES | ALIASES
+    expected = defined_in(models) | defined_in(outcomes) | defined_in(errors) | SERVICES | ALIASES
     assert set(aiotasks.__all__) == expected
 
 

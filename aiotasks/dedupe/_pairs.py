@@ -8,7 +8,7 @@ from hashlib import sha256
 from itertools import chain
 from typing import Final, NamedTuple
 
-from aiotasks._urls import shown
+from aiotasks._checks import shorten
 from aiotasks.errors import PlanError
 from aiotasks.models import Kind
 
@@ -170,12 +170,12 @@ class _Columns:
     def _take(self, index: int, name: str, kind: Kind) -> bool:
         role, of = _ID_NAMES.get("".join(filter(str.isalpha, name.lower())), ("", ""))
         if role in self.ids:
-            both = f"{shown(self.names[self.ids[role]])} and {shown(name)}"
+            both = f"{shorten(self.names[self.ids[role]])} and {shorten(name)}"
             self.flaws.append(f"{both} both name the {role}: keep one of them")
         elif role:
             self.ids[role] = index
         if of not in {"", kind}:
-            self.flaws.append(f"{shown(name)} names {_PLURALS[of]}, but the kind is {kind}")
+            self.flaws.append(f"{shorten(name)} names {_PLURALS[of]}, but the kind is {kind}")
         return bool(role)
 
     @property
@@ -239,7 +239,7 @@ class _Reader:
         self._problems.append(Problem(line, self._lines.source.at(line) + text))
 
     def _label(self, columns: _Columns, index: int) -> str:
-        name = shown(columns.names[index])[1:-1]
+        name = shorten(columns.names[index])[1:-1]
         return name if self._is_json else f"column {index + 1} ({name})"
 
     def _delimiter(self, header: str) -> str:
@@ -332,15 +332,15 @@ def _id_of(text: str) -> int | str:
     if not digits:
         return "it is empty"
     if _NEGATIVE.fullmatch(digits):
-        return f"{shown(digits)} is not positive"
+        return f"{shorten(digits)} is not positive"
     if not (digits.isascii() and digits.isdigit()):
         is_formatted = _FORMATTED.fullmatch(digits)
         hint = ": format the column as a number without decimals and separators"
-        return f"{shown(digits)} is not a whole number" + (hint if is_formatted else "")
+        return f"{shorten(digits)} is not a whole number" + (hint if is_formatted else "")
     # Python refuses to convert very long ones.
     short = digits.lstrip("0")[:20] or "0"
     flaw = flaw_of_size(int(short))
-    return int(short) if flaw is None else f"{shown(digits)} {flaw}"
+    return int(short) if flaw is None else f"{shorten(digits)} {flaw}"
 
 
 def _flaws_of_header(columns: _Columns, delimiter: str) -> list[str]:
@@ -351,7 +351,7 @@ def _flaws_of_header(columns: _Columns, delimiter: str) -> list[str]:
     hint = f"the first row has to name the columns, as in {example}"
     if len(missing) == len(_ROLES) and any(name.isdigit() for name in columns.names):
         return [f"there is no header: {hint}"]
-    found = shown(", ".join(filter(None, columns.names)))[1:-1]
+    found = shorten(", ".join(filter(None, columns.names)))[1:-1]
     return [f"there is no column {' and no column '.join(missing)} among {found}: {hint}"]
 
 
@@ -370,7 +370,7 @@ def _object_of(text: str) -> dict[str, str] | str:
     try:
         value = _decode(text.rstrip())
         if not isinstance(value, dict):
-            return f"{shown(text.strip())} is not an object: {advice}"
+            return f"{shorten(text.strip())} is not an object: {advice}"
         cells = {name: _text_of(each) for name, each in value.items()}
         # JSON can write halves of characters, which nothing can store.
         _ = "".join(chain(cells, cells.values())).encode()

@@ -24,7 +24,7 @@ from aiotasks.errors import (
     RateLimitError,
     ResponseError,
 )
-from aiotasks.models import Outcome, OutcomeState
+from aiotasks.outcomes import Outcome, OutcomeState
 
 from ._board import Board, StopReason
 from ._groups import plain_errors

@@ -12,7 +12,7 @@ from typing import Final, NamedTuple, Self, get_args
 
 from msgspec import Struct
 
-from aiotasks._urls import refuse, shown
+from aiotasks._checks import reject, shorten
 from aiotasks.errors import PlanError
 from aiotasks.models import Kind
 
@@ -175,7 +175,7 @@ class Plan(Struct, frozen=True, kw_only=True):
             ConfigurationError: when ``limit`` is not 1 or more.
         """
         if limit < 1:
-            refuse(f"limit must be 1 or more, not {shown(limit)}")
+            reject(f"limit must be 1 or more, not {shorten(limit)}")
         looks = math.ceil(len(self.record_ids) / RECORDS_PER_CALL)
         # Rounded first, since 1.1 times 10 is a little more than 11.
         calls = looks + math.ceil(round(len(self.merges) * CALLS_PER_MERGE, 6))
@@ -198,18 +198,18 @@ def _rules(
     kind: Kind, on_conflict: OnConflict, never: Iterable[int], max_cluster: int | None
 ) -> _Rules:
     if kind not in get_args(Kind):
-        refuse(f"{shown(kind)} is not a kind: it is company or person")
+        reject(f"{shorten(kind)} is not a kind: it is company or person")
     if on_conflict not in get_args(OnConflict):
-        refuse(f"{shown(on_conflict)} is not a rule for conflicts: it is refuse or first")
+        reject(f"{shorten(on_conflict)} is not a rule for conflicts: it is refuse or first")
     if max_cluster is not None and max_cluster < _SMALLEST_CLUSTER:
-        refuse(f"max_cluster counts the survivor too: give 2 or more, not {shown(max_cluster)}")
+        reject(f"max_cluster counts the survivor too: give 2 or more, not {shorten(max_cluster)}")
     return _Rules(kind, on_conflict, frozenset(map(_protected, never)), max_cluster or math.inf)
 
 
 def _protected(record_id: object) -> int:
     # The text "5" would protect nothing.
     if not isinstance(record_id, int):
-        refuse(f"never takes ids, which are whole numbers, not {shown(record_id)}")
+        reject(f"never takes ids, which are whole numbers, not {shorten(record_id)}")
     return record_id
 
 
@@ -229,11 +229,11 @@ def _numbered(pairs: Iterable[tuple[int, int]]) -> Pairs:
 
 def _flaws_of(pair: object) -> list[str]:
     if not isinstance(pair, Sequence) or len(pair) != len(_ID_NAMES):
-        return [f": {shown(pair)} is not a pair of ids"]
+        return [f": {shorten(pair)} is not a pair of ids"]
     flaws: list[str] = []
     for name, value in zip(_ID_NAMES, pair, strict=True):
         if not isinstance(value, int) or isinstance(value, bool):
-            flaws.append(f", {name}: {shown(value)} is not a whole number")
+            flaws.append(f", {name}: {shorten(value)} is not a whole number")
         elif flaw := flaw_of_size(value):
             flaws.append(f", {name}: it {flaw}")
     if not flaws and pair[0] == pair[1]:

@@ -4,11 +4,11 @@ import csv
 import io
 import re
 from collections.abc import AsyncIterator, Sequence
-from datetime import UTC, datetime
 from typing import Any, Final, Literal
 
 import msgspec
 
+from aiotasks._text import iso_time, printable
 from aiotasks.errors import LedgerError
 
 from .ledger import JobInfo, LedgerReader
@@ -50,7 +50,7 @@ async def report_lines(
         records = await ledger.records(
             [each for pair in batch for each in (pair.primary_id, pair.duplicate_id)]
         )
-        names = {each: harmless(label_of(job.kind, json)) for each, json in records.items()}
+        names = {each: printable(label_of(job.kind, json)) for each, json in records.items()}
         for pair in batch:
             row = _row(pair, names)
             if format == "csv":
@@ -77,11 +77,6 @@ def defused(text: str) -> str:
     return text if is_harmless else f"'{text}"
 
 
-def harmless(text: str) -> str:
-    """Return a name of a record that cannot steer a terminal which shows it."""
-    return "".join(each if each.isprintable() else "\N{REPLACEMENT CHARACTER}" for each in text)
-
-
 def _job(ledger: LedgerReader) -> JobInfo:
     if ledger.job is None:
         raise LedgerError(str(ledger.path), "it holds no job yet, so there is nothing to report")
@@ -101,14 +96,8 @@ def _row(pair: Pair, names: dict[int, str]) -> dict[str, Any]:
         "task_url": pair.task_url,
         "line": pair.line,
         "asked_primary_id": pair.asked_primary_id,
-        **{name: _moment(getattr(pair, name)) for name in _TIMES},
+        **{name: iso_time(getattr(pair, name)) for name in _TIMES},
     }
-
-
-def _moment(seconds: float | None) -> str | None:
-    if seconds is None:
-        return None
-    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds")
 
 
 def csv_line(cells: Sequence[object]) -> str:

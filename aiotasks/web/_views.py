@@ -2,11 +2,11 @@
 
 from bisect import bisect_right
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import UTC, datetime
 from typing import Any, Final, TypeAlias
 
 import msgspec
 
+from aiotasks._text import iso_time
 from aiotasks.dedupe._progress import Curve, JobProgress
 from aiotasks.dedupe._schema import JobInfo
 from aiotasks.dedupe.models import Change, Pair, PairState, PlannedMerge, Row
@@ -40,7 +40,7 @@ def summary(
         "id": job_id,
         "source": job.source,
         "kind": job.kind,
-        "begun_at": moment(job.begun_at),
+        "begun_at": iso_time(job.begun_at),
         "totals": totals,
         "total": sum(totals.values()),
         "is_running": is_running,
@@ -88,14 +88,14 @@ def pair_view(pair: Pair, names: Mapping[int, str]) -> Json:
         "duplicate_name": names.get(pair.duplicate_id),
         "state": pair.state,
         "reason": pair.reason,
-        "ended_at": moment(pair.ended_at),
+        "ended_at": iso_time(pair.ended_at),
     }
 
 
 def step_view(pair: Pair, change: Change, names: Mapping[int, str]) -> Json:
     """Return what is told of a pair when it took a step, wherever it is by now."""
     ended_at = change.at if change.state in ENDED else None
-    told = {"state": change.state, "reason": change.reason, "ended_at": moment(ended_at)}
+    told = {"state": change.state, "reason": change.reason, "ended_at": iso_time(ended_at)}
     return pair_view(pair, names) | told
 
 
@@ -143,13 +143,6 @@ def curve(job: JobInfo, pairs: Iterable[Pair], notes: Mapping[str, str]) -> list
         left = samples[index].minute_left if is_known else None
         points.append([round(at - job.begun_at, 3), bisect_right(ends, at), left])
     return points
-
-
-def moment(seconds: float | None) -> str | None:
-    """Return a time as ISO 8601, in UTC."""
-    if seconds is None:
-        return None
-    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds")
 
 
 def event(name: str, data: Any, seq: int | None = None) -> bytes:

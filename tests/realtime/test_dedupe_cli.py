@@ -24,7 +24,8 @@ from typer.testing import CliRunner, Result
 from aiotasks import _job_screen
 from aiotasks._console import Exit
 from aiotasks._job_screen import JobScreen
-from aiotasks._plan_view import duration, status
+from aiotasks._plan_view import status
+from aiotasks._text import duration
 from aiotasks.cli import app
 from aiotasks.dedupe import JobInfo, JobProgress, PairState, Stopping, StopReason, _settler
 from aiotasks.dedupe._settle import Listing

@@ -84,6 +84,7 @@ SAMPLES: list[tuple[AffinityError, str]] = [
     (MonthlyQuotaError(*DETAILS), "go on when the month's limit resets"),
     (ServerError(*DETAILS), "Try again later"),
     (DecodeError(200, "it is empty"), "Check that base_url"),
+    (ClosedError(), "use it inside `async with Client"),
     (TaskFailedError(URL, BATCH, "Primary company not found."), "before you merge"),
     (TaskFailedError(URL, TASK, None), "see the merge history"),
     (TaskTimeoutError(URL, TASK, 61.5), "wait again"),

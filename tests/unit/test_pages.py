@@ -6,8 +6,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from aiotasks._pages import PAYS, Catalogue, Leaf
-from aiotasks._pending import Pending, Phase, Terms
+from aiotasks._pages import Catalogue
+from aiotasks._pending import PAYS, Leaf, Pending, Phase, Terms
 from aiotasks._urls import TaskRef
 from aiotasks._wire import Page, Request, list_tasks
 from aiotasks.models import Kind, MergeTask

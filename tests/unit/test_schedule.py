@@ -33,8 +33,7 @@ from aiotasks import (
     UnknownStatusError,
 )
 from aiotasks._common import VISIBILITY
-from aiotasks._pages import Leaf
-from aiotasks._pending import Pending, Phase, Terms, cut_short, verdict
+from aiotasks._pending import Leaf, Pending, Phase, Terms, cut_short
 from aiotasks._schedule import GRACE, Question, Schedule
 from aiotasks._urls import TaskRef
 from aiotasks._wire import Page, Request, list_tasks
@@ -162,7 +161,7 @@ class TestVerdict:
     )
     def test_what_a_task_has_come_to(self, seen: MergeTask, state: OutcomeState) -> None:
         """A task is finished on positive proof only, and a partial failure is no success."""
-        assert verdict(seen) is state
+        assert OutcomeState.of(seen) is state
 
 
 class TestLooks:
@@ -1044,7 +1043,7 @@ class ScheduleMachine(RuleBasedStateMachine):
             wait.lead = max(wait.lead, lead)
         waits = self.model.undecided(*seen)
         for wait in waits:
-            wait.has_failed = verdict(seen[wait.pending.id]) is OutcomeState.FAILED
+            wait.has_failed = OutcomeState.of(seen[wait.pending.id]) is OutcomeState.FAILED
         if isinstance(question, Leaf):
             link = None if following is None else listing(following)
             failures = self.schedule.see_page(
@@ -1059,9 +1058,9 @@ class ScheduleMachine(RuleBasedStateMachine):
         for wait in waits:
             shown = seen[wait.pending.id]
             assert wait.pending.task == shown
-            if verdict(shown) in {OutcomeState.SUCCESS, OutcomeState.UNKNOWN}:
+            if OutcomeState.of(shown) in {OutcomeState.SUCCESS, OutcomeState.UNKNOWN}:
                 assert wait.outcome is not None
-                assert wait.outcome.state is verdict(shown)
+                assert wait.outcome.state is OutcomeState.of(shown)
         self.end_look(question)
 
     @precondition(lambda self: self.model.looking)

@@ -1,0 +1,37 @@
+"""Checks of arguments, and the error that says which one cannot be used."""
+
+import math
+import re
+from typing import NoReturn
+
+from .errors import ConfigurationError
+
+
+_LONGEST = 120
+_USER = re.compile(r"//[^/@]*@")
+
+
+def positive(name: str, value: float) -> float:
+    """Return a number of seconds that is above 0 and finite."""
+    if not 0 < value < math.inf:
+        reject(f"{name} must be a positive number of seconds, not {value!r}")
+    return value
+
+
+def whole(name: str, value: int, *, at_least: int) -> int:
+    """Return a whole number that is not below ``at_least``."""
+    if type(value) is not int or value < at_least:
+        reject(f"{name} must be a whole number, {at_least} or more, not {value!r}")
+    return value
+
+
+def shorten(value: object) -> str:
+    """Return a value as an error shows it: at most 120 characters, and no key in it."""
+    # Some put the key where a URL has its user.
+    text = _USER.sub("//…@", repr(value))
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}…"
+
+
+def reject(message: str) -> NoReturn:
+    """Raise the error of an argument that cannot be used."""
+    raise ConfigurationError(message)
