@@ -5,6 +5,7 @@
 
 from ._merges import MergeService
 from ._tasks import TaskService, Watch
+from .backoff import Backoff
 from .client import Client
 from .errors import (
     AffinityError,
@@ -46,7 +47,6 @@ from .models import (
     TaskStatus,
 )
 from .outcomes import Outcome, Outcomes, OutcomeState, Progress, Sighting
-from .policy import Backoff
 
 
 __all__ = [

@@ -5,8 +5,8 @@ from typing import Final
 
 from ._pending import Pending
 from ._urls import TaskRef
+from .backoff import poll_delay
 from .models import ResultsSummary
-from .policy import poll_delay
 
 
 VISIBILITY: Final = 30.0

@@ -6,9 +6,9 @@ from typing import Final, NamedTuple
 from ._pending import Pending, Terms
 from ._poller import Poller
 from ._urls import TaskRef
+from .backoff import poll_backoff
 from .models import MergeTask
 from .outcomes import Outcome, OutcomeState, Sighting
-from .policy import poll_backoff
 
 
 KEPT: Final = 10_000

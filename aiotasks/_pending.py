@@ -6,10 +6,10 @@ from typing import Final, NamedTuple
 
 from ._urls import TaskRef
 from ._wire import Page, Request
+from .backoff import Backoff
 from .errors import AffinityError, TaskFailedError, TaskTimeoutError
 from .models import Kind, MergeTask, ResultsSummary, TaskStatus
 from .outcomes import Outcome, OutcomeState
-from .policy import Backoff
 
 
 PAYS: Final = 2

@@ -13,6 +13,7 @@ from ._schedule import GRACE, Question, Schedule
 from ._transport import Transport
 from ._urls import TaskRef
 from ._wire import Page, Request
+from .backoff import is_worth_a_retry, retry_delay
 from .errors import (
     AffinityError,
     AuthenticationError,
@@ -27,7 +28,6 @@ from .errors import (
 )
 from .models import Kind, MergeState, TaskStatus
 from .outcomes import OutcomeState
-from .policy import is_worth_a_retry, retry_delay
 
 
 REASON_LINGER: Final = 10.0

@@ -12,10 +12,10 @@ from . import _urls, _wire
 from ._peeks import Peeks
 from ._pending import Pending, Phase, Terms, cut_short
 from ._poller import Poller
+from .backoff import Backoff, poll_backoff
 from .errors import ClosedError, ConfigurationError
 from .models import Kind, MergeTask
 from .outcomes import Outcome, Outcomes, OutcomeState, Progress, Sighting
-from .policy import Backoff, poll_backoff
 
 
 _SETTLED_KEPT = 64

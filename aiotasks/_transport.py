@@ -13,6 +13,7 @@ from yarl import URL
 from . import _wire
 from ._pacer import Lane, Pacer, read_limits
 from ._wire import Page, Request
+from .backoff import is_worth_a_retry, retry_delay
 from .errors import (
     AffinityError,
     ClosedError,
@@ -23,7 +24,6 @@ from .errors import (
     RateLimitError,
     RequestTimeoutError,
 )
-from .policy import is_worth_a_retry, retry_delay
 
 
 T = TypeVar("T")

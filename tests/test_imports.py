@@ -24,7 +24,7 @@ PURE = {
     "_urls",
     "models",
     "errors",
-    "policy",
+    "backoff",
     "dedupe/models",
     "dedupe/plan",
     "dedupe/_pairs",
@@ -94,9 +94,9 @@ def test_pure_rooms_do_no_io(name: str) -> None:
     assert not names & {"asyncio", "aiohttp", "socket", "threading", "time"}
 
 
-def test_only_policy_knows_tenacity() -> None:
+def test_only_backoff_knows_tenacity() -> None:
     """Tenacity is known in one place, so that no retry loop of it runs anywhere."""
-    assert [room(file) for file in FILES if "tenacity" in foreign(file)] == ["policy"]
+    assert [room(file) for file in FILES if "tenacity" in foreign(file)] == ["backoff"]
 
 
 @pytest.mark.parametrize("file", FILES, ids=module_id)

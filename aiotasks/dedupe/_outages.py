@@ -5,10 +5,10 @@ from collections.abc import Callable
 from contextlib import aclosing
 from typing import Any, Final
 
+from aiotasks.backoff import poll_backoff, poll_delay
 from aiotasks.client import Client
 from aiotasks.errors import AffinityError, NetworkError, RateLimitError, ServerError
 from aiotasks.models import Kind
-from aiotasks.policy import poll_backoff, poll_delay
 
 from ._board import Outage
 

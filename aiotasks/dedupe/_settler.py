@@ -7,6 +7,7 @@ from contextlib import aclosing
 from functools import partial
 from typing import Any, Final, Protocol, TypeAlias
 
+from aiotasks.backoff import poll_backoff, poll_delay
 from aiotasks.errors import (
     AffinityError,
     ClosedError,
@@ -16,7 +17,6 @@ from aiotasks.errors import (
     NotFoundError,
 )
 from aiotasks.models import TaskStatus
-from aiotasks.policy import poll_backoff, poll_delay
 
 from ._settle import PATIENCE, Doubt, Journal, Listing
 from .ledger import Ledger

@@ -22,7 +22,7 @@ from playwright.async_api import (
     expect,
 )
 
-from aiotasks import Client, _poller, policy
+from aiotasks import Client, _poller, backoff
 from aiotasks.dedupe import resume
 from aiotasks.sandbox import Sandbox
 from aiotasks.web import _runner, _tail, serve
@@ -133,7 +133,7 @@ async def browser(chromium: str) -> AsyncIterator[Browser]:
 @pytest.fixture(autouse=True)
 def impatience(monkeypatch: pytest.MonkeyPatch) -> None:
     """What happens in a test is seen soon, however long a merge has been running."""
-    monkeypatch.setattr(policy, "GROWTH", 1.0)
+    monkeypatch.setattr(backoff, "GROWTH", 1.0)
     monkeypatch.setattr(_poller, "REASON_LINGER", 0.05)
     monkeypatch.setattr(_runner, "resume", partial(resume, poll_interval=0.05))
     monkeypatch.setattr(_tail, "_TICK", 0.05)

@@ -11,8 +11,8 @@ import sys
 from typing import Any
 
 from aiotasks import AffinityError, Client
+from aiotasks.backoff import poll_backoff
 from aiotasks.dedupe import Ledger, PairState, Plan, _settler, run
-from aiotasks.policy import poll_backoff
 
 
 async def work(pairs: str, ledger: str, url: str, settings: dict[str, Any]) -> int:

@@ -26,10 +26,10 @@ from aiotasks._console import Exit
 from aiotasks._job_screen import JobScreen
 from aiotasks._plan_view import status
 from aiotasks._text import duration
+from aiotasks.backoff import poll_backoff
 from aiotasks.cli import app
 from aiotasks.dedupe import JobInfo, JobProgress, PairState, Stopping, StopReason, _settler
 from aiotasks.dedupe._settle import Listing
-from aiotasks.policy import poll_backoff
 from aiotasks.sandbox import Sandbox
 
 

@@ -37,7 +37,7 @@ from aiotasks._pending import Leaf, Pending, Phase, Terms, cut_short
 from aiotasks._schedule import GRACE, Question, Schedule
 from aiotasks._urls import TaskRef
 from aiotasks._wire import Page, Request, list_tasks
-from aiotasks.policy import Backoff, poll_backoff
+from aiotasks.backoff import Backoff, poll_backoff
 
 
 # How fast examples are made is the machine's affair.

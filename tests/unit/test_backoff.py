@@ -26,9 +26,16 @@ from aiotasks import (
     ResponseError,
     ServerError,
     ValidationError,
-    policy,
 )
-from aiotasks.policy import Jittered, is_worth_a_retry, poll_backoff, poll_delay, retry_delay
+from aiotasks.backoff import (
+    MIN_DELAY,
+    Backoff,
+    Jittered,
+    is_worth_a_retry,
+    poll_backoff,
+    poll_delay,
+    retry_delay,
+)
 
 
 # How fast examples are made is the machine's affair.
@@ -61,8 +68,8 @@ class TestPollBackoff:
         exact = min(cap, interval * 1.5 ** min(attempt - 1, 100))
         backoff = poll_backoff(interval, maximum, uniform=random.Random(seed).uniform)
         delay = poll_delay(backoff, attempt)
-        assert max(policy.MIN_DELAY, exact) * (1 - 1e-9) <= delay
-        assert delay <= max(policy.MIN_DELAY, exact * 1.1) * (1 + 1e-9)
+        assert max(MIN_DELAY, exact) * (1 - 1e-9) <= delay
+        assert delay <= max(MIN_DELAY, exact * 1.1) * (1 + 1e-9)
 
     @given(interval=SECONDS, maximum=SECONDS)
     @settings(max_examples=50, deadline=None, suppress_health_check=SLOW)
@@ -71,7 +78,7 @@ class TestPollBackoff:
         backoff = poll_backoff(interval, maximum, uniform=least)
         delays = [poll_delay(backoff, attempt) for attempt in range(1, 60)]
         assert delays == sorted(delays)
-        assert delays[-1] == pytest.approx(max(policy.MIN_DELAY, interval, maximum))
+        assert delays[-1] == pytest.approx(max(MIN_DELAY, interval, maximum))
 
     def test_its_jitter_only_lengthens(self) -> None:
         """The jitter adds a tenth at the most and takes nothing off."""
@@ -117,16 +124,16 @@ class TestPollDelay:
         ],
     )
     def test_any_strategy_is_asked_with_the_attempt(
-        self, strategy: policy.Backoff, low: float, high: float
+        self, strategy: Backoff, low: float, high: float
     ) -> None:
         """Tenacity's strategies and plain functions answer for the attempt that they are told."""
-        assert low <= poll_delay(strategy, 3) <= max(high, policy.MIN_DELAY)
+        assert low <= poll_delay(strategy, 3) <= max(high, MIN_DELAY)
 
     @pytest.mark.parametrize("answer", [0, -5, -1e300, 1e-300], ids=str)
     def test_no_answer_makes_it_spin(self, answer: float) -> None:
         """A strategy that answers nothing or less waits a little all the same."""
-        assert poll_delay(lambda state: answer, 1) == policy.MIN_DELAY
-        assert poll_delay(tenacity.wait_none(), 1) == policy.MIN_DELAY
+        assert poll_delay(lambda state: answer, 1) == MIN_DELAY
+        assert poll_delay(tenacity.wait_none(), 1) == MIN_DELAY
 
     @pytest.mark.parametrize("answer", [math.inf, -math.inf, math.nan, "1e999"], ids=repr)
     def test_no_number_is_a_mistake_of_the_caller(self, answer: Any) -> None:
