@@ -9,8 +9,8 @@ from typing import Annotated, Any, NoReturn, TypeVar
 
 import typer
 
-from . import _urls
 from ._console import Exit, exit_of, say
+from ._http import urls
 from .errors import AffinityError
 
 
@@ -24,7 +24,7 @@ Exit codes: 0 all succeeded, 1 some failed, 2 wrong use, 3 still running or inte
 BaseUrl = Annotated[
     str | None,
     typer.Option(
-        help="Where the API is.  [env: AFFINITY_BASE_URL]", show_default=_urls.DEFAULT_BASE_URL
+        help="Where the API is.  [env: AFFINITY_BASE_URL]", show_default=urls.DEFAULT_BASE_URL
     ),
 ]
 ApiVersion = Annotated[

@@ -3,8 +3,8 @@
 import math
 from typing import Final
 
+from ._http.urls import TaskRef
 from ._pending import Pending
-from ._urls import TaskRef
 from .backoff import poll_delay
 from .models import ResultsSummary
 

@@ -5,7 +5,7 @@ from typing import Final, NamedTuple
 
 import msgspec
 
-from ._urls import TaskRef
+from ._http.urls import TaskRef
 from .models import Kind
 
 

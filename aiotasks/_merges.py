@@ -4,8 +4,8 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterat
 from itertools import islice
 from typing import Generic, cast
 
-from . import _urls, _wire
-from ._pacer import Lane
+from ._http import urls, wire
+from ._http.pacer import Lane
 from ._poller import Poller
 from .errors import (
     AffinityError,
@@ -56,16 +56,16 @@ class MergeService(Generic[StateT, ProfileT]):
         """
         poller = self._poller()
         transport = poller.transport
-        request = _wire.merge(self._kind, primary_id, duplicate_id)
+        request = wire.merge(self._kind, primary_id, duplicate_id)
         try:
             answer = await transport.send(request, lane=Lane.MERGE, before=before_send)
-            ref = _wire.started_task(answer, self._kind)
+            ref = wire.started_task(answer, self._kind)
         except (NetworkError, ResponseError, DecodeError) as error:
             if _did_not_run(error):
                 raise
             raise IndeterminateMergeError(self._kind, primary_id, duplicate_id) from error
         poller.note_started(ref, duplicate_id)
-        return _urls.task_url(transport.origin, ref)
+        return urls.task_url(transport.origin, ref)
 
     async def merges(
         self, *, status: str | None = None, task_url: str | None = None
@@ -82,7 +82,7 @@ class MergeService(Generic[StateT, ProfileT]):
         """
         transport = self._poller().transport
         ids = [self._task_id(task_url)] if task_url is not None else None
-        request = _wire.list_merges(self._kind, status=status, task_ids=ids)
+        request = wire.list_merges(self._kind, status=status, task_ids=ids)
         async for state in transport.pages(request):
             yield cast(StateT, state)
 
@@ -93,7 +93,7 @@ class MergeService(Generic[StateT, ProfileT]):
             NotFoundError: when there is no such merge.
             AffinityError: when it cannot be learned, after retries.
         """
-        request = _wire.get_merge(self._kind, merge_id)
+        request = wire.get_merge(self._kind, merge_id)
         return cast(StateT, await self._poller().transport.send(request))
 
     async def suggestions(self) -> AsyncIterator[DuplicateSuggestion[ProfileT]]:
@@ -104,7 +104,7 @@ class MergeService(Generic[StateT, ProfileT]):
         Raises:
             AffinityError: when a page cannot be read, after retries.
         """
-        request = _wire.list_suggestions(self._kind)
+        request = wire.list_suggestions(self._kind)
         async for suggestion in self._poller().transport.pages(request):
             yield cast(DuplicateSuggestion[ProfileT], suggestion)
 
@@ -118,9 +118,9 @@ class MergeService(Generic[StateT, ProfileT]):
             AffinityError: when a page cannot be read, after retries.
         """
         transport = self._poller().transport
-        for batch in batches(ids, _wire.PAGE_LIMIT):
-            async for raw in transport.pages(_wire.list_records(self._kind, batch)):
-                yield _wire.read_record(self._kind, raw)
+        for batch in batches(ids, wire.PAGE_LIMIT):
+            async for raw in transport.pages(wire.list_records(self._kind, batch)):
+                yield wire.read_record(self._kind, raw)
 
     async def get_record(self, record_id: int) -> Record[ProfileT]:
         """Look at one record.
@@ -130,11 +130,11 @@ class MergeService(Generic[StateT, ProfileT]):
             NotFoundError: when there is no such record.
             AffinityError: when it cannot be learned, after retries.
         """
-        raw = await self._poller().transport.send(_wire.get_record(self._kind, record_id))
-        return _wire.read_record(self._kind, raw)
+        raw = await self._poller().transport.send(wire.get_record(self._kind, record_id))
+        return wire.read_record(self._kind, raw)
 
     def _task_id(self, task_url: str) -> str:
-        ref = _urls.parse_task_url(task_url, self._poller().transport.origin)
+        ref = urls.parse_task_url(task_url, self._poller().transport.origin)
         if ref.kind != self._kind:
             message = f"{task_url!r} is a task of {ref.kind} merges, not of {self._kind} merges"
             raise ConfigurationError(message)

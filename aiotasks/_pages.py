@@ -9,8 +9,8 @@ so a wrong guess costs a call and nothing else.
 import logging
 from itertools import islice
 
+from ._http.wire import Page, Request, list_tasks
 from ._pending import PAYS, Leaf, Pending
-from ._wire import Page, Request, list_tasks
 from .models import Kind, MergeTask
 
 

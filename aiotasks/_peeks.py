@@ -3,9 +3,9 @@
 import asyncio
 from typing import Final, NamedTuple
 
+from ._http.urls import TaskRef
 from ._pending import Pending, Terms
 from ._poller import Poller
-from ._urls import TaskRef
 from .backoff import poll_backoff
 from .models import MergeTask
 from .outcomes import Outcome, OutcomeState, Sighting

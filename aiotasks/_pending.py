@@ -4,8 +4,8 @@ from collections.abc import Callable
 from enum import Enum
 from typing import Final, NamedTuple
 
-from ._urls import TaskRef
-from ._wire import Page, Request
+from ._http.urls import TaskRef
+from ._http.wire import Page, Request
 from .backoff import Backoff
 from .errors import AffinityError, TaskFailedError, TaskTimeoutError
 from .models import Kind, MergeTask, ResultsSummary, TaskStatus

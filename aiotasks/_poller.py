@@ -5,14 +5,14 @@ import math
 from contextlib import suppress
 from typing import Final, get_args
 
-from . import _wire
 from ._hints import Hint, Hints
-from ._pacer import Lane
+from ._http import wire
+from ._http.pacer import Lane
+from ._http.transport import Transport
+from ._http.urls import TaskRef
+from ._http.wire import Page, Request
 from ._pending import Leaf, Pending
 from ._schedule import GRACE, Question, Schedule
-from ._transport import Transport
-from ._urls import TaskRef
-from ._wire import Page, Request
 from .backoff import is_worth_a_retry, retry_delay
 from .errors import (
     AffinityError,
@@ -197,13 +197,13 @@ class Poller:
             self._tick(self._loop.time())
 
     async def _ask_task(self, ref: TaskRef) -> None:
-        task = await self.transport.exchange(_wire.get_task(ref))
+        task = await self.transport.exchange(wire.get_task(ref))
         if self._schedule.see(ref, task, now=self._loop.time(), lead=self._lead):
             self._failed[ref] = None
 
     async def _ask_page(self, leaf: Leaf) -> None:
         page = await self.transport.exchange(leaf.request)
-        following = _wire.follow(leaf.request, page, self.transport.origin)
+        following = wire.follow(leaf.request, page, self.transport.origin)
         failures = self._schedule.see_page(
             leaf, page, following, now=self._loop.time(), lead=self._lead
         )
@@ -288,8 +288,8 @@ class Poller:
     async def _explain(self, kind: Kind, refs: list[TaskRef]) -> None:
         ids = [ref.id for ref in refs]
         reasons: dict[str, str] = {}
-        exact = _wire.list_merges(kind, task_ids=ids)
-        newest = _wire.list_merges(kind, status=TaskStatus.FAILED)
+        exact = wire.list_merges(kind, task_ids=ids)
+        newest = wire.list_merges(kind, status=TaskStatus.FAILED)
         # How many terms a filter takes is not documented; the newest failures are the fallback.
         for request in (exact, newest):
             try:
@@ -311,4 +311,4 @@ class Poller:
             for merge in page.data:
                 if merge.error_message and merge.task_id in ids:
                     reasons.setdefault(merge.task_id, merge.error_message)
-            request = _wire.follow(request, page, self.transport.origin)
+            request = wire.follow(request, page, self.transport.origin)

@@ -10,12 +10,12 @@ from operator import attrgetter
 from typing import Final, TypeAlias, get_args
 
 from ._common import Fresh, Summaries, Wakes
+from ._http.urls import TaskRef
+from ._http.wire import Page, Request
 from ._pages import Catalogue
 from ._pending import PAYS, Leaf, Pending, Phase, cut_short, failed, outcome
 from ._timetable import Timetable
-from ._urls import TaskRef
 from ._waiters import Waiters
-from ._wire import Page, Request
 from .errors import AffinityError, UnknownStatusError
 from .models import Kind, MergeTask
 from .outcomes import Outcome, OutcomeState

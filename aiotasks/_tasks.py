@@ -8,7 +8,7 @@ from copy import copy
 from types import TracebackType
 from typing import Self
 
-from . import _urls, _wire
+from ._http import urls, wire
 from ._peeks import Peeks
 from ._pending import Pending, Phase, Terms, cut_short
 from ._poller import Poller
@@ -132,7 +132,7 @@ class Watch:
     def _add(self, url: str, now: float) -> None:
         index, self._count = self._count, self._count + 1
         try:
-            ref = _urls.parse_task_url(url, self._poller.transport.origin)
+            ref = urls.parse_task_url(url, self._poller.transport.origin)
         except ConfigurationError as error:
             self._emit(index, Outcome(url=url, state=OutcomeState.UNKNOWN, error=error))
             return
@@ -183,8 +183,8 @@ class TaskService:
             AffinityError: when it cannot be learned, after retries.
         """
         transport = self._poller().transport
-        ref = _urls.parse_task_url(task_url, transport.origin)
-        return await transport.send(_wire.get_task(ref))
+        ref = urls.parse_task_url(task_url, transport.origin)
+        return await transport.send(wire.get_task(ref))
 
     async def peek(
         self,
@@ -213,7 +213,7 @@ class TaskService:
             AffinityError: when it cannot be learned.
         """
         poller = self._poller()
-        ref = _urls.parse_task_url(task_url, poller.transport.origin)
+        ref = urls.parse_task_url(task_url, poller.transport.origin)
         found = await self._peeks.peek(
             poller, ref, task_url, interval=interval, patience=_seconds(timeout)
         )
@@ -343,7 +343,7 @@ class TaskService:
             ConfigurationError: when the kind or the status cannot be used.
             AffinityError: when a page cannot be read, after retries.
         """
-        async for task in self._poller().transport.pages(_wire.list_tasks(kind, status)):
+        async for task in self._poller().transport.pages(wire.list_tasks(kind, status)):
             yield task
 
     def _watch(

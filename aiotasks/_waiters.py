@@ -3,8 +3,8 @@
 from collections.abc import Iterator
 from typing import get_args
 
+from ._http.urls import TaskRef
 from ._pending import Pending
-from ._urls import TaskRef
 from .models import Kind
 
 

@@ -10,7 +10,7 @@ from typing import Annotated, NamedTuple, TypedDict
 
 import typer
 
-from . import _dedupe_cli, _report_cli, _urls, _web_cli
+from . import _dedupe_cli, _report_cli, _web_cli
 from ._command import EXIT_CODES, ApiVersion, BaseUrl, fail, run_command, settings_of
 from ._console import (
     EXIT_OF_STATE,
@@ -22,6 +22,7 @@ from ._console import (
     print_task,
     say,
 )
+from ._http import urls
 from .client import Client
 from .models import Kind, Quota
 from .outcomes import OutcomeState
@@ -201,7 +202,7 @@ async def _tasks(
     async with Client.from_env(**settings) as client:
         count = 0
         async for task in client.tasks.list(kind, status=status):
-            print_task(_urls.task_url(client.base_url, _urls.TaskRef(kind, task.id)), task)
+            print_task(urls.task_url(client.base_url, urls.TaskRef(kind, task.id)), task)
             count += 1
             if count == limit:
                 break

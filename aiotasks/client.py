@@ -11,14 +11,15 @@ from typing import Any, NamedTuple, Self
 
 import aiohttp
 
-from . import _urls, _wire
 from ._checks import positive, whole
 from ._hints import read_hint
+from ._http import urls, wire
+from ._http.limits import limits_of
+from ._http.pacer import Pacer
+from ._http.transport import Transport
 from ._merges import MergeService
-from ._pacer import Pacer, limits_of
 from ._poller import Poller
 from ._tasks import TaskService
-from ._transport import Transport
 from .errors import ClosedError, ConfigurationError, NotFoundError
 from .models import (
     CompanyMergeState,
@@ -62,14 +63,14 @@ class Client:
         self,
         api_key: str,
         *,
-        base_url: str = _urls.DEFAULT_BASE_URL,
+        base_url: str = urls.DEFAULT_BASE_URL,
         session: aiohttp.ClientSession | None = None,
         api_version: str | None = None,
         request_timeout: float = 30.0,
         max_in_flight: int = 16,
         reserve: int = 0,
     ) -> None:
-        self.base_url = _urls.parse_base_url(base_url)
+        self.base_url = urls.parse_base_url(base_url)
         self._headers = _headers(api_key, api_version)
         self._borrowed = session
         self._request_timeout = positive("request_timeout", request_timeout)
@@ -143,7 +144,7 @@ class Client:
         """
         poller = self._poller()
         with suppress(NotFoundError):
-            told = await poller.transport.send(_wire.get_rate_limit())
+            told = await poller.transport.send(wire.get_rate_limit())
             self._pacer.learn(self._open_scope().loop.time(), limits_of(told))
         return self.quota
 

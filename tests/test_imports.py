@@ -14,14 +14,14 @@ import aiotasks
 PACKAGE = Path(aiotasks.__file__).parent
 FILES = sorted(PACKAGE.rglob("*.py"))
 PURE = {
-    "_wire",
-    "_pacer",
+    "_http/wire",
+    "_http/pacer",
     "_schedule",
     "_timetable",
     "_waiters",
     "_pages",
     "_pending",
-    "_urls",
+    "_http/urls",
     "models",
     "errors",
     "backoff",

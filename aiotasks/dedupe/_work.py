@@ -8,7 +8,7 @@ from typing import Final
 
 from msgspec import Struct
 
-from aiotasks import _urls
+from aiotasks._http import urls
 from aiotasks._tasks import Watch
 from aiotasks.client import Client
 from aiotasks.errors import (
@@ -182,8 +182,8 @@ class Work:
 
     async def adopt(self, pair: Pair, task_id: str) -> None:
         """Wait for a task that the merge list shows."""
-        ref = _urls.TaskRef(self._kind, task_id)
-        await self._start(pair, _urls.task_url(self._client.base_url, ref))
+        ref = urls.TaskRef(self._kind, task_id)
+        await self._start(pair, urls.task_url(self._client.base_url, ref))
 
     async def end(self, pair: Pair, state: PairState, *, reason: str | None = None) -> None:
         """Record the end of a pair, and let others start in its place."""

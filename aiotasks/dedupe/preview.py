@@ -6,8 +6,8 @@ from typing import Any
 
 from msgspec import Struct
 
+from aiotasks._http.wire import PAGE_LIMIT, profile_of
 from aiotasks._merges import batches
-from aiotasks._wire import PAGE_LIMIT, profile_of
 from aiotasks.client import Client
 from aiotasks.errors import MergedEntityError, NotFoundError
 from aiotasks.models import Kind, Record

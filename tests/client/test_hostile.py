@@ -15,7 +15,7 @@ from aiotasks import (
     OutcomeState,
     ResponseError,
 )
-from aiotasks._transport import MAX_BODY
+from aiotasks._http.transport import MAX_BODY
 from aiotasks.sandbox import Fault
 from tests.client.conftest import Recorded, assert_idle, connect, host, now, saying
 

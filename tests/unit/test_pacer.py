@@ -14,16 +14,9 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from aiotasks import Quota
-from aiotasks._pacer import (
-    MAX_HOLD,
-    START_IN_FLIGHT,
-    Lane,
-    Limits,
-    Pacer,
-    limits_of,
-    read_limits,
-)
-from aiotasks._wire import RateLimits, RateLimitWindow
+from aiotasks._http.limits import RateLimits, limits_of, parse_rate_limit_headers
+from aiotasks._http.pacer import MAX_HOLD, START_IN_FLIGHT, Lane, Pacer
+from aiotasks._http.wire import RateLimitAnswer, RateLimitWindow
 
 
 # How fast examples are made is the machine's affair.
@@ -49,7 +42,7 @@ GARBAGE = [
 
 
 def retry_after(text: str) -> float | None:
-    return read_limits({"Retry-After": text}, NOW).retry_after
+    return parse_rate_limit_headers({"Retry-After": text}, NOW).retry_after
 
 
 class TestReadLimits:
@@ -64,22 +57,24 @@ class TestReadLimits:
             f"{ORG}-Reset": "1000000",
             "Retry-After": "7",
         }
-        assert read_limits(headers, NOW) == Limits(900, 899, 42, 100_000, 99_000, 1_000_000, 7)
+        assert parse_rate_limit_headers(headers, NOW) == RateLimits(
+            900, 899, 42, 100_000, 99_000, 1_000_000, 7
+        )
 
     def test_no_headers(self) -> None:
         """Every header may be missing."""
-        assert read_limits({}, NOW) == Limits()
+        assert parse_rate_limit_headers({}, NOW) == RateLimits()
 
     @pytest.mark.parametrize("text", GARBAGE, ids=range(len(GARBAGE)))
     def test_garbage_counts_as_missing(self, text: str) -> None:
         """A header that is no count tells nothing, and hides nothing that others tell."""
         headers = {USER: text, f"{USER}-Remaining": "5", f"{USER}-Reset": text, "Retry-After": text}
-        assert read_limits(headers, NOW) == Limits(user_remaining=5)
+        assert parse_rate_limit_headers(headers, NOW) == RateLimits(user_remaining=5)
 
     @pytest.mark.parametrize(("text", "count"), [("0", 0), (" 5 ", 5), ("5.0", 5), ("5.9", 5)])
     def test_a_count_may_be_written_as_a_number(self, text: str, count: int) -> None:
         """A proxy that writes numbers with a point or spaces is understood."""
-        assert read_limits({f"{USER}-Remaining": text}, NOW).user_remaining == count
+        assert parse_rate_limit_headers({f"{USER}-Remaining": text}, NOW).user_remaining == count
 
     @pytest.mark.parametrize(
         ("text", "seconds"),
@@ -121,8 +116,8 @@ class TestReadLimits:
             headers["Date"] = date
         if seconds is None:
             seconds = 0
-            assert read_limits(headers, NOW - timedelta(hours=2)).retry_after == 30
-        assert read_limits(headers, NOW).retry_after == seconds
+            assert parse_rate_limit_headers(headers, NOW - timedelta(hours=2)).retry_after == 30
+        assert parse_rate_limit_headers(headers, NOW).retry_after == seconds
 
     def test_a_far_future_is_read_as_it_is(self) -> None:
         """How much of a ``Retry-After`` is believed is not for the reader to say."""
@@ -151,7 +146,7 @@ class TestReadLimits:
     @settings(max_examples=300, deadline=None, suppress_health_check=SLOW)
     def test_any_text_is_read(self, headers: dict[str, str]) -> None:
         """No header can fail an answer, and none tells of less than nothing."""
-        limits = read_limits(headers, NOW)
+        limits = parse_rate_limit_headers(headers, NOW)
         for count in (limits.user, limits.user_remaining, limits.user_reset, limits.retry_after):
             assert count is None or 0 <= count < math.inf
 
@@ -159,12 +154,14 @@ class TestReadLimits:
 class TestLimitsOf:
     def test_both(self) -> None:
         """What the API tells when it is asked counts like what the headers say."""
-        told = RateLimits(RateLimitWindow(900, 899, 42), RateLimitWindow(100_000, 99_000, 1000))
-        assert limits_of(told) == Limits(900, 899, 42, 100_000, 99_000, 1000)
+        told = RateLimitAnswer(
+            RateLimitWindow(900, 899, 42), RateLimitWindow(100_000, 99_000, 1000)
+        )
+        assert limits_of(told) == RateLimits(900, 899, 42, 100_000, 99_000, 1000)
 
     def test_no_month(self) -> None:
         """A plan without a limit for the month is told by the minute alone."""
-        assert limits_of(RateLimits(RateLimitWindow(900, 899, 42))) == Limits(900, 899, 42)
+        assert limits_of(RateLimitAnswer(RateLimitWindow(900, 899, 42))) == RateLimits(900, 899, 42)
 
 
 def sent(pacer: Pacer, now: float, count: int = 1, lane: Lane = Lane.INTERACTIVE) -> None:
@@ -178,13 +175,15 @@ def wait_of(pacer: Pacer, now: float, lane: Lane = Lane.INTERACTIVE) -> float:
     return pacer.delay(now, lane)
 
 
-def answered(pacer: Pacer, now: float, limits: Limits = Limits(), *, status: int = 200) -> None:  # noqa: B008 - immutable
-    pacer.answer(now, status, limits)
+def answered(
+    pacer: Pacer, now: float, limits: RateLimits | None = None, *, status: int = 200
+) -> None:
+    pacer.answer(now, status, limits or RateLimits())
     pacer.end(was_answered=True)
 
 
-def minute(remaining: int, reset: int | None = 60) -> Limits:
-    return Limits(user=900, user_remaining=remaining, user_reset=reset)
+def minute(remaining: int, reset: int | None = 60) -> RateLimits:
+    return RateLimits(user=900, user_remaining=remaining, user_reset=reset)
 
 
 def opened(*, max_in_flight: int = 16, remaining: int = 900, reset: int = 60) -> Pacer:
@@ -373,21 +372,21 @@ class TestLanes:
         """Where the share of a small limit would be next to nothing, four a minute are left."""
         pacer = Pacer(max_in_flight=4)
         sent(pacer, 0, lane=Lane.POLL)
-        answered(pacer, 0, Limits(20, 19, 60))
+        answered(pacer, 0, RateLimits(20, 19, 60))
         assert pacer.delay(0, Lane.POLL, is_contested=True) == 15
 
     def test_an_unknown_limit_is_the_usual_one(self) -> None:
         """Where no answer tells the limit, the documented one sets the pace."""
         pacer = Pacer(max_in_flight=4)
         sent(pacer, 0, lane=Lane.POLL)
-        answered(pacer, 0, Limits(None, 800, 60))
+        answered(pacer, 0, RateLimits(None, 800, 60))
         assert pacer.delay(0, Lane.POLL, is_contested=True) == pytest.approx(60 / 65.7)
 
     def test_a_limit_of_nothing(self) -> None:
         """A limit of 0, which no answer can mean, stops nothing while calls remain."""
         pacer = Pacer(max_in_flight=4)
         sent(pacer, 0)
-        answered(pacer, 0, Limits(0, 5, 60))
+        answered(pacer, 0, RateLimits(0, 5, 60))
         for lane in (Lane.INTERACTIVE, Lane.MERGE, Lane.POLL):
             assert pacer.delay(0, lane) == 0
 
@@ -577,7 +576,7 @@ class TestWindows:
     def test_what_was_asked_for_counts(self) -> None:
         """The limits may be told by another answer than that to the request that is counted."""
         pacer = Pacer(max_in_flight=4)
-        pacer.learn(0, Limits(900, 0, 42))
+        pacer.learn(0, RateLimits(900, 0, 42))
         assert (pacer.quota(0).remaining, pacer.quota(0).reset) == (0, 42)
         assert (pacer.sent, pacer.refused, pacer.in_flight) == (0, 0, 0)
 
@@ -621,14 +620,14 @@ class TestRefusals:
             pytest.param(minute(0, None), 1, id="minute without a reset"),
             pytest.param(minute(0, 10**9), MAX_HOLD, id="minute with an endless reset"),
             pytest.param(minute(100), 1, id="concurrency"),
-            pytest.param(Limits(), 1, id="no header"),
-            pytest.param(Limits(retry_after=33), 33, id="retry after"),
-            pytest.param(Limits(retry_after=0), 1, id="retry at once"),
-            pytest.param(Limits(retry_after=1e9), MAX_HOLD, id="retry never"),
-            pytest.param(Limits(user_remaining=0, user_reset=5, retry_after=33), 33, id="both"),
+            pytest.param(RateLimits(), 1, id="no header"),
+            pytest.param(RateLimits(retry_after=33), 33, id="retry after"),
+            pytest.param(RateLimits(retry_after=0), 1, id="retry at once"),
+            pytest.param(RateLimits(retry_after=1e9), MAX_HOLD, id="retry never"),
+            pytest.param(RateLimits(user_remaining=0, user_reset=5, retry_after=33), 33, id="both"),
         ],
     )
-    def test_how_long_it_holds(self, limits: Limits, hold: float) -> None:
+    def test_how_long_it_holds(self, limits: RateLimits, hold: float) -> None:
         """A 429 holds everything for as long as it says, a second at least and two minutes at most."""
         pacer = opened()
         sent(pacer, 0)
@@ -681,8 +680,8 @@ class TestRefusals:
             assert pacer.allowed == 1
         sent(pacer, 2000)
 
-    @pytest.mark.parametrize("limits", [minute(0), Limits()], ids=["minute", "no headers"])
-    def test_other_refusals_are_not_about_concurrency(self, limits: Limits) -> None:
+    @pytest.mark.parametrize("limits", [minute(0), RateLimits()], ids=["minute", "no headers"])
+    def test_other_refusals_are_not_about_concurrency(self, limits: RateLimits) -> None:
         """After a minute that was used up, it opens as fast as at the start."""
         pacer = opened()
         sent(pacer, 0)
@@ -742,7 +741,7 @@ class TestRefusals:
         """``Retry-After`` on a 5xx holds too."""
         pacer = opened()
         sent(pacer, 0)
-        answered(pacer, 0, Limits(retry_after=20), status=status)
+        answered(pacer, 0, RateLimits(retry_after=20), status=status)
         assert wait_of(pacer, 0) == 20
         sent(pacer, 20, 4)
 
@@ -750,12 +749,12 @@ class TestRefusals:
         """On any other answer ``Retry-After`` is passed over."""
         pacer = opened()
         sent(pacer, 0)
-        answered(pacer, 0, Limits(retry_after=20), status=202)
+        answered(pacer, 0, RateLimits(retry_after=20), status=202)
         assert wait_of(pacer, 0) == 0
 
 
-def month(remaining: int, reset: int | None = 1000) -> Limits:
-    return Limits(org=100_000, org_remaining=remaining, org_reset=reset)
+def month(remaining: int, reset: int | None = 1000) -> RateLimits:
+    return RateLimits(org=100_000, org_remaining=remaining, org_reset=reset)
 
 
 class TestMonth:
@@ -821,7 +820,7 @@ class TestQuota:
         """What is remaining is told less what is on its way, and resets as seconds from now."""
         pacer = Pacer(max_in_flight=4)
         sent(pacer, 0)
-        answered(pacer, 0, Limits(900, 800, 60, 100_000, 5_000, 1000))
+        answered(pacer, 0, RateLimits(900, 800, 60, 100_000, 5_000, 1000))
         sent(pacer, 0, 3)
         assert pacer.quota(20) == Quota(
             limit=900,
@@ -982,7 +981,7 @@ class Job:
         if is_lost:
             self.pacer.end(was_answered=False)
             return False
-        limits = read_limits(headers, NOW)
+        limits = parse_rate_limit_headers(headers, NOW)
         if limits.user_remaining == 0:
             self.exhausted.add(window)
         self.pacer.answer(self.now, status, limits)

@@ -6,10 +6,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from aiotasks._http.urls import TaskRef
+from aiotasks._http.wire import Page, Request, list_tasks
 from aiotasks._pages import Catalogue
 from aiotasks._pending import PAYS, Leaf, Pending, Phase, Terms
-from aiotasks._urls import TaskRef
-from aiotasks._wire import Page, Request, list_tasks
 from aiotasks.models import Kind, MergeTask
 
 

@@ -33,10 +33,10 @@ from aiotasks import (
     UnknownStatusError,
 )
 from aiotasks._common import VISIBILITY
+from aiotasks._http.urls import TaskRef
+from aiotasks._http.wire import Page, Request, list_tasks
 from aiotasks._pending import Leaf, Pending, Phase, Terms, cut_short
 from aiotasks._schedule import GRACE, Question, Schedule
-from aiotasks._urls import TaskRef
-from aiotasks._wire import Page, Request, list_tasks
 from aiotasks.backoff import Backoff, poll_backoff
 
 

@@ -6,9 +6,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from aiotasks._http.urls import TaskRef
 from aiotasks._pending import Pending, Terms
 from aiotasks._timetable import Timetable
-from aiotasks._urls import TaskRef
 
 
 # How fast examples are made is the machine's affair.

@@ -30,11 +30,10 @@ from aiotasks import (
     ResponseError,
     ServerError,
     ValidationError,
-    _urls,
-    _wire,
 )
-from aiotasks._urls import TaskRef
-from aiotasks._wire import Page, Pagination, Request, Started
+from aiotasks._http import urls, wire
+from aiotasks._http.urls import TaskRef
+from aiotasks._http.wire import Page, Pagination, Request, Started
 
 
 # How fast examples are made is the machine's affair.
@@ -48,17 +47,17 @@ TASK_URL = ORIGIN + TASK_PATH
 KINDS: tuple[Kind, Kind] = ("company", "person")
 
 REQUESTS: Mapping[str, tuple[Request[Any], type]] = {
-    "task": (_wire.get_task(TaskRef("company", ID)), MergeTask),
-    "tasks": (_wire.list_tasks("person"), Page),
-    "company merge": (_wire.get_merge("company", 1), CompanyMergeState),
-    "person merge": (_wire.get_merge("person", 1), PersonMergeState),
-    "company merges": (_wire.list_merges("company"), Page),
-    "person merges": (_wire.list_merges("person"), Page),
-    "company suggestions": (_wire.list_suggestions("company"), Page),
-    "person suggestions": (_wire.list_suggestions("person"), Page),
-    "companies": (_wire.list_records("company", [1, 2]), Page),
-    "company": (_wire.get_record("company", 1), msgspec.Raw),
-    "start": (_wire.merge("company", 1, 2), Started),
+    "task": (wire.get_task(TaskRef("company", ID)), MergeTask),
+    "tasks": (wire.list_tasks("person"), Page),
+    "company merge": (wire.get_merge("company", 1), CompanyMergeState),
+    "person merge": (wire.get_merge("person", 1), PersonMergeState),
+    "company merges": (wire.list_merges("company"), Page),
+    "person merges": (wire.list_merges("person"), Page),
+    "company suggestions": (wire.list_suggestions("company"), Page),
+    "person suggestions": (wire.list_suggestions("person"), Page),
+    "companies": (wire.list_records("company", [1, 2]), Page),
+    "company": (wire.get_record("company", 1), msgspec.Raw),
+    "start": (wire.merge("company", 1, 2), Started),
 }
 
 FIELDS = [
@@ -96,7 +95,7 @@ class TestParseBaseUrl:
     )
     def test_an_origin_is_made_canonical(self, given_url: str, origin: str) -> None:
         """One origin has one form, whatever its case, its slash and its default port."""
-        assert _urls.parse_base_url(given_url) == origin
+        assert urls.parse_base_url(given_url) == origin
 
     @pytest.mark.parametrize(
         "given_url",
@@ -116,7 +115,7 @@ class TestParseBaseUrl:
     def test_plain_http_is_for_loopback_only(self, given_url: str) -> None:
         """The key never goes over the network in the clear."""
         with pytest.raises(ConfigurationError, match="use https"):
-            _ = _urls.parse_base_url(given_url)
+            _ = urls.parse_base_url(given_url)
 
     @pytest.mark.parametrize(
         "given_url",
@@ -157,12 +156,12 @@ class TestParseBaseUrl:
     def test_anything_but_an_origin_is_refused(self, given_url: object) -> None:
         """What is no origin is refused before anything is sent, with an example of one."""
         with pytest.raises(ConfigurationError, match=re.escape(ORIGIN)):
-            _ = _urls.parse_base_url(given_url)
+            _ = urls.parse_base_url(given_url)
 
     def test_a_password_is_not_shown(self) -> None:
         """A base URL with a key in it is refused without repeating the key."""
         with pytest.raises(ConfigurationError) as caught:
-            _ = _urls.parse_base_url("https://:s3cr3t@api.affinity.co")
+            _ = urls.parse_base_url("https://:s3cr3t@api.affinity.co")
         assert "s3cr3t" not in str(caught.value)
 
     @given(
@@ -173,10 +172,10 @@ class TestParseBaseUrl:
     def test_any_text_is_an_origin_or_refused(self, text: str) -> None:
         """Nothing else than ``ConfigurationError`` is raised, and a canonical origin stays so."""
         try:
-            origin = _urls.parse_base_url(text)
+            origin = urls.parse_base_url(text)
         except ConfigurationError:
             return
-        assert _urls.parse_base_url(origin) == origin
+        assert urls.parse_base_url(origin) == origin
         parts = urlsplit(origin)
         assert origin == f"{parts.scheme}://{parts.netloc}"
         assert parts.scheme == "https" or parts.hostname in {"localhost", "127.0.0.1", "::1"}
@@ -197,13 +196,13 @@ class TestParseTaskUrl:
     )
     def test_affinitys_own_urls_are_names(self, origin: str, url: str) -> None:
         """A URL of Affinity's hosts names a task for every client, wherever that talks to."""
-        assert _urls.parse_task_url(url, origin) == TaskRef("company", ID)
+        assert urls.parse_task_url(url, origin) == TaskRef("company", ID)
 
     @pytest.mark.parametrize("kind", KINDS)
     def test_what_was_built_is_understood(self, kind: Kind) -> None:
         """A URL that this library returns names the same task again."""
         ref = TaskRef(kind, ID)
-        assert _urls.parse_task_url(_urls.task_url(LOCAL, ref), LOCAL) == ref
+        assert urls.parse_task_url(urls.task_url(LOCAL, ref), LOCAL) == ref
 
     @pytest.mark.parametrize(
         "url",
@@ -270,21 +269,19 @@ class TestParseTaskUrl:
     def test_hostile_shapes_are_refused(self, url: object) -> None:
         """Whatever is not exactly a task URL of a known host is refused, in few words."""
         with pytest.raises(ConfigurationError) as caught:
-            _ = _urls.parse_task_url(url, ORIGIN)
+            _ = urls.parse_task_url(url, ORIGIN)
         assert len(str(caught.value)) < 600
         assert "\n" not in str(caught.value)
 
     def test_a_homoglyph_of_the_own_host_is_refused(self) -> None:
         """A letter that only lower-cases to one of the own host is not that letter."""
         with pytest.raises(ConfigurationError, match=r"base_url"):
-            _ = _urls.parse_task_url(
-                f"https://ban\u212a.example{TASK_PATH}", "https://bank.example"
-            )
+            _ = urls.parse_task_url(f"https://ban\u212a.example{TASK_PATH}", "https://bank.example")
 
     def test_another_host_is_named_with_the_remedy(self) -> None:
         """The error of a foreign task names both hosts and the setting to change."""
         with pytest.raises(ConfigurationError, match="base_url") as caught:
-            _ = _urls.parse_task_url(f"https://evil.example{TASK_PATH}", ORIGIN)
+            _ = urls.parse_task_url(f"https://evil.example{TASK_PATH}", ORIGIN)
         assert "https://evil.example" in str(caught.value)
         assert ORIGIN in str(caught.value)
 
@@ -305,17 +302,17 @@ class TestParseTaskUrl:
     def test_any_text_is_a_task_or_refused(self, text: str) -> None:
         """Whatever is accepted is asked for at the configured origin and nowhere else."""
         try:
-            ref = _urls.parse_task_url(text, ORIGIN)
+            ref = urls.parse_task_url(text, ORIGIN)
         except ConfigurationError:
             return
-        rebuilt = _urls.task_url(ORIGIN, ref)
+        rebuilt = urls.task_url(ORIGIN, ref)
         assert re.fullmatch(
             r"https://api\.affinity\.co/v2/tasks/(company|person)-merges/[A-Za-z0-9_-]+",
             rebuilt,
             re.ASCII,
         )
-        assert rebuilt == ORIGIN + _wire.get_task(ref).target
-        assert _urls.parse_task_url(rebuilt, ORIGIN) == ref
+        assert rebuilt == ORIGIN + wire.get_task(ref).target
+        assert urls.parse_task_url(rebuilt, ORIGIN) == ref
         assert text.isascii()
 
 
@@ -330,7 +327,7 @@ class TestStartedTask:
     )
     def test_its_host_does_not_matter(self, url: str) -> None:
         """The server may name a new task by whatever host it knows itself."""
-        assert _wire.started_task(Started(url), "company") == TaskRef("company", ID)
+        assert wire.started_task(Started(url), "company") == TaskRef("company", ID)
 
     @pytest.mark.parametrize(
         "url",
@@ -344,7 +341,7 @@ class TestStartedTask:
     def test_it_names_a_task_of_the_kind(self, url: str) -> None:
         """An answer that names no task of the kind that was merged cannot be waited for."""
         with pytest.raises(DecodeError, match="company merge task"):
-            _ = _wire.started_task(Started(url), "company")
+            _ = wire.started_task(Started(url), "company")
 
 
 class TestNextPage:
@@ -358,7 +355,7 @@ class TestNextPage:
     )
     def test_it_is_followed_as_given(self, target: str) -> None:
         """A link on the origin is taken as it is, though its path may be another."""
-        assert _urls.next_target(ORIGIN + target, ORIGIN) == target
+        assert urls.next_target(ORIGIN + target, ORIGIN) == target
 
     @pytest.mark.parametrize(
         "url",
@@ -382,14 +379,14 @@ class TestNextPage:
     def test_it_stays_on_the_origin(self, url: str) -> None:
         """A link that leads anywhere else is an answer that cannot be read."""
         with pytest.raises(DecodeError, match="leads away"):
-            _ = _urls.next_target(url, ORIGIN)
+            _ = urls.next_target(url, ORIGIN)
 
     @given(shuffled(ORIGIN, "/", "//", "@", ":", "\\", "evil.example", "?", "#", "%2e", "\r\n"))
     @settings(max_examples=300, deadline=None, suppress_health_check=SLOW)
     def test_any_text_stays_on_the_origin_or_is_refused(self, text: str) -> None:
         """Nothing else than ``DecodeError`` is raised, and the host is never another."""
         try:
-            target = _urls.next_target(text, ORIGIN)
+            target = urls.next_target(text, ORIGIN)
         except DecodeError:
             return
         assert urlsplit(ORIGIN + target)[:2] == ("https", "api.affinity.co")
@@ -397,42 +394,42 @@ class TestNextPage:
 
     def test_the_following_page_is_read_alike(self) -> None:
         """The request for the next page reads what the first one reads, until there is none."""
-        request = _wire.list_tasks("company")
+        request = wire.list_tasks("company")
         linked = Page[MergeTask]([], Pagination(next_url=f"{ORIGIN}/v2/x?cursor=7"))
-        following = _wire.follow(request, linked, ORIGIN)
+        following = wire.follow(request, linked, ORIGIN)
         assert following == Request("GET", "/v2/x?cursor=7", request.decoder)
-        assert _wire.follow(request, Page[MergeTask]([]), ORIGIN) is None
+        assert wire.follow(request, Page[MergeTask]([]), ORIGIN) is None
 
 
 class TestRequests:
     @pytest.mark.parametrize("kind", KINDS)
     def test_a_task_is_asked_for_by_its_name(self, kind: Kind) -> None:
         """A task is asked for on the path of its kind."""
-        request = _wire.get_task(TaskRef(kind, ID))
+        request = wire.get_task(TaskRef(kind, ID))
         assert (request.method, request.body) == ("GET", None)
         assert request.target == f"/v2/tasks/{kind}-merges/{ID}"
 
     @pytest.mark.parametrize(
         ("request_", "path", "expression"),
         [
-            (_wire.list_tasks("company"), "tasks/company-merges", None),
-            (_wire.list_tasks("person", "failed"), "tasks/person-merges", "status=failed"),
-            (_wire.list_merges("company"), "company-merges", None),
-            (_wire.list_merges("person", status="success"), "person-merges", "status=success"),
-            (_wire.list_merges("company", task_ids=["a"]), "company-merges", "taskId=a"),
-            (_wire.list_merges("person", task_ids=["9-x_Z"]), "person-merges", "taskId=9-x_Z"),
-            (_wire.list_merges("company", task_ids=[]), "company-merges", None),
+            (wire.list_tasks("company"), "tasks/company-merges", None),
+            (wire.list_tasks("person", "failed"), "tasks/person-merges", "status=failed"),
+            (wire.list_merges("company"), "company-merges", None),
+            (wire.list_merges("person", status="success"), "person-merges", "status=success"),
+            (wire.list_merges("company", task_ids=["a"]), "company-merges", "taskId=a"),
+            (wire.list_merges("person", task_ids=["9-x_Z"]), "person-merges", "taskId=9-x_Z"),
+            (wire.list_merges("company", task_ids=[]), "company-merges", None),
             (
-                _wire.list_merges("company", task_ids=["a", "b"]),
+                wire.list_merges("company", task_ids=["a", "b"]),
                 "company-merges",
                 "taskId=a | taskId=b",
             ),
             (
-                _wire.list_merges("company", status="failed", task_ids=["a", "b"]),
+                wire.list_merges("company", status="failed", task_ids=["a", "b"]),
                 "company-merges",
                 "status=failed & taskId=a | status=failed & taskId=b",
             ),
-            (_wire.list_suggestions("company"), "duplicates/company-suggestions", None),
+            (wire.list_suggestions("company"), "duplicates/company-suggestions", None),
         ],
     )
     def test_a_list_asks_for_whole_pages(
@@ -449,24 +446,24 @@ class TestRequests:
     def test_a_status_cannot_change_the_filter(self, status: str) -> None:
         """What cannot be a status is refused rather than sent inside a filter."""
         with pytest.raises(ConfigurationError, match="not a status"):
-            _ = _wire.list_tasks("company", status)
+            _ = wire.list_tasks("company", status)
 
     @pytest.mark.parametrize("task_id", ["", "a b", "a|b", "a&status=x", "../x", "é"])
     def test_a_task_id_cannot_change_the_filter(self, task_id: str) -> None:
         """What cannot be a task id is refused rather than sent inside a filter."""
         with pytest.raises(ConfigurationError, match="not a task id"):
-            _ = _wire.list_merges("company", task_ids=[ID, task_id])
+            _ = wire.list_merges("company", task_ids=[ID, task_id])
 
     @pytest.mark.parametrize("kind", ["", "Company", "companies", "opportunity", "../x"])
     def test_a_kind_is_one_of_two(self, kind: Any) -> None:
         """A list of anything but companies or persons is refused."""
         with pytest.raises(ConfigurationError, match="company or person"):
-            _ = _wire.list_tasks(kind)
+            _ = wire.list_tasks(kind)
 
     @pytest.mark.parametrize(("kind", "name"), [("company", "Company"), ("person", "Person")])
     def test_a_merge_names_both_records(self, kind: Kind, name: str) -> None:
         """The body of a merge says which record stays and which is merged into it."""
-        request = _wire.merge(kind, 7, 8)
+        request = wire.merge(kind, 7, 8)
         assert (request.method, request.target) == ("POST", f"/v2/{kind}-merges")
         assert request.body is not None
         body = msgspec.json.decode(request.body)
@@ -476,24 +473,24 @@ class TestRequests:
     def test_an_id_is_a_positive_whole_number(self, number: Any) -> None:
         """What is no record id is refused before anything is sent, in each of the places."""
         with pytest.raises(ConfigurationError, match="primary_id"):
-            _ = _wire.merge("company", number, 2)
+            _ = wire.merge("company", number, 2)
         with pytest.raises(ConfigurationError, match="duplicate_id"):
-            _ = _wire.merge("company", 2, number)
+            _ = wire.merge("company", 2, number)
         with pytest.raises(ConfigurationError, match="merge_id"):
-            _ = _wire.get_merge("person", number)
+            _ = wire.get_merge("person", number)
 
     def test_the_largest_id_is_accepted(self) -> None:
         """The largest id that the API's document allows can be asked for."""
-        assert _wire.get_merge("company", 2**53 - 1).target == f"/v2/company-merges/{2**53 - 1}"
+        assert wire.get_merge("company", 2**53 - 1).target == f"/v2/company-merges/{2**53 - 1}"
 
     def test_a_record_is_not_merged_into_itself(self) -> None:
         """Two equal ids are a mistake of the caller."""
         with pytest.raises(ConfigurationError, match="into itself"):
-            _ = _wire.merge("person", 7, 7)
+            _ = wire.merge("person", 7, 7)
 
 
 def decoded(name: str, body: bytes) -> Any:
-    return _wire.decode(REQUESTS[name][0], 200, {}, body)
+    return wire.decode(REQUESTS[name][0], 200, {}, body)
 
 
 class TestDecode:
@@ -560,7 +557,7 @@ class TestDecode:
     def test_every_success_is_one(self, status: int) -> None:
         """Any 2xx is an answer to be read."""
         request: Request[Started] = REQUESTS["start"][0]
-        answer = _wire.decode(request, status, {}, b'{"taskUrl":"u"}')
+        answer = wire.decode(request, status, {}, b'{"taskUrl":"u"}')
         assert answer == Started("u")
 
     @pytest.mark.parametrize(
@@ -596,7 +593,7 @@ class TestDecode:
         """A success that is no task is a ``DecodeError`` with its size and its type."""
         headers = {"Content-Type": "text/html"}
         with pytest.raises(DecodeError, match=rf"{len(body)} bytes of 'text/html'") as caught:
-            _ = _wire.decode(REQUESTS["task"][0], 200, headers, body)
+            _ = wire.decode(REQUESTS["task"][0], 200, headers, body)
         assert caught.value.status == 200
         assert caught.value.__cause__ is not None
 
@@ -633,7 +630,7 @@ class TestDecode:
         request, model = REQUESTS[name]
         outcome: object
         try:
-            outcome = _wire.decode(request, status, headers, body)
+            outcome = wire.decode(request, status, headers, body)
         except AffinityError as error:
             outcome = error
         expected = (model, DecodeError) if 200 <= status < 300 else (ResponseError,)
@@ -645,7 +642,7 @@ def refusal(
     status: int, body: bytes = b"", headers: Mapping[str, str] | None = None
 ) -> ResponseError:
     with pytest.raises(ResponseError) as caught:
-        _ = _wire.decode(REQUESTS["task"][0], status, headers or {}, body)
+        _ = wire.decode(REQUESTS["task"][0], status, headers or {}, body)
     return caught.value
 
 

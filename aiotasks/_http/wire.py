@@ -10,9 +10,8 @@ from urllib.parse import quote
 
 import msgspec
 
-from ._checks import reject, shorten
-from ._urls import TaskRef, named_task, next_target
-from .errors import (
+from aiotasks._checks import reject, shorten
+from aiotasks.errors import (
     AuthenticationError,
     AuthorizationError,
     ConflictError,
@@ -24,7 +23,7 @@ from .errors import (
     ServerError,
     ValidationError,
 )
-from .models import (
+from aiotasks.models import (
     CompanyMergeState,
     CompanyProfile,
     DuplicateSuggestion,
@@ -34,6 +33,8 @@ from .models import (
     PersonProfile,
     Record,
 )
+
+from .urls import TaskRef, named_task, next_target
 
 
 T = TypeVar("T")
@@ -78,7 +79,7 @@ class RateLimitWindow(msgspec.Struct, frozen=True):
     reset: int
 
 
-class RateLimits(msgspec.Struct, frozen=True, rename="camel"):
+class RateLimitAnswer(msgspec.Struct, frozen=True, rename="camel"):
     """The limits of the key's user and of its organization."""
 
     caller_per_minute: RateLimitWindow
@@ -113,7 +114,7 @@ _UNREADABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 _TASK: Decoder[MergeTask] = Decoder(MergeTask)
 _TASKS: Decoder[Page[MergeTask]] = Decoder(Page[MergeTask])
 _STARTED: Decoder[Started] = Decoder(Started)
-_RATE_LIMITS: Decoder[RateLimits] = Decoder(RateLimits)
+_RATE_LIMITS: Decoder[RateLimitAnswer] = Decoder(RateLimitAnswer)
 _PROBLEMS: Decoder[_Problems] = Decoder(_Problems)
 _STATE: Mapping[Kind, Decoder[Any]] = {
     "company": Decoder(CompanyMergeState),
@@ -222,7 +223,7 @@ def profile_of(kind: Kind, json: bytes | msgspec.Raw) -> Any:
         raise DecodeError(200, f"a {kind} in it is none: {error}") from error
 
 
-def get_rate_limit() -> Request[RateLimits]:
+def get_rate_limit() -> Request[RateLimitAnswer]:
     """Ask for the limits (beta, API version 2026-07-15 and later)."""
     return Request("GET", "/v2/rate-limit", _RATE_LIMITS)
 

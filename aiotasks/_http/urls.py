@@ -8,9 +8,9 @@ import re
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import Final, NamedTuple, cast
 
-from ._checks import reject, shorten
-from .errors import DecodeError
-from .models import Kind
+from aiotasks._checks import reject, shorten
+from aiotasks.errors import DecodeError
+from aiotasks.models import Kind
 
 
 DEFAULT_BASE_URL: Final = "https://api.affinity.co"

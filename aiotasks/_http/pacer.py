@@ -7,13 +7,12 @@ out, too many requests at once become fewer, and the month ends the work.
 
 import math
 from collections.abc import Mapping
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
 from enum import IntEnum
-from typing import Final, NamedTuple, TypeVar
+from typing import Final, TypeVar
 
-from ._wire import RateLimits
-from .models import Quota
+from aiotasks.models import Quota
+
+from .limits import RateLimits
 
 
 T = TypeVar("T")
@@ -49,71 +48,6 @@ class Lane(IntEnum):
 
 _POLLS_TURN = (Lane.INTERACTIVE, Lane.POLL, Lane.MERGE)
 _MERGES_TURN = (Lane.INTERACTIVE, Lane.MERGE, Lane.POLL)
-
-
-class Limits(NamedTuple):
-    """What the headers of one answer say of the limits; ``None`` where nothing usable."""
-
-    user: int | None = None
-    user_remaining: int | None = None
-    user_reset: int | None = None
-    org: int | None = None
-    org_remaining: int | None = None
-    org_reset: int | None = None
-    retry_after: float | None = None
-
-
-def read_limits(headers: Mapping[str, str], now: datetime) -> Limits:
-    """Read the headers of an answer; garbage counts as missing, for none of them is required.
-
-    A ``Retry-After`` that is a date is taken by the server's clock, or else by the wall clock,
-    which is ``now``.
-    """
-    get = headers.get
-    retry_after = get("Retry-After")
-    return Limits(
-        _count(get("X-Ratelimit-Limit-User")),
-        _count(get("X-Ratelimit-Limit-User-Remaining")),
-        _count(get("X-Ratelimit-Limit-User-Reset")),
-        _count(get("X-Ratelimit-Limit-Org")),
-        _count(get("X-Ratelimit-Limit-Org-Remaining")),
-        _count(get("X-Ratelimit-Limit-Org-Reset")),
-        _seconds(retry_after, _moment(get("Date")) or now) if retry_after else None,
-    )
-
-
-def limits_of(told: RateLimits) -> Limits:
-    """Return the limits that the API tells when it is asked for them."""
-    user, org = told.caller_per_minute, told.org_per_month
-    if org is None:
-        return Limits(user.limit, user.remaining, user.reset)
-    return Limits(user.limit, user.remaining, user.reset, org.limit, org.remaining, org.reset)
-
-
-def _count(text: str | None) -> int | None:
-    if text is None:
-        return None
-    try:
-        number = int(text) if text.isdecimal() else int(float(text))
-    except (ValueError, OverflowError):
-        return None
-    return number if number >= 0 else None
-
-
-def _seconds(text: str | None, now: datetime) -> float | None:
-    seconds = _count(text)
-    if seconds is not None:
-        return seconds
-    moment = _moment(text)
-    return None if moment is None else max(0.0, (moment - now).total_seconds())
-
-
-def _moment(text: str | None) -> datetime | None:
-    try:
-        moment = parsedate_to_datetime(text or "")
-    except (ValueError, OverflowError):
-        return None
-    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
 
 
 class Pacer:
@@ -266,7 +200,7 @@ class Pacer:
         if lane is Lane.POLL:
             self._polled_at = now
 
-    def answer(self, now: float, status: int, limits: Limits) -> None:
+    def answer(self, now: float, status: int, limits: RateLimits) -> None:
         """Learn from the headers of an answer, as soon as they are there."""
         self.learn(now, limits)
         if status == 429:  # noqa: PLR2004 - HTTP's own number
@@ -322,7 +256,7 @@ class Pacer:
             return "others to be answered"
         return "the next minute, or their share of this one"
 
-    def learn(self, now: float, limits: Limits) -> None:
+    def learn(self, now: float, limits: RateLimits) -> None:
         """Learn what an answer tells of the limits, by its headers or its body."""
         # Answers without the headers (a proxy's, say) leave what is known as it is.
         if limits.user is not None:
@@ -347,7 +281,7 @@ class Pacer:
             self._remaining = min(self._remaining, remaining)
             self._resets_at = min(self._resets_at, resets_at)
 
-    def _refuse(self, now: float, limits: Limits) -> None:
+    def _refuse(self, now: float, limits: RateLimits) -> None:
         # Refusals of what was sent before the first of them are one event, not many.
         is_first = now >= self._held_until
         self._refusals += is_first

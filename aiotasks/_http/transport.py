@@ -1,7 +1,6 @@
 """The only path a request takes: slot, send, decode, retry."""
 
 import asyncio
-from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from datetime import UTC, datetime
 from typing import Any, Final, TypeVar
@@ -10,20 +9,22 @@ import aiohttp
 from multidict import CIMultiDict
 from yarl import URL
 
-from . import _wire
-from ._pacer import Lane, Pacer, read_limits
-from ._wire import Page, Request
-from .backoff import is_worth_a_retry, retry_delay
-from .errors import (
+from aiotasks.backoff import is_worth_a_retry, retry_delay
+from aiotasks.errors import (
     AffinityError,
     ClosedError,
     ConnectError,
     DecodeError,
-    MonthlyQuotaError,
     NetworkError,
     RateLimitError,
     RequestTimeoutError,
 )
+
+from . import wire
+from .limits import parse_rate_limit_headers
+from .pacer import Lane, Pacer
+from .slots import Slots
+from .wire import Page, Request
 
 
 T = TypeVar("T")
@@ -38,120 +39,6 @@ _TIMEOUT = aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT_TIMEOUT)
 _CONNECT_ERRORS = (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError)
 # A slow answer is remembered for a while, because the next may be as slow.
 _LATENCY_DECAY = 0.9
-
-
-class Slots:
-    """Lets requests through when the pacer says so, by lane and in order within a lane."""
-
-    def __init__(self, pacer: Pacer) -> None:
-        self.pacer = pacer
-        self._loop = asyncio.get_running_loop()
-        self._queues: Mapping[Lane, deque[asyncio.Future[None]]] = {lane: deque() for lane in Lane}
-        self._timer: asyncio.TimerHandle | None = None
-        self._latest = 0.0
-        self._is_closed = False
-
-    def __repr__(self) -> str:
-        waiting = ", ".join(
-            f"{len(queue)} {lane.name.lower()}" for lane, queue in self._queues.items()
-        )
-        return f"<Slots: {self.pacer.in_flight} in flight; waiting: {waiting}>"
-
-    async def acquire(self, lane: Lane) -> None:
-        """Wait for a slot. Whoever gets it must send, or give it back.
-
-        Raises:
-            MonthlyQuotaError: when the month is used up.
-            ClosedError: when the client is.
-        """
-        if self._is_closed:
-            raise ClosedError
-        if self.take(lane):
-            return
-        turn: asyncio.Future[None] = self._loop.create_future()
-        self._queues[lane].append(turn)
-        self.pump()
-        try:
-            await turn
-        except asyncio.CancelledError:
-            if turn.done() and not turn.cancelled() and turn.exception() is None:
-                self.give_back()
-            raise
-
-    def now(self) -> float:
-        """Return the time by which the pacer is asked and told; it never goes back.
-
-        Loops fire timers early by up to their clock's resolution: a hold has then ended all the same.
-        """
-        self._latest = max(self._latest, self._loop.time())
-        return self._latest
-
-    @property
-    def waiting(self) -> int:
-        """How many requests wait for a slot."""
-        return sum(self._waiting().values())
-
-    def give_back(self) -> None:
-        """Return a slot that was not used."""
-        self.pacer.unsend()
-        self.pump()
-
-    def pump(self) -> None:
-        """Let through whoever may go now, and come back when the next may."""
-        if not any(self._queues.values()):
-            return
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-        now = self.now()
-        while waiting := self._waiting():
-            if self.pacer.is_month_used_up(now):
-                self.refuse_all(_month_used_up())
-                return
-            lane, delay = self.pacer.choose(now, waiting)
-            if lane is None:
-                # With nothing in flight no answer would wake anybody: the timer has to.
-                if delay < float("inf"):
-                    self._timer = self._loop.call_at(now + delay, self._on_timer, now + delay)
-                return
-            self.pacer.send(now, lane)
-            self._queues[lane].popleft().set_result(None)
-
-    def take(self, lane: Lane) -> bool:
-        """Take a slot if there is one to be had at once."""
-        if self._is_closed or (any(self._queues.values()) and self._waiting()):
-            return False
-        now = self.now()
-        if self.pacer.is_month_used_up(now) or self.pacer.delay(now, lane):
-            return False
-        self.pacer.send(now, lane)
-        return True
-
-    def refuse_all(self, error: AffinityError) -> None:
-        """Turn everybody away."""
-        for queue in self._queues.values():
-            while queue:
-                turn = queue.popleft()
-                if not turn.done():
-                    turn.set_exception(error)
-
-    def close(self) -> None:
-        """Turn everybody away and stop the timer."""
-        self._is_closed = True
-        self.refuse_all(ClosedError())
-        if self._timer is not None:
-            self._timer.cancel()
-
-    def _on_timer(self, when: float) -> None:
-        self._latest = max(self._latest, when)
-        self.pump()
-
-    def _waiting(self) -> dict[Lane, int]:
-        for queue in self._queues.values():
-            while queue and queue[0].done():
-                _ = queue.popleft()
-        waiting = {lane: len(queue) for lane, queue in self._queues.items()}
-        return waiting if any(waiting.values()) else {}
 
 
 class Transport:
@@ -232,7 +119,7 @@ class Transport:
             page = await self.send(following)
             for item in page.data:
                 yield item
-            following = _wire.follow(following, page, self.origin)
+            following = wire.follow(following, page, self.origin)
 
     async def exchange(self, request: Request[T]) -> T:
         """Send once, in a slot that was acquired, and give that back whatever happens.
@@ -248,10 +135,10 @@ class Transport:
         try:
             async with asyncio.timeout(self._request_timeout), self._send(request) as response:
                 was_answered = self.was_answered = True
-                limits = read_limits(response.headers, datetime.now(UTC))
+                limits = parse_rate_limit_headers(response.headers, datetime.now(UTC))
                 pacer.answer(self.slots.now(), response.status, limits)
                 body = await _read_body(response)
-                return _wire.decode(request, response.status, response.headers, body)
+                return wire.decode(request, response.status, response.headers, body)
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             raise self._network_error(error) from error
         finally:
@@ -300,8 +187,3 @@ async def _read_body(response: aiohttp.ClientResponse) -> bytes:
             response.close()
             raise DecodeError(response.status, f"it is larger than {MAX_BODY} bytes")
     return b"".join(chunks)
-
-
-def _month_used_up() -> MonthlyQuotaError:
-    message = "The organization's calls of this month are used up, or down to the reserve"
-    return MonthlyQuotaError(429, "rate-limit", message)

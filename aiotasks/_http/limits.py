@@ -1,0 +1,76 @@
+"""What answers tell of the rate limits, by their headers or by their body.
+
+Each answer has them: https://developer.affinity.co/pages/external-api-v2/rate-limits.
+"""
+
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from typing import NamedTuple
+
+from .wire import RateLimitAnswer
+
+
+class RateLimits(NamedTuple):
+    """What the headers of one answer say of the limits; ``None`` where nothing usable."""
+
+    user: int | None = None
+    user_remaining: int | None = None
+    user_reset: int | None = None
+    org: int | None = None
+    org_remaining: int | None = None
+    org_reset: int | None = None
+    retry_after: float | None = None
+
+
+def parse_rate_limit_headers(headers: Mapping[str, str], now: datetime) -> RateLimits:
+    """Read the headers of an answer; garbage counts as missing, for none of them is required.
+
+    A ``Retry-After`` that is a date is taken by the server's clock, or else by the wall clock,
+    which is ``now``.
+    """
+    get = headers.get
+    retry_after = get("Retry-After")
+    return RateLimits(
+        _count(get("X-Ratelimit-Limit-User")),
+        _count(get("X-Ratelimit-Limit-User-Remaining")),
+        _count(get("X-Ratelimit-Limit-User-Reset")),
+        _count(get("X-Ratelimit-Limit-Org")),
+        _count(get("X-Ratelimit-Limit-Org-Remaining")),
+        _count(get("X-Ratelimit-Limit-Org-Reset")),
+        _seconds(retry_after, _moment(get("Date")) or now) if retry_after else None,
+    )
+
+
+def limits_of(told: RateLimitAnswer) -> RateLimits:
+    """Return the limits that the API tells when it is asked for them."""
+    user, org = told.caller_per_minute, told.org_per_month
+    if org is None:
+        return RateLimits(user.limit, user.remaining, user.reset)
+    return RateLimits(user.limit, user.remaining, user.reset, org.limit, org.remaining, org.reset)
+
+
+def _count(text: str | None) -> int | None:
+    if text is None:
+        return None
+    try:
+        number = int(text) if text.isdecimal() else int(float(text))
+    except (ValueError, OverflowError):
+        return None
+    return number if number >= 0 else None
+
+
+def _seconds(text: str | None, now: datetime) -> float | None:
+    seconds = _count(text)
+    if seconds is not None:
+        return seconds
+    moment = _moment(text)
+    return None if moment is None else max(0.0, (moment - now).total_seconds())
+
+
+def _moment(text: str | None) -> datetime | None:
+    try:
+        moment = parsedate_to_datetime(text or "")
+    except (ValueError, OverflowError):
+        return None
+    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)

@@ -1,0 +1,128 @@
+"""The queue of requests that wait for the pacer, by lane and in order within a lane."""
+
+import asyncio
+from collections import deque
+from collections.abc import Mapping
+
+from aiotasks.errors import AffinityError, ClosedError, MonthlyQuotaError
+
+from .pacer import Lane, Pacer
+
+
+class Slots:
+    """Lets requests through when the pacer says so, by lane and in order within a lane."""
+
+    def __init__(self, pacer: Pacer) -> None:
+        self.pacer = pacer
+        self._loop = asyncio.get_running_loop()
+        self._queues: Mapping[Lane, deque[asyncio.Future[None]]] = {lane: deque() for lane in Lane}
+        self._timer: asyncio.TimerHandle | None = None
+        self._latest = 0.0
+        self._is_closed = False
+
+    def __repr__(self) -> str:
+        waiting = ", ".join(
+            f"{len(queue)} {lane.name.lower()}" for lane, queue in self._queues.items()
+        )
+        return f"<Slots: {self.pacer.in_flight} in flight; waiting: {waiting}>"
+
+    async def acquire(self, lane: Lane) -> None:
+        """Wait for a slot. Whoever gets it must send, or give it back.
+
+        Raises:
+            MonthlyQuotaError: when the month is used up.
+            ClosedError: when the client is.
+        """
+        if self._is_closed:
+            raise ClosedError
+        if self.take(lane):
+            return
+        turn: asyncio.Future[None] = self._loop.create_future()
+        self._queues[lane].append(turn)
+        self.pump()
+        try:
+            await turn
+        except asyncio.CancelledError:
+            if turn.done() and not turn.cancelled() and turn.exception() is None:
+                self.give_back()
+            raise
+
+    def now(self) -> float:
+        """Return the time by which the pacer is asked and told; it never goes back.
+
+        Loops fire timers early by up to their clock's resolution: a hold has then ended all the same.
+        """
+        self._latest = max(self._latest, self._loop.time())
+        return self._latest
+
+    @property
+    def waiting(self) -> int:
+        """How many requests wait for a slot."""
+        return sum(self._waiting().values())
+
+    def give_back(self) -> None:
+        """Return a slot that was not used."""
+        self.pacer.unsend()
+        self.pump()
+
+    def pump(self) -> None:
+        """Let through whoever may go now, and come back when the next may."""
+        if not any(self._queues.values()):
+            return
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        now = self.now()
+        while waiting := self._waiting():
+            if self.pacer.is_month_used_up(now):
+                self.refuse_all(_month_used_up())
+                return
+            lane, delay = self.pacer.choose(now, waiting)
+            if lane is None:
+                # With nothing in flight no answer would wake anybody: the timer has to.
+                if delay < float("inf"):
+                    self._timer = self._loop.call_at(now + delay, self._on_timer, now + delay)
+                return
+            self.pacer.send(now, lane)
+            self._queues[lane].popleft().set_result(None)
+
+    def take(self, lane: Lane) -> bool:
+        """Take a slot if there is one to be had at once."""
+        if self._is_closed or (any(self._queues.values()) and self._waiting()):
+            return False
+        now = self.now()
+        if self.pacer.is_month_used_up(now) or self.pacer.delay(now, lane):
+            return False
+        self.pacer.send(now, lane)
+        return True
+
+    def refuse_all(self, error: AffinityError) -> None:
+        """Turn everybody away."""
+        for queue in self._queues.values():
+            while queue:
+                turn = queue.popleft()
+                if not turn.done():
+                    turn.set_exception(error)
+
+    def close(self) -> None:
+        """Turn everybody away and stop the timer."""
+        self._is_closed = True
+        self.refuse_all(ClosedError())
+        if self._timer is not None:
+            self._timer.cancel()
+
+    def _on_timer(self, when: float) -> None:
+        self._latest = max(self._latest, when)
+        self.pump()
+
+    def _waiting(self) -> dict[Lane, int]:
+        for queue in self._queues.values():
+            while queue and queue[0].done():
+                _ = queue.popleft()
+        waiting = {lane: len(queue) for lane, queue in self._queues.items()}
+        return waiting if any(waiting.values()) else {}
+
+
+def _month_used_up() -> MonthlyQuotaError:
+    message = "The organization's calls of this month are used up, or down to the reserve"
+    return MonthlyQuotaError(429, "rate-limit", message)
