@@ -4,7 +4,8 @@
 """
 
 from ._merges import MergeService
-from ._tasks import TaskService, Watch
+from ._polling.watch import Watch
+from ._tasks import TaskService
 from .backoff import Backoff
 from .client import Client
 from .errors import (

@@ -6,7 +6,7 @@ from typing import Generic, cast
 
 from ._http import urls, wire
 from ._http.pacer import Lane
-from ._poller import Poller
+from ._polling.poller import Poller
 from .errors import (
     AffinityError,
     ConfigurationError,

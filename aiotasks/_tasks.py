@@ -1,166 +1,17 @@
 """The verbs for tasks: look at one, wait for one or for many, list them."""
 
-import asyncio
 import math
-from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterable
 from copy import copy
-from types import TracebackType
-from typing import Self
 
 from ._http import urls, wire
-from ._peeks import Peeks
-from ._pending import Pending, Phase, Terms, cut_short
-from ._poller import Poller
+from ._polling.peeks import Peeks
+from ._polling.poller import Poller
+from ._polling.watch import Watch
 from .backoff import Backoff, poll_backoff
-from .errors import ClosedError, ConfigurationError
+from .errors import ConfigurationError
 from .models import Kind, MergeTask
-from .outcomes import Outcome, Outcomes, OutcomeState, Progress, Sighting
-
-
-_SETTLED_KEPT = 64
-
-
-class Watch:
-    """Tasks that are waited for, as an async iterator of their outcomes in the order they settle.
-
-    It has to be entered with ``async with``; leaving it forgets what is still pending and leaves
-    the server's tasks alone. ``add`` takes more URLs at any time. After an ``add``, call ``close``
-    when no more will come: the iteration ends once everything has settled. A watch that only has
-    the URLs it was opened with needs no ``close``.
-    """
-
-    def __init__(
-        self,
-        poller: Poller,
-        urls: Iterable[str],
-        timeout: float,
-        backoff: Backoff,
-        *,
-        is_urgent: bool = False,
-    ) -> None:
-        self._poller = poller
-        self._urls = urls
-        self._terms = Terms(timeout, backoff, self._deliver, is_urgent)
-        self._pending: list[Pending] = []
-        self._left = 0
-        self._outcomes: deque[tuple[int, Outcome]] = deque()
-        self._changed = asyncio.Event()
-        self._count = 0
-        self._was_entered = False
-        self._is_open = False
-        self._is_complete = False
-
-    def __repr__(self) -> str:
-        state = "open" if self._is_open else "closed"
-        return f"<Watch: {self._left} of {self._count} pending, {state}>"
-
-    async def __aenter__(self) -> Self:
-        if self._was_entered:
-            message = "A watch can be entered once: make a new one for each `async with`"
-            raise ClosedError(message)
-        self._was_entered = self._is_open = True
-        try:
-            now = self._now()
-            for url in self._urls:
-                self._add(url, now)
-        except BaseException:
-            self._forget()
-            raise
-        self._is_complete = self._count > 0
-        return self
-
-    async def __aexit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self._forget()
-
-    def add(self, task_url: str) -> None:
-        """Wait for one more task; its ``timeout`` counts from now.
-
-        A URL that cannot be used costs nobody anything: its outcome is ``UNKNOWN``, and the
-        ``ConfigurationError`` is on it.
-
-        Raises:
-            ClosedError: when the watch was closed or left, or is not entered yet.
-        """
-        if not self._is_open:
-            message = "This watch is not open: add URLs inside its `async with`, before close()"
-            raise ClosedError(message)
-        self._is_complete = False
-        self._add(task_url, self._now())
-
-    def close(self) -> None:
-        """Say that no more URLs will come. What is pending goes on."""
-        self._is_open = False
-        self._is_complete = True
-        self._changed.set()
-
-    def __aiter__(self) -> Self:
-        return self
-
-    async def __anext__(self) -> Outcome:
-        return (await self.next_settled())[1]
-
-    async def next_settled(self) -> tuple[int, Outcome]:
-        """Return the next outcome and the number (from 0) of the URL that it belongs to."""
-        while not self._outcomes:
-            if not self._left and (self._is_complete or not self._is_open):
-                self._is_open = False
-                raise StopAsyncIteration
-            self._changed.clear()
-            _ = await self._changed.wait()
-        return self._outcomes.popleft()
-
-    @property
-    def unsettled(self) -> list[Outcome]:
-        """What would become of the tasks that are still pending if the wait ended now."""
-        now = self._now()
-        return [cut_short(pending, now) for pending in self._present()]
-
-    @property
-    def count(self) -> int:
-        """How many URLs were given."""
-        return self._count
-
-    def _now(self) -> float:
-        return asyncio.get_running_loop().time()
-
-    def _add(self, url: str, now: float) -> None:
-        index, self._count = self._count, self._count + 1
-        try:
-            ref = urls.parse_task_url(url, self._poller.transport.origin)
-        except ConfigurationError as error:
-            self._emit(index, Outcome(url=url, state=OutcomeState.UNKNOWN, error=error))
-            return
-        pending = Pending(ref, url, self._terms, now=now, index=index)
-        self._poller.add(pending)
-        self._left += 1
-        self._pending.append(pending)
-        if len(self._pending) > 2 * self._left + _SETTLED_KEPT:
-            self._pending = self._present()
-
-    def _present(self) -> list[Pending]:
-        return [pending for pending in self._pending if pending.phase is not Phase.SETTLED]
-
-    def _forget(self) -> None:
-        self._is_open = False
-        for pending in self._present():
-            self._poller.discard(pending)
-        self._pending.clear()
-        self._left = 0
-        self._changed.set()
-
-    def _deliver(self, pending: Pending, outcome: Outcome) -> None:
-        self._left -= 1
-        self._emit(pending.index, outcome)
-
-    def _emit(self, index: int, outcome: Outcome) -> None:
-        self._outcomes.append((index, outcome))
-        self._changed.set()
+from .outcomes import Outcome, Outcomes, Progress, Sighting
 
 
 class TaskService:

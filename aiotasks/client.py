@@ -12,13 +12,13 @@ from typing import Any, NamedTuple, Self
 import aiohttp
 
 from ._checks import positive, whole
-from ._hints import read_hint
 from ._http import urls, wire
 from ._http.limits import limits_of
 from ._http.pacer import Pacer
 from ._http.transport import Transport
 from ._merges import MergeService
-from ._poller import Poller
+from ._polling.poller import Poller
+from ._polling.webhooks import read_hint
 from ._tasks import TaskService
 from .errors import ClosedError, ConfigurationError, NotFoundError
 from .models import (

@@ -9,7 +9,7 @@ from typing import Final
 from msgspec import Struct
 
 from aiotasks._http import urls
-from aiotasks._tasks import Watch
+from aiotasks._polling.watch import Watch
 from aiotasks.client import Client
 from aiotasks.errors import (
     AffinityError,

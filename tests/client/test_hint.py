@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from aiotasks import Client, ClosedError
-from aiotasks import _hints as hints
+from aiotasks._polling import started as hints
 from tests.client.conftest import Recorded, connect, now
 
 

@@ -13,7 +13,7 @@ from aiotasks import (
     TaskStatus,
     TaskTimeoutError,
 )
-from aiotasks import _peeks as peeks
+from aiotasks._polling import peeks
 from aiotasks.sandbox import Fault
 from tests.client.conftest import Recorded, assert_idle, connect, hurry, now
 

@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 
 from aiotasks._http.urls import TaskRef
 from aiotasks._http.wire import Page, Request, list_tasks
-from aiotasks._pages import Catalogue
-from aiotasks._pending import PAYS, Leaf, Pending, Phase, Terms
+from aiotasks._polling.pending import PAYS, Leaf, Pending, Phase, Terms
+from aiotasks._polling.task_list import Catalogue
 from aiotasks.models import Kind, MergeTask
 
 

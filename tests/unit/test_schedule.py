@@ -32,11 +32,11 @@ from aiotasks import (
     TaskTimeoutError,
     UnknownStatusError,
 )
-from aiotasks._common import VISIBILITY
 from aiotasks._http.urls import TaskRef
 from aiotasks._http.wire import Page, Request, list_tasks
-from aiotasks._pending import Leaf, Pending, Phase, Terms, cut_short
-from aiotasks._schedule import GRACE, Question, Schedule
+from aiotasks._polling.pending import Leaf, Pending, Phase, Terms, cut_short
+from aiotasks._polling.schedule import GRACE, Question, Schedule
+from aiotasks._polling.started import VISIBILITY
 from aiotasks.backoff import Backoff, poll_backoff
 
 

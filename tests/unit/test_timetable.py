@@ -7,8 +7,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from aiotasks._http.urls import TaskRef
-from aiotasks._pending import Pending, Terms
-from aiotasks._timetable import Timetable
+from aiotasks._polling.pending import Pending, Terms
+from aiotasks._polling.timers import Timetable
 
 
 # How fast examples are made is the machine's affair.

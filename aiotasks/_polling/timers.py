@@ -4,7 +4,9 @@ import heapq
 import math
 from collections.abc import Callable, Iterator
 
-from ._pending import Pending
+from aiotasks.backoff import poll_delay
+
+from .pending import Pending
 
 
 class Timetable:
@@ -62,3 +64,25 @@ class Timetable:
 
 def _all(row: Pending | list[Pending]) -> list[Pending]:
     return [row] if isinstance(row, Pending) else row
+
+
+class Wakes:
+    """Tasks that were looked at together stay together: one draw of the jitter for all."""
+
+    def __init__(self) -> None:
+        self._drawn: dict[tuple[int, int, float], float] = {}
+
+    def forget(self) -> None:
+        """Begin with the next answer."""
+        self._drawn.clear()
+
+    def of(self, pending: Pending, now: float) -> float:
+        """Return when a task that was looked at now is to be looked at next.
+
+        Raises:
+            ConfigurationError: when its backoff strategy fails.
+        """
+        key = (id(pending.terms), pending.looks, now)
+        if key not in self._drawn:
+            self._drawn[key] = now + poll_delay(pending.terms.backoff, pending.looks)
+        return self._drawn[key]

@@ -9,9 +9,10 @@ so a wrong guess costs a call and nothing else.
 import logging
 from itertools import islice
 
-from ._http.wire import Page, Request, list_tasks
-from ._pending import PAYS, Leaf, Pending
-from .models import Kind, MergeTask
+from aiotasks._http.wire import Page, Request, list_tasks
+from aiotasks.models import Kind, MergeTask
+
+from .pending import PAYS, Leaf, Pending
 
 
 _log = logging.getLogger("aiotasks")

@@ -9,16 +9,17 @@ from collections.abc import Iterable
 from operator import attrgetter
 from typing import Final, TypeAlias, get_args
 
-from ._common import Fresh, Summaries, Wakes
-from ._http.urls import TaskRef
-from ._http.wire import Page, Request
-from ._pages import Catalogue
-from ._pending import PAYS, Leaf, Pending, Phase, cut_short, failed, outcome
-from ._timetable import Timetable
-from ._waiters import Waiters
-from .errors import AffinityError, UnknownStatusError
-from .models import Kind, MergeTask
-from .outcomes import Outcome, OutcomeState
+from aiotasks._http.urls import TaskRef
+from aiotasks._http.wire import Page, Request
+from aiotasks.errors import AffinityError, UnknownStatusError
+from aiotasks.models import Kind, MergeTask
+from aiotasks.outcomes import Outcome, OutcomeState
+
+from .pending import PAYS, Leaf, Pending, Phase, Summaries, cut_short, failed, outcome
+from .started import Fresh
+from .task_list import Catalogue
+from .timers import Timetable, Wakes
+from .waiters import Waiters
 
 
 GRACE: Final = 0.04

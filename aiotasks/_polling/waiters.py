@@ -3,9 +3,10 @@
 from collections.abc import Iterator
 from typing import get_args
 
-from ._http.urls import TaskRef
-from ._pending import Pending
-from .models import Kind
+from aiotasks._http.urls import TaskRef
+from aiotasks.models import Kind
+
+from .pending import Pending
 
 
 class Waiters:

@@ -4,12 +4,12 @@ from collections.abc import Callable
 from enum import Enum
 from typing import Final, NamedTuple
 
-from ._http.urls import TaskRef
-from ._http.wire import Page, Request
-from .backoff import Backoff
-from .errors import AffinityError, TaskFailedError, TaskTimeoutError
-from .models import Kind, MergeTask, ResultsSummary, TaskStatus
-from .outcomes import Outcome, OutcomeState
+from aiotasks._http.urls import TaskRef
+from aiotasks._http.wire import Page, Request
+from aiotasks.backoff import Backoff
+from aiotasks.errors import AffinityError, TaskFailedError, TaskTimeoutError
+from aiotasks.models import Kind, MergeTask, ResultsSummary, TaskStatus
+from aiotasks.outcomes import Outcome, OutcomeState
 
 
 PAYS: Final = 2
@@ -228,3 +228,24 @@ class Leaf:
         for pending in self.members[:_SHOWN_AHEAD] if count < PAYS else ():
             count += pending.leaf is self and pending.is_due_soon(now)
         return count >= PAYS
+
+
+_MOST_SUMMARIES = 256
+
+
+class Summaries:
+    """One of all summaries that are equal: nearly all tasks have one of few."""
+
+    def __init__(self) -> None:
+        self._known: dict[ResultsSummary, ResultsSummary] = {}
+
+    def __len__(self) -> int:
+        return len(self._known)
+
+    def shared(self, summary: ResultsSummary | None) -> ResultsSummary | None:
+        """Return the one that is kept for all that equal it."""
+        if summary is None:
+            return None
+        if len(self._known) > _MOST_SUMMARIES:
+            self._known.clear()
+        return self._known.setdefault(summary, summary)

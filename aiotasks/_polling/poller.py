@@ -5,16 +5,13 @@ import math
 from contextlib import suppress
 from typing import Final, get_args
 
-from ._hints import Hint, Hints
-from ._http import wire
-from ._http.pacer import Lane
-from ._http.transport import Transport
-from ._http.urls import TaskRef
-from ._http.wire import Page, Request
-from ._pending import Leaf, Pending
-from ._schedule import GRACE, Question, Schedule
-from .backoff import is_worth_a_retry, retry_delay
-from .errors import (
+from aiotasks._http import wire
+from aiotasks._http.pacer import Lane
+from aiotasks._http.transport import Transport
+from aiotasks._http.urls import TaskRef
+from aiotasks._http.wire import Page, Request
+from aiotasks.backoff import is_worth_a_retry, retry_delay
+from aiotasks.errors import (
     AffinityError,
     AuthenticationError,
     AuthorizationError,
@@ -26,8 +23,13 @@ from .errors import (
     ResponseError,
     ServerError,
 )
-from .models import Kind, MergeState, TaskStatus
-from .outcomes import OutcomeState
+from aiotasks.models import Kind, MergeState, TaskStatus
+from aiotasks.outcomes import OutcomeState
+
+from .pending import Leaf, Pending
+from .schedule import GRACE, Question, Schedule
+from .started import Hints
+from .webhooks import Hint
 
 
 REASON_LINGER: Final = 10.0

@@ -3,12 +3,13 @@
 import asyncio
 from typing import Final, NamedTuple
 
-from ._http.urls import TaskRef
-from ._pending import Pending, Terms
-from ._poller import Poller
-from .backoff import poll_backoff
-from .models import MergeTask
-from .outcomes import Outcome, OutcomeState, Sighting
+from aiotasks._http.urls import TaskRef
+from aiotasks.backoff import poll_backoff
+from aiotasks.models import MergeTask
+from aiotasks.outcomes import Outcome, OutcomeState, Sighting
+
+from .pending import Pending, Terms
+from .poller import Poller
 
 
 KEPT: Final = 10_000

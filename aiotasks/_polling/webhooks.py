@@ -1,19 +1,12 @@
 """Hints from outside that something has ended: they prove nothing, and bring a look forward."""
 
 from collections.abc import Mapping
-from typing import Final, NamedTuple
+from typing import NamedTuple
 
 import msgspec
 
-from ._http.urls import TaskRef
-from .models import Kind
+from aiotasks.models import Kind
 
-
-PAUSE: Final = 1.0
-"""Seconds between two hints that are followed: webhooks are unsigned, so anybody may send them."""
-
-KEPT: Final = 10_000
-"""How many merges are remembered by their records, the newest."""
 
 _LARGEST = 1024 * 1024
 _KIND_OF: Mapping[str, Kind] = {"organization.merged": "company", "person.merged": "person"}
@@ -59,28 +52,3 @@ def read_hint(payload: object) -> Hint | None:
     if kind == "person":
         return Hint(kind, body.removed_person.id)
     return Hint(kind, body.removed_company.id or body.removed_organization.id)
-
-
-class Hints:
-    """Which task a hint is about, and whether it may be followed now."""
-
-    def __init__(self) -> None:
-        self._tasks: dict[Hint, TaskRef] = {}
-        self._followed_at = float("-inf")
-
-    def note(self, ref: TaskRef, duplicate_id: int) -> None:
-        """Remember what a task merges away."""
-        self._tasks[Hint(ref.kind, duplicate_id)] = ref
-        if len(self._tasks) > KEPT:
-            del self._tasks[next(iter(self._tasks))]
-
-    def task_of(self, hint: Hint) -> TaskRef | None:
-        """Return the task that a hint is about, if this client has started it."""
-        return self._tasks.get(hint)
-
-    def may_follow(self, now: float) -> bool:
-        """Say whether a hint may be followed now, and count it if so."""
-        if now - self._followed_at < PAUSE:
-            return False
-        self._followed_at = now
-        return True

@@ -1,0 +1,1 @@
+"""All waiting: one poller, one schedule, and who waits for what."""
