@@ -34,18 +34,7 @@ PURE = {
     "dedupe/_progress",
     "web/_views",
 }
-COMMAND_LINE = {
-    "cli",
-    "_dedupe_cli",
-    "_report_cli",
-    "_web_cli",
-    "_job_options",
-    "_command",
-    "_job_screen",
-    "_console",
-    "_plan_view",
-    "__main__",
-}
+COMMAND_LINE = {"cli", "__main__"}
 # The URLs and headers that aiotasks gives to aiohttp are yarl's and multidict's: they come with
 # aiohttp, as a part of its API.
 CORE = {"aiohttp", "msgspec", "tenacity", "multidict", "yarl"}

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from aiotasks import Client, ClosedError
-from aiotasks._polling import started as hints
+from aiotasks._polling import started
+from aiotasks._polling.webhooks import Hint
 from tests.client.conftest import Recorded, connect, now
 
 
@@ -128,10 +129,10 @@ async def test_only_the_newest_merges_are_remembered(
     sandbox: Recorded, client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A service that runs for years does not keep all merges that it ever started."""
-    monkeypatch.setattr(hints, "KEPT", 1)
+    monkeypatch.setattr(started, "KEPT", 1)
     assert client._scope is not None
     known = client._scope.poller._hints
     for number in (1, 3):
         _ = await client.companies.merge(number, number + 1)
-    assert known.task_of(hints.Hint("company", 2)) is None
-    assert known.task_of(hints.Hint("company", 4)) is not None
+    assert known.task_of(Hint("company", 2)) is None
+    assert known.task_of(Hint("company", 4)) is not None

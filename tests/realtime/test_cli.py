@@ -21,9 +21,11 @@ import typer
 from typer.testing import CliRunner, Result
 
 from aiotasks import Outcome, OutcomeState, Quota, __main__
-from aiotasks._command import complete
-from aiotasks._console import Exit, Tally
-from aiotasks.cli import _summarise, app
+from aiotasks.cli.app import app
+from aiotasks.cli.command import complete
+from aiotasks.cli.exit_codes import Exit
+from aiotasks.cli.output import Tally
+from aiotasks.cli.sandbox import _summarise
 
 
 Command = Callable[..., AbstractContextManager[subprocess.Popen[str]]]
@@ -373,9 +375,14 @@ def test_quota(serve: Serve, version: str) -> None:
     assert done.exit_code == Exit.SUCCEEDED
 
 
+def forget_the_command_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in sys.modules if name.startswith("aiotasks.cli")]:
+        monkeypatch.delitem(sys.modules, name)
+
+
 def test_the_extra_is_named_when_it_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without its extra, the command says what to install."""
-    monkeypatch.delitem(sys.modules, "aiotasks.cli")
+    forget_the_command_line(monkeypatch)
     monkeypatch.setitem(sys.modules, "typer", None)
 
     with pytest.raises(SystemExit, match=re.escape("pip install 'affinity-aiotasks[cli]'")):
@@ -384,8 +391,7 @@ def test_the_extra_is_named_when_it_is_missing(monkeypatch: pytest.MonkeyPatch) 
 
 def test_other_missing_modules_are_not_blamed_on_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     """A module that is missing for another reason is told as it is."""
-    monkeypatch.delitem(sys.modules, "aiotasks.cli")
-    monkeypatch.delitem(sys.modules, "aiotasks._console")
+    forget_the_command_line(monkeypatch)
     monkeypatch.setitem(sys.modules, "msgspec", None)
 
     with pytest.raises(ModuleNotFoundError, match="msgspec"):

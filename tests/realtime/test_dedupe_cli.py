@@ -21,13 +21,13 @@ import pytest
 from rich.console import Console
 from typer.testing import CliRunner, Result
 
-from aiotasks import _job_screen
-from aiotasks._console import Exit
-from aiotasks._job_screen import JobScreen
-from aiotasks._plan_view import status
 from aiotasks._text import duration
 from aiotasks.backoff import poll_backoff
-from aiotasks.cli import app
+from aiotasks.cli import progress as progress_module
+from aiotasks.cli.app import app
+from aiotasks.cli.exit_codes import Exit
+from aiotasks.cli.job_text import status
+from aiotasks.cli.progress import JobScreen
 from aiotasks.dedupe import JobInfo, JobProgress, PairState, Stopping, StopReason, _settler
 from aiotasks.dedupe._settle import Listing
 from aiotasks.sandbox import Sandbox
@@ -726,7 +726,7 @@ def test_progress_on_a_terminal(
 ) -> None:
     """On a terminal progress is drawn."""
     console = Console(stderr=True, force_terminal=True, width=80)
-    monkeypatch.setattr(_job_screen, "errors_console", console)
+    monkeypatch.setattr(progress_module, "errors_console", console)
     screen = JobScreen()
     with screen:
         screen.show(progress(totals={PairState.SUCCEEDED: 3}))

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from aiotasks._console import Exit
+from aiotasks.cli.exit_codes import Exit
 from aiotasks.dedupe import Ledger, PairState
 from aiotasks.sandbox import Sandbox
 from aiotasks.sandbox._reply import Reply

@@ -21,9 +21,10 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner, Result
 
-from aiotasks import _web_cli
-from aiotasks._console import Exit, say
-from aiotasks.cli import app
+from aiotasks.cli import serve as serve_module
+from aiotasks.cli.app import app
+from aiotasks.cli.exit_codes import Exit
+from aiotasks.cli.output import say
 from aiotasks.sandbox import Sandbox
 from aiotasks.web import _beside
 
@@ -38,7 +39,7 @@ async def test_a_second_signal_changes_nothing() -> None:
     ended = []
 
     async def serve() -> None:
-        _web_cli._end_by_signals()
+        serve_module._end_by_signals()
         try:
             _ = await asyncio.Event().wait()
         finally:
@@ -108,7 +109,7 @@ def links(monkeypatch: pytest.MonkeyPatch) -> "Queue[str]":
             found.put(link)
         say(text)
 
-    monkeypatch.setattr(_web_cli, "say", tell)
+    monkeypatch.setattr(serve_module, "say", tell)
     return found
 
 
@@ -226,7 +227,7 @@ class TestServe:
         self, sandbox: Sandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: str
     ) -> None:
         """Without the API the jobs can still be looked at, and that is said."""
-        monkeypatch.setattr(_web_cli, "_PATIENCE", 0.3)
+        monkeypatch.setattr(serve_module, "_PATIENCE", 0.3)
         monkeypatch.chdir(tmp_path)
         sandbox.inject(fault)
         with socket.create_server(("127.0.0.1", 0)) as free:

@@ -5,9 +5,11 @@ from typing import Annotated
 
 import typer
 
-from ._command import fail
-from .dedupe.models import OnConflict
-from .models import Kind
+from aiotasks._http import urls
+from aiotasks.dedupe.models import OnConflict
+from aiotasks.models import Kind
+
+from .command import fail
 
 
 Pairs = Annotated[
@@ -60,3 +62,25 @@ def must_exist(ledger: Path) -> None:
     """End the command if there is no such ledger."""
     if not ledger.is_file():
         fail(f"There is no ledger {ledger}: `aiotasks merge` begins one beside its input.")
+
+
+BaseUrl = Annotated[
+    str | None,
+    typer.Option(
+        help="Where the API is.  [env: AFFINITY_BASE_URL]", show_default=urls.DEFAULT_BASE_URL
+    ),
+]
+
+
+ApiVersion = Annotated[
+    str | None,
+    typer.Option(
+        help="The API version to pin.  [env: AFFINITY_API_VERSION]", show_default="the key's own"
+    ),
+]
+
+
+def settings_of(base_url: str | None, api_version: str | None) -> dict[str, str]:
+    """Return the settings of a client that were given as options."""
+    given = {"base_url": base_url, "api_version": api_version}
+    return {name: value for name, value in given.items() if value is not None}

@@ -10,13 +10,16 @@ from typing import Annotated
 
 import typer
 
-from ._command import EXIT_CODES, ApiVersion, BaseUrl, complete, settings_of
-from ._console import say
-from .client import Client
-from .dedupe import JobProgress
-from .errors import AffinityError, AuthenticationError, AuthorizationError
-from .web import serve as serve_jobs
-from .web import serve_job
+from aiotasks.client import Client
+from aiotasks.dedupe import JobProgress
+from aiotasks.errors import AffinityError, AuthenticationError, AuthorizationError
+from aiotasks.web import serve as serve_jobs
+from aiotasks.web import serve_job
+
+from .command import complete
+from .exit_codes import EXIT_CODES
+from .options import ApiVersion, BaseUrl, settings_of
+from .output import say
 
 
 _PATIENCE = 5.0

@@ -8,9 +8,11 @@ from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
-from ._console import errors_console, say
-from ._text import duration
-from .dedupe import CanaryPassed, JobEvent, JobProgress, PairState, Stopping, StopReason
+from aiotasks._text import duration
+from aiotasks.client import Client
+from aiotasks.dedupe import CanaryPassed, JobEvent, JobProgress, PairState, Stopping, StopReason
+
+from .output import errors_console, say
 
 
 _LINE_EVERY = 30.0
@@ -101,3 +103,54 @@ def _month(progress: JobProgress) -> str:
     if progress.month_used is None or not progress.month_limit:
         return ""
     return f", {progress.month_used / progress.month_limit:.0%} of the month used"
+
+
+_REFRESH = 0.25
+
+
+class Screen:
+    """A line of progress on standard error, if that is a terminal.
+
+    It is drawn by the event loop: rich's own refreshing would leave a thread behind.
+    """
+
+    def __init__(self, title: str, total: int, client: Client) -> None:
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("{task.fields[note]}", markup=False),
+        )
+        self._progress = Progress(
+            *columns,
+            console=errors_console,
+            auto_refresh=False,
+            transient=True,
+            disable=not errors_console.is_terminal,
+        )
+        self._task = self._progress.add_task(title, total=total, note="")
+        self._client = client
+        self._counted = ""
+
+    def __enter__(self) -> Self:
+        self._progress.start()
+        self._tick()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._timer.cancel()
+        self._progress.stop()
+
+    def advance(self, counted: str = "") -> None:
+        """Move the bar one step on."""
+        self._counted = counted
+        self._progress.advance(self._task)
+
+    def _tick(self) -> None:
+        quota = self._client.quota
+        notes = [self._counted, f"{quota.sent} calls"]
+        if quota.remaining == 0 and quota.reset is not None:
+            notes.append(f"the minute's limit is used up, {quota.reset:.0f} s to go")
+        self._progress.update(self._task, note=" · ".join(filter(None, notes)), refresh=True)
+        self._timer = asyncio.get_running_loop().call_later(_REFRESH, self._tick)

@@ -9,19 +9,21 @@ from typing import Annotated, Literal
 
 import typer
 
-from . import _plan_view
-from ._command import EXIT_CODES, ApiVersion, BaseUrl, complete, fail, settings_of
-from ._console import Exit, say
-from ._job_options import KindOption, LedgerFile, must_exist
-from ._text import printable
-from .client import Client
-from .dedupe import JobInfo, Ledger, LedgerReader, PairState, report_lines, snapshot_lines
-from .dedupe._holder import present_holder
-from .dedupe.preview import service_of
-from .dedupe.report import ReportFormat, csv_line
-from .errors import LedgerError
-from .models import Kind
-from .web import report_page
+from aiotasks._text import printable
+from aiotasks.client import Client
+from aiotasks.dedupe import JobInfo, Ledger, LedgerReader, PairState, report_lines, snapshot_lines
+from aiotasks.dedupe._holder import present_holder
+from aiotasks.dedupe.preview import service_of
+from aiotasks.dedupe.report import ReportFormat, csv_line
+from aiotasks.errors import LedgerError
+from aiotasks.models import Kind
+from aiotasks.web import report_page
+
+from . import job_text
+from .command import complete, fail
+from .exit_codes import EXIT_CODES, Exit
+from .options import ApiVersion, BaseUrl, KindOption, LedgerFile, must_exist, settings_of
+from .output import say
 
 
 _SUGGESTED = ("primary_id", "duplicate_id", "primary", "duplicate", "criteria", "suggestion_id")
@@ -85,12 +87,12 @@ async def _status(path: Path) -> Exit:
         totals = await ledger.totals()
         notes = await ledger.notes()
         holder = present_holder(ledger.holder, host=socket.gethostname())
-        for line in _plan_view.status(_job(ledger), totals, notes, holder):
+        for line in job_text.status(_job(ledger), totals, notes, holder):
             typer.echo(line)
-    typer.echo(_plan_view.counted(totals))
-    if not holder and _plan_view.is_left(totals):
+    typer.echo(job_text.counted(totals))
+    if not holder and job_text.is_left(totals):
         typer.echo(f"Go on with: {shlex.join(['aiotasks', 'resume', str(path)])}")
-    return _plan_view.exit_of(totals, _plan_view.stopped_by(totals, notes))
+    return job_text.exit_of(totals, job_text.stopped_by(totals, notes))
 
 
 def _job(ledger: LedgerReader) -> JobInfo:

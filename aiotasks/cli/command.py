@@ -5,40 +5,17 @@ import os
 import sys
 from collections.abc import Coroutine
 from pathlib import Path
-from typing import Annotated, Any, NoReturn, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import typer
 
-from ._console import Exit, exit_of, say
-from ._http import urls
-from .errors import AffinityError
+from aiotasks.errors import AffinityError
+
+from .exit_codes import Exit, exit_of
+from .output import say
 
 
 T = TypeVar("T")
-
-EXIT_CODES = """
-Exit codes: 0 all succeeded, 1 some failed, 2 wrong use, 3 still running or interrupted,
-4 not authorised, 5 API unreachable, 6 stopped by itself. Of several, the highest counts.
-"""
-
-BaseUrl = Annotated[
-    str | None,
-    typer.Option(
-        help="Where the API is.  [env: AFFINITY_BASE_URL]", show_default=urls.DEFAULT_BASE_URL
-    ),
-]
-ApiVersion = Annotated[
-    str | None,
-    typer.Option(
-        help="The API version to pin.  [env: AFFINITY_API_VERSION]", show_default="the key's own"
-    ),
-]
-
-
-def settings_of(base_url: str | None, api_version: str | None) -> dict[str, str]:
-    """Return the settings of a client that were given as options."""
-    given = {"base_url": base_url, "api_version": api_version}
-    return {name: value for name, value in given.items() if value is not None}
 
 
 def fail(message: str) -> NoReturn:

@@ -12,10 +12,31 @@ from typing import Annotated, Any, TypedDict
 
 import typer
 
-from . import _plan_view
-from ._command import EXIT_CODES, ApiVersion, BaseUrl, complete, fail, settings_of
-from ._console import Exit, say
-from ._job_options import (
+from aiotasks._text import duration
+from aiotasks.client import Client
+from aiotasks.dedupe import (
+    JobEvent,
+    JobProgress,
+    JobResult,
+    Ledger,
+    PairState,
+    Plan,
+    Preview,
+    look,
+    resume,
+    run,
+)
+from aiotasks.dedupe._pairs import read_ids
+from aiotasks.dedupe.models import OnConflict
+from aiotasks.errors import AffinityError, LedgerError
+from aiotasks.models import Kind, Quota
+
+from . import job_text, plan_text
+from .command import complete, fail
+from .exit_codes import EXIT_CODES, Exit
+from .options import (
+    ApiVersion,
+    BaseUrl,
     Canary,
     Conflicts,
     Grace,
@@ -31,27 +52,11 @@ from ._job_options import (
     RetryFailed,
     SettleAfter,
     must_exist,
+    settings_of,
 )
-from ._job_screen import JobScreen
-from ._text import duration
-from ._web_cli import page_beside
-from .client import Client
-from .dedupe import (
-    JobEvent,
-    JobProgress,
-    JobResult,
-    Ledger,
-    PairState,
-    Plan,
-    Preview,
-    look,
-    resume,
-    run,
-)
-from .dedupe._pairs import read_ids
-from .dedupe.models import OnConflict
-from .errors import AffinityError, LedgerError
-from .models import Kind, Quota
+from .output import say
+from .progress import JobScreen
+from .serve import page_beside
 
 
 _MOST_REASONS = 5
@@ -92,13 +97,13 @@ def plan(
     preview, quota = complete(
         _look(planned, settings_of(base_url, api_version)), "Nothing was merged."
     )
-    for line in _plan_view.whole(preview, quota):
+    for line in plan_text.whole(preview, quota):
         typer.echo(line)
     merge_it = _command_for(
         "merge", pairs, kind, on_conflict=on_conflict, never=never, max_cluster=max_cluster
     )
     if merge_it is not None:
-        fingerprint = planned.fingerprint[: _plan_view.SHOWN]
+        fingerprint = planned.fingerprint[: plan_text.SHOWN]
         typer.echo(f"Merge it: {merge_it} --fingerprint {fingerprint}")
 
 
@@ -215,11 +220,11 @@ def _protected(never: Path | None) -> frozenset[int]:
 def _require(planned: Plan, fingerprint: str | None) -> None:
     if fingerprint is None:
         return
-    if len(fingerprint) < _plan_view.SHOWN:
-        fail(f"--fingerprint takes the {_plan_view.SHOWN} characters that `aiotasks plan` shows.")
+    if len(fingerprint) < plan_text.SHOWN:
+        fail(f"--fingerprint takes the {plan_text.SHOWN} characters that `aiotasks plan` shows.")
     if not planned.fingerprint.startswith(fingerprint.lower()):
         fail(
-            f"The plan's fingerprint is {planned.fingerprint[: _plan_view.SHOWN]}, not "
+            f"The plan's fingerprint is {planned.fingerprint[: plan_text.SHOWN]}, not "
             f"{fingerprint}: look at it again with `aiotasks plan`. Nothing was merged."
         )
 
@@ -260,7 +265,7 @@ async def _look(planned: Plan, settings: dict[str, str]) -> tuple[Preview, Quota
 
 
 def _confirm(preview: Preview, quota: Quota, whole_by: str | None, *, is_given: bool) -> None:
-    for line in _plan_view.short(preview, quota, whole_by=whole_by):
+    for line in plan_text.short(preview, quota, whole_by=whole_by):
         say(line)
     findings = [change.state for change in preview.findings(0.0)]
     if len(findings) == len(preview.plan.merges):
@@ -310,7 +315,7 @@ async def _work(
         reasons = Counter(pair.reason for pair in await ledger.pairs(*_TOLD))
         before = [each for each in await ledger.pairs(PairState.SUCCEEDED) if not each.task_url]
     _summarise(path, result, reasons, before=len(before))
-    return _plan_view.exit_of(result.totals, result.stopped)
+    return job_text.exit_of(result.totals, result.stopped)
 
 
 def _shown(
@@ -358,7 +363,7 @@ def _end(work: Coroutine[Any, Any, Exit]) -> None:
 
 def _summarise(path: Path, result: JobResult, reasons: Counter[str | None], *, before: int) -> None:
     totals = result.totals
-    say(_plan_view.counted(totals))
+    say(job_text.counted(totals))
     if before:
         say(f"  {before:>5,}  of those that succeeded had been merged already")
     for reason, count in reasons.most_common(_MOST_REASONS):
@@ -367,13 +372,13 @@ def _summarise(path: Path, result: JobResult, reasons: Counter[str | None], *, b
         say(f"  … and {len(reasons) - _MOST_REASONS:,} more reasons, in the report")
     say(f"{result.calls:,} calls in {duration(result.seconds)} of this run")
     if result.stopped is not None:
-        say(_plan_view.WHY_STOPPED[result.stopped])
+        say(job_text.WHY_STOPPED[result.stopped])
     if result.error is not None:
         say(str(result.error))
     if totals[PairState.UNSETTLED]:
         say("Unsettled pairs may have been merged; going on with the job asks for them again.")
     resume_it = shlex.join(["aiotasks", "resume", str(path)])
-    if _plan_view.is_left(totals):
+    if job_text.is_left(totals):
         say(f"Go on with: {resume_it}")
     elif totals[PairState.FAILED]:
         say(f"Try again what failed: {resume_it} --retry-failed")

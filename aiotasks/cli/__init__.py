@@ -1,0 +1,1 @@
+"""The ``aiotasks`` command: results go to standard output, everything else to standard error."""

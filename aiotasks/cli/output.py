@@ -1,0 +1,79 @@
+"""Output: results as JSON lines on standard output, everything else on standard error."""
+
+from collections import Counter
+from collections.abc import Mapping
+from itertools import islice
+from typing import Any
+
+import msgspec
+import typer
+from rich.console import Console
+
+from aiotasks._text import printable
+from aiotasks.models import MergeTask
+from aiotasks.outcomes import Outcome, OutcomeState
+
+from .exit_codes import EXIT_OF_STATE, Exit, exit_of
+
+
+_MOST_PROBLEMS = 10
+
+errors_console = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
+
+
+class Tally:
+    """Counts outcomes, and keeps what is to be said of them at the end."""
+
+    def __init__(self, places: Mapping[str, str] | None = None) -> None:
+        self.exit = Exit.SUCCEEDED
+        self.reasons: Counter[str] = Counter()
+        self._states: Counter[OutcomeState] = Counter()
+        self._places = places or {}
+        self._problems: dict[str, None] = {}
+
+    def add(self, outcome: Outcome) -> None:
+        """Count an outcome."""
+        self._states[outcome.state] += 1
+        if outcome.state is OutcomeState.FAILED:
+            self.reasons[outcome.reason or "the server gave no reason"] += 1
+        self.exit = max(self.exit, EXIT_OF_STATE[outcome.state])
+        if outcome.state is OutcomeState.UNKNOWN and outcome.error is not None:
+            self.exit = max(self.exit, exit_of(outcome.error))
+            self._problems[f"{self._places.get(outcome.url, '')}{outcome.error}"] = None
+
+    def counted(self) -> str:
+        """Return how many tasks ended in each state."""
+        words = {OutcomeState.SUCCESS: "succeeded", OutcomeState.RUNNING: "still running"}
+        states = [state for state in OutcomeState if self._states[state]]
+        return ", ".join(f"{self._states[state]} {words.get(state, state)}" for state in states)
+
+    def say(self) -> None:
+        """Print the problems and the counts to standard error."""
+        for problem in islice(self._problems, _MOST_PROBLEMS):
+            say(problem)
+        if len(self._problems) > _MOST_PROBLEMS:
+            say(f"… and {len(self._problems) - _MOST_PROBLEMS} more such problems")
+        say(self.counted())
+
+
+def print_task(url: str, task: MergeTask) -> None:
+    """Print a task as a JSON line."""
+    print_line({"url": url, "task": task})
+
+
+def print_outcome(outcome: Outcome) -> None:
+    """Print an outcome as a JSON line."""
+    error = None if outcome.error is None else str(outcome.error)
+    line = {name: getattr(outcome, name) for name in Outcome.__struct_fields__}
+    print_line({**line, "error": error, "waited": round(outcome.waited, 3)})
+
+
+def print_line(line: dict[str, Any]) -> None:
+    """Print a JSON line to standard output."""
+    typer.echo(msgspec.json.encode(line))
+
+
+def say(text: str) -> None:
+    """Print text to standard error."""
+    # Much of what is said is the server's.
+    errors_console.print("\n".join(map(printable, text.split("\n"))))

@@ -1,0 +1,144 @@
+"""The commands that need no account: a sandbox of the API, and a demonstration in one."""
+
+import asyncio
+import os
+import signal
+import sys
+from typing import Annotated
+
+import typer
+
+from aiotasks.client import Client
+from aiotasks.models import Quota
+from aiotasks.outcomes import Progress as WaitProgress
+from aiotasks.sandbox import Sandbox
+
+from .command import fail, run_command
+from .exit_codes import EXIT_CODES, Exit
+from .output import Tally, say
+from .progress import Screen
+
+
+commands = typer.Typer()
+
+
+@commands.command()
+def sandbox(
+    *,
+    port: Annotated[int, typer.Option(help="Where to listen; 0 takes a free port.")] = 0,
+    api_key: Annotated[str, typer.Option(help="The key that it accepts.")] = "sandbox-key",
+    quota: Annotated[int, typer.Option(help="Requests a window; 0 for no limit.")] = 900,
+    window: Annotated[float, typer.Option(help="Seconds of a window.")] = 60.0,
+    month_quota: Annotated[int, typer.Option(help="Requests a month; 0 for no limit.")] = 100_000,
+    duration: Annotated[str, typer.Option(help="Seconds a merge takes: 2, or 1-30.")] = "2",
+    failure_rate: Annotated[float, typer.Option(help="Share of merges that fail, 0 to 1.")] = 0.0,
+    latency: Annotated[str, typer.Option(help="Seconds an answer takes: 0.1, or 0.1-0.5.")] = "0",
+    list_lag: Annotated[float, typer.Option(help="Seconds until lists show a new task.")] = 0.0,
+    records: Annotated[int, typer.Option(help="Companies, and persons, from id 1 on.")] = 2000,
+    public_url: Annotated[
+        str | None, typer.Option(help="What task URLs begin with.", show_default="its own URL")
+    ] = None,
+    fault: Annotated[
+        list[str] | None,
+        typer.Option(help="What goes wrong, such as 503x3, disconnect-after@merge~5%, 429:5@task."),
+    ] = None,
+    seed: Annotated[int, typer.Option(help="The same seed brings the same ids and luck.")] = 0,
+) -> None:
+    """Serve a stand-in for the API on loopback, for trying and testing, until Ctrl-C.
+
+    The first line on standard output is its base URL.
+    """
+    try:
+        server = Sandbox(
+            port=port,
+            api_key=api_key,
+            quota=quota,
+            window=window,
+            month_quota=month_quota,
+            duration=_draw("--duration", duration),
+            failure_rate=failure_rate,
+            latency=_draw("--latency", latency),
+            list_lag=list_lag,
+            companies=records,
+            persons=records,
+            public_url=public_url,
+            faults=fault or (),
+            seed=seed,
+        )
+    except ValueError as error:
+        fail(str(error))
+    run_command(_serve(server))
+
+
+@commands.command(epilog=EXIT_CODES)
+def demo(
+    merges: Annotated[int, typer.Option(min=1, max=1000, help="How many duplicates.")] = 300,
+) -> None:
+    """Merge a few hundred duplicates in a sandbox of its own. No account is needed."""
+    run_command(_demo(merges))
+
+
+async def _serve(server: Sandbox) -> Exit:
+    stopped = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    loop.add_signal_handler(signal.SIGINT, stopped.set)
+    loop.add_signal_handler(signal.SIGTERM, stopped.set)
+    try:
+        async with server:
+            typer.echo(server.url)
+            sys.stdout.flush()
+            say(f"Sandbox with the API key {server.api_key}. To use it from another terminal:")
+            say(f"  export AFFINITY_BASE_URL={server.url} AFFINITY_API_KEY={server.api_key}")
+            say("Ctrl-C ends it.")
+            _ = await stopped.wait()
+    except OSError as error:
+        reason = os.strerror(error.errno) if error.errno else str(error)
+        say(f"Cannot listen on port {server.port}: {reason}. Choose another --port.")
+        return Exit.WRONG_USE
+    return Exit.SUCCEEDED
+
+
+async def _demo(merges: int) -> Exit:
+    busy = Sandbox(duration=(0.5, 6.0), latency=(0.01, 0.05), failure_rate=0.03, seed=1)
+    async with busy as server, Client(server.api_key, base_url=server.url) as client:
+        say(f"A sandbox of the Affinity API listens on {server.url}.")
+        now = asyncio.get_running_loop().time
+        started = now()
+        pairs = [
+            (found.primary_profile.id, found.duplicate_profiles[0].id)
+            async for found in client.companies.suggestions()
+        ][:merges]
+        with Screen("Starting merges", len(pairs), client) as screen:
+            async with asyncio.TaskGroup() as group:
+                starts = [group.create_task(client.companies.merge(*pair)) for pair in pairs]
+                for start in starts:
+                    start.add_done_callback(lambda _: screen.advance())
+        say(f"{len(pairs)} merges are under way, {now() - started:.1f} s after the start.")
+        tally = Tally()
+        with Screen("Waiting", len(pairs), client) as screen:
+
+            def show(progress: WaitProgress) -> None:
+                tally.add(progress.outcome)
+                screen.advance(tally.counted())
+
+            await client.tasks.wait_many([start.result() for start in starts], on_progress=show)
+        _summarise(tally, len(pairs), client.quota, now() - started)
+    return Exit.SUCCEEDED
+
+
+def _summarise(tally: "Tally", merges: int, quota: Quota, seconds: float) -> None:
+    typer.echo(f"\n{merges} duplicates in {seconds:.1f} s: {tally.counted()}")
+    for reason, count in tally.reasons.most_common():
+        typer.echo(f"  {count:>4} failed: {reason}")
+    typer.echo(
+        f"  {quota.sent} calls, {quota.sent / merges:.2f} a merge; "
+        f"{quota.refused} of them refused for a limit"
+    )
+
+
+def _draw(option: str, text: str) -> float | tuple[float, float]:
+    low, dash, high = text.partition("-")
+    try:
+        return (float(low), float(high)) if dash else float(low)
+    except ValueError:
+        fail(f"{option} takes seconds such as 2, or a range such as 1-30, not {text!r}.")

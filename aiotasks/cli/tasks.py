@@ -1,0 +1,156 @@
+"""The commands for tasks: wait for them, read one, list them; and what is left of the limits."""
+
+import asyncio
+import sys
+from pathlib import Path
+from typing import Annotated, NamedTuple, TypedDict
+
+import typer
+
+from aiotasks._http import urls
+from aiotasks.client import Client
+from aiotasks.models import Kind
+from aiotasks.outcomes import OutcomeState
+
+from .command import fail, run_command
+from .exit_codes import EXIT_CODES, EXIT_OF_STATE, Exit
+from .options import ApiVersion, BaseUrl, settings_of
+from .output import Tally, print_line, print_outcome, print_task
+from .progress import Screen
+
+
+_LIMITS = ("limit", "remaining", "reset", "org_limit", "org_remaining", "org_reset")
+
+commands = typer.Typer()
+
+
+@commands.command(epilog=EXIT_CODES)
+def wait(
+    urls: Annotated[list[str] | None, typer.Argument(metavar="URL", help="Task URLs.")] = None,
+    *,
+    file: Annotated[
+        Path | None, typer.Option(help="Read task URLs from a file, one a line; # comments.")
+    ] = None,
+    timeout: Annotated[float, typer.Option(help="Seconds until the wait gives up.")] = 300.0,
+    poll_interval: Annotated[float, typer.Option(help="Seconds to the second look.")] = 2.0,
+    max_poll_interval: Annotated[float, typer.Option(help="Most seconds between looks.")] = 30.0,
+    base_url: BaseUrl = None,
+    api_version: ApiVersion = None,
+) -> None:
+    """Wait for tasks, and print what became of each as a JSON line when it is known.
+
+    Without URLs and --file, they are read from standard input.
+    """
+    given = _given_urls(urls or [], file)
+    terms = _Terms(
+        timeout=timeout, poll_interval=poll_interval, max_poll_interval=max_poll_interval
+    )
+    run_command(_wait(given, terms, settings_of(base_url, api_version)))
+
+
+@commands.command(epilog=EXIT_CODES)
+def get(url: str, *, base_url: BaseUrl = None, api_version: ApiVersion = None) -> None:
+    """Look at a task once, and print it as a JSON line."""
+    run_command(_get(url, settings_of(base_url, api_version)))
+
+
+@commands.command(epilog=EXIT_CODES)
+def tasks(
+    *,
+    kind: Annotated[Kind, typer.Option(help="What was merged.")],
+    status: Annotated[str | None, typer.Option(help="Only tasks with this status.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="At most so many, the newest.")] = None,
+    base_url: BaseUrl = None,
+    api_version: ApiVersion = None,
+) -> None:
+    """List the organization's merge tasks, newest first, as JSON lines."""
+    run_command(_tasks(kind, status, limit, settings_of(base_url, api_version)))
+
+
+@commands.command(epilog=EXIT_CODES)
+def quota(*, base_url: BaseUrl = None, api_version: ApiVersion = None) -> None:
+    """Ask by one call what is left of the limits, and print it as a JSON line."""
+    run_command(_quota(settings_of(base_url, api_version)))
+
+
+async def _wait(given: list["_Given"], terms: "_Terms", settings: dict[str, str]) -> Exit:
+    tally = Tally({item.url: item.place for item in given})
+    async with (
+        Client.from_env(**settings) as client,
+        client.tasks.watch([item.url for item in given], **terms) as watch,
+    ):
+        try:
+            with Screen("Waiting", len(given), client) as screen:
+                async for outcome in watch:
+                    print_outcome(outcome)
+                    tally.add(outcome)
+                    screen.advance(tally.counted())
+        except asyncio.CancelledError:
+            for outcome in watch.unsettled:
+                print_outcome(outcome)
+                tally.add(outcome)
+            raise
+        finally:
+            tally.say()
+    return tally.exit
+
+
+async def _get(url: str, settings: dict[str, str]) -> Exit:
+    async with Client.from_env(**settings) as client:
+        task = await client.tasks.get(url)
+    print_task(url, task)
+    return EXIT_OF_STATE[OutcomeState.of(task)]
+
+
+async def _tasks(
+    kind: Kind, status: str | None, limit: int | None, settings: dict[str, str]
+) -> Exit:
+    async with Client.from_env(**settings) as client:
+        count = 0
+        async for task in client.tasks.list(kind, status=status):
+            print_task(urls.task_url(client.base_url, urls.TaskRef(kind, task.id)), task)
+            count += 1
+            if count == limit:
+                break
+    return Exit.SUCCEEDED
+
+
+async def _quota(settings: dict[str, str]) -> Exit:
+    async with Client.from_env(**settings) as client:
+        known = await client.refresh_quota()
+    print_line({name: getattr(known, name) for name in _LIMITS})
+    return Exit.SUCCEEDED
+
+
+class _Terms(TypedDict):
+    timeout: float
+    poll_interval: float
+    max_poll_interval: float
+
+
+class _Given(NamedTuple):
+    url: str
+    place: str
+
+
+def _given_urls(urls: list[str], file: Path | None) -> list[_Given]:
+    given = [_Given(url, "") for url in urls]
+    if file is not None:
+        try:
+            given += _lines(file.read_text("utf-8-sig", errors="replace"), str(file))
+        except OSError as error:
+            fail(f"Cannot read {file}: {error.strerror}. Check --file.")
+    elif not given and not sys.stdin.isatty():
+        given = _lines(sys.stdin.read(), "standard input")
+    if not given:
+        fail("There is no task URL: give some as arguments, by --file, or on standard input.")
+    return given
+
+
+def _lines(text: str, source: str) -> list[_Given]:
+    stripped = (line.strip() for line in text.splitlines())
+    return [
+        _Given(line, f"{source}:{number}: ")
+        for number, line in enumerate(stripped, start=1)
+        if line and not line.startswith("#")
+    ]
