@@ -26,7 +26,7 @@ from aiotasks.dedupe import (
     resume,
     run,
 )
-from aiotasks.dedupe._pairs import read_ids
+from aiotasks.dedupe._input import read_ids
 from aiotasks.dedupe.models import OnConflict
 from aiotasks.errors import AffinityError, LedgerError
 from aiotasks.models import Kind, Quota

@@ -12,8 +12,8 @@ import typer
 from aiotasks._text import printable
 from aiotasks.client import Client
 from aiotasks.dedupe import JobInfo, Ledger, LedgerReader, PairState, report_lines, snapshot_lines
-from aiotasks.dedupe._holder import present_holder
-from aiotasks.dedupe.preview import service_of
+from aiotasks.dedupe._preview import service_of
+from aiotasks.dedupe.ledger.holder import present_holder
 from aiotasks.dedupe.report import ReportFormat, csv_line
 from aiotasks.errors import LedgerError
 from aiotasks.models import Kind

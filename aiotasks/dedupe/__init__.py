@@ -5,13 +5,23 @@
 extra ``dedupe``.
 """
 
-from ._board import StopReason
+from ._preview import Preview, look
 from ._progress import CanaryPassed, JobEvent, JobProgress, PairChanged, Stopping
 from .job import JobResult, resume, run
-from .ledger import JobInfo, Ledger, LedgerReader
-from .models import Change, LeftOut, LoggedChange, Pair, PairState, PlannedMerge, Rewrite, Row
+from .ledger import Ledger, LedgerReader
+from .models import (
+    Change,
+    JobInfo,
+    LeftOut,
+    LoggedChange,
+    Pair,
+    PairState,
+    PlannedMerge,
+    Rewrite,
+    Row,
+    StopReason,
+)
 from .plan import Cost, Plan
-from .preview import Preview, look
 from .report import report_lines, snapshot_lines
 
 

@@ -1,23 +1,18 @@
 """What a job tells while it runs: snapshots of how far it is, and typed events."""
 
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping
-from itertools import pairwise
-from statistics import median_high
-from typing import Final, NamedTuple, Self, TypeAlias
+from collections.abc import Callable, Mapping
+from typing import Final, TypeAlias
 
-import msgspec
 from msgspec import Struct
 
-from ._board import StopReason
-from .models import Pair, PairState
+from .models import Pair, PairState, StopReason
 
 
 _RATE_OVER: Final = 120.0
 # Of the first seconds no rate can be told.
 _RATE_AT_LEAST: Final = 10.0
 _MINUTE: Final = 60.0
-_MOST_POINTS: Final = 300
 TICK: Final = 1.0
 """Seconds between two looks at how far a job is."""
 _OPEN = (PairState.SENDING, PairState.STARTED)
@@ -104,55 +99,3 @@ class Meter:
             _ = self._ends.popleft()
         seconds = min(max(now - self._started, _RATE_AT_LEAST), _RATE_OVER)
         return len(self._ends) * _MINUTE / seconds
-
-
-class Point(NamedTuple):
-    """How far a job was at a time: pairs that had ended, and calls left in the minute."""
-
-    at: float
-    ended: int
-    minute_left: int | None
-
-
-class Curve:
-    """Keeps how far a job was over all of its runs, in few points.
-
-    When there are too many, every second one goes, and new ones come half as often.
-    """
-
-    def __init__(self, points: Iterable[Point] = ()) -> None:
-        self.points = [*points]
-        # Runs may be days apart: the middle gap is that between the points of a run.
-        gaps = sorted(later.at - earlier.at for earlier, later in pairwise(self.points))
-        self._gap = median_high(gaps) if gaps else 0.0
-
-    @classmethod
-    def read(cls, text: str | None) -> Self:
-        """Return the curve that was noted, or an empty one for what is none."""
-        try:
-            return cls(msgspec.json.decode(text or "[]", type=list[Point]))
-        except msgspec.MsgspecError:
-            return cls()
-
-    def text(self) -> str:
-        """Return the curve as it is noted: a JSON list of points."""
-        return msgspec.json.encode(self.points).decode()
-
-    def add(self, point: Point) -> None:
-        """Take a point, unless it comes too soon after the last."""
-        if self._is_too_soon(point):
-            return
-        if len(self.points) == _MOST_POINTS:
-            self.points = self.points[::2]
-            self._gap = 2 * max(self._gap, TICK)
-        self.points.append(point)
-
-    def end(self, point: Point) -> None:
-        """Take the last point of a run, if need be instead of the one before it."""
-        if self._is_too_soon(point):
-            del self.points[-1]
-        self.add(point)
-
-    def _is_too_soon(self, point: Point) -> bool:
-        # Points that are taken once a second do not come to the millisecond.
-        return bool(self.points) and point.at - self.points[-1].at < self._gap * 0.9

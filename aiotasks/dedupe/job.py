@@ -18,14 +18,14 @@ from aiotasks.errors import (
     ResponseError,
 )
 
-from ._board import Board, StopReason
-from ._groups import plain_errors
+from ._preview import Preview, look, service_of
 from ._progress import OnEvent, OnProgress
-from ._work import Terms, Work
-from .ledger import JobInfo, Ledger
-from .models import Change, Pair, PairState
+from ._run.queue import Board
+from ._run.run import Terms, Work
+from ._taskgroups import plain_errors
+from .ledger import Ledger
+from .models import Change, JobInfo, Pair, PairState, StopReason
 from .plan import Plan
-from .preview import Preview, look, service_of
 
 
 _OPEN = (PairState.SENDING, PairState.STARTED, PairState.UNSETTLED)

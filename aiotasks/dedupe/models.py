@@ -7,6 +7,8 @@ from typing import Final, Literal, TypeAlias
 from msgspec import Struct, field
 from msgspec.structs import replace
 
+from aiotasks.models import Kind
+
 
 OnConflict: TypeAlias = Literal["refuse", "first"]
 """What becomes of contradicting rows: all are refused, or the first of them counts."""
@@ -160,3 +162,26 @@ class LoggedChange(Struct, frozen=True, kw_only=True):
 
     seq: int
     change: Change
+
+
+class JobInfo(Struct, frozen=True, kw_only=True):
+    """The job that a ledger is of: what it was begun with, and when."""
+
+    kind: Kind
+    origin: str
+    fingerprint: str
+    source: str
+    digest: str
+    columns: tuple[str, ...]
+    merges: int
+    begun_at: float
+
+
+class StopReason(StrEnum):
+    """Why a job stopped before all of its pairs had ended."""
+
+    INTERRUPTED = "interrupted"
+    FAILURES = "failures"
+    MONTH = "month"
+    NOT_AUTHORISED = "not-authorised"
+    UNREACHABLE = "unreachable"

@@ -11,9 +11,9 @@ import msgspec
 from aiotasks._text import iso_time, printable
 from aiotasks.errors import LedgerError
 
-from .ledger import JobInfo, LedgerReader
-from .models import REPORT_COLUMNS, Pair, PairState
-from .preview import label_of
+from ._preview import label_of
+from .ledger import LedgerReader
+from .models import REPORT_COLUMNS, JobInfo, Pair, PairState
 
 
 ReportFormat = Literal["csv", "jsonl"]

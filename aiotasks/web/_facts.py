@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from aiotasks.client import Client
 from aiotasks.dedupe import Ledger, LedgerReader, Pair
-from aiotasks.dedupe._holder import present_holder
+from aiotasks.dedupe.ledger.holder import present_holder
 from aiotasks.errors import AffinityError
 from aiotasks.models import Quota
 

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping
 
 from aiotasks.dedupe import JobInfo, LedgerReader
-from aiotasks.dedupe.preview import label_of
+from aiotasks.dedupe._preview import label_of
 from aiotasks.errors import LedgerError
 
 

@@ -7,9 +7,9 @@ from typing import Any, Final, TypeAlias
 import msgspec
 
 from aiotasks._text import iso_time
-from aiotasks.dedupe._progress import Curve, JobProgress
-from aiotasks.dedupe._schema import JobInfo
-from aiotasks.dedupe.models import Change, Pair, PairState, PlannedMerge, Row
+from aiotasks.dedupe._curve import Curve
+from aiotasks.dedupe._progress import JobProgress
+from aiotasks.dedupe.models import Change, JobInfo, Pair, PairState, PlannedMerge, Row
 from aiotasks.dedupe.plan import Cost, Plan
 from aiotasks.models import Quota
 

@@ -5,8 +5,9 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from aiotasks.dedupe._board import JUDGED, Board, Outage, StopReason
-from aiotasks.dedupe.models import Pair, PairState
+from aiotasks.dedupe._run.outages import Outage
+from aiotasks.dedupe._run.queue import JUDGED, Board
+from aiotasks.dedupe.models import Pair, PairState, StopReason
 
 
 FAILURES = (PairState.FAILED, PairState.REFUSED, PairState.UNSETTLED)

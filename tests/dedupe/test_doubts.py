@@ -8,8 +8,8 @@ import pytest
 
 from aiotasks import ClosedError
 from aiotasks.dedupe import Ledger, PairState, StopReason, run
-from aiotasks.dedupe._settler import MOST_DOUBTS
-from aiotasks.dedupe._work import SENDERS
+from aiotasks.dedupe._run.reconciler import MOST_DOUBTS
+from aiotasks.dedupe._run.run import SENDERS
 from aiotasks.sandbox import Fault
 from benchmarks import inline
 from tests.dedupe.conftest import (

@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from aiotasks import LedgerError
-from aiotasks.dedupe.ledger import JobInfo, Ledger
-from aiotasks.dedupe.models import FOLLOWERS, Change, LoggedChange, Pair, PairState
+from aiotasks.dedupe.ledger import Ledger
+from aiotasks.dedupe.models import FOLLOWERS, Change, JobInfo, LoggedChange, Pair, PairState
 from aiotasks.dedupe.plan import Plan
 from benchmarks import inline
 

@@ -1,13 +1,9 @@
 """The words of a job: which states follow which, and what a step changes."""
 
-import ast
-from pathlib import Path
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aiotasks import dedupe
 from aiotasks.dedupe.models import FOLLOWERS, TIME_OF, Change, Pair, PairState
 
 
@@ -100,18 +96,3 @@ class TestAfter:
                 state = data.draw(st.sampled_from(followers))
                 pair = pair.after(Change(number=1, state=state, at=float(at)))
         assert (pair.ended_at is not None) is (pair.state in ENDS)
-
-
-@pytest.mark.parametrize("name", ["_board", "_settle", "_progress", "models"])
-def test_what_decides_does_no_io(name: str) -> None:
-    """Decisions take the time as an argument, and neither wait nor write."""
-    file = Path(dedupe.__file__).with_name(f"{name}.py")
-    imported = set[str]()
-    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.Import):
-            imported |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom):
-            imported.add(node.module or "")
-    assert imported
-    forbidden = {"asyncio", "aiohttp", "aiosqlite", "sqlite3", "time", "datetime", "threading"}
-    assert not {each.partition(".")[0] for each in imported} & forbidden

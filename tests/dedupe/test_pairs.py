@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aiotasks.dedupe._pairs import MAX_ID, Pairs, read_ids, read_pairs, sentences
+from aiotasks.dedupe._input import MAX_ID, Pairs, read_ids, read_pairs, sentences
 from aiotasks.dedupe.models import REPORT_COLUMNS, Row
 from aiotasks.errors import PlanError
 from aiotasks.models import Kind

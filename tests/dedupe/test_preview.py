@@ -7,7 +7,7 @@ import pytest
 
 from aiotasks import AffinityError, AuthenticationError, AuthorizationError, Client, ServerError
 from aiotasks.dedupe import Change, PairState, Plan, Preview, look
-from aiotasks.dedupe.preview import label_of
+from aiotasks.dedupe._preview import label_of
 from aiotasks.sandbox import Fault
 from tests.dedupe.conftest import Server, connect, plan_of, star
 

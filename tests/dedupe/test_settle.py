@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from aiotasks import CompanyMergeState, MergeState, PersonMergeState, TaskStatus
-from aiotasks.dedupe._settle import WITNESS_AFTER, Doubt, Journal, Listing, survivor
+from aiotasks.dedupe._preview import survivor
+from aiotasks.dedupe._run.evidence import WITNESS_AFTER, Doubt, Journal, Listing
 from aiotasks.dedupe.models import Change, LoggedChange, Pair, PairState
 
 

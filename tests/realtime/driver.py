@@ -12,7 +12,8 @@ from typing import Any
 
 from aiotasks import AffinityError, Client
 from aiotasks.backoff import poll_backoff
-from aiotasks.dedupe import Ledger, PairState, Plan, _settler, run
+from aiotasks.dedupe import Ledger, PairState, Plan, run
+from aiotasks.dedupe._run import reconciler
 
 
 async def work(pairs: str, ledger: str, url: str, settings: dict[str, Any]) -> int:
@@ -33,7 +34,7 @@ def main() -> None:
         request = json.loads(line)
         if (pid := os.fork()) == 0:
             # Doubts of merges that take hundredths of a second need not wait for long.
-            _settler._BACKOFF = poll_backoff(0.05, 0.2)
+            reconciler._BACKOFF = poll_backoff(0.05, 0.2)
             os._exit(asyncio.run(work(**request)))
         _ = sys.stdout.write(f"{pid}\n")
         sys.stdout.flush()

@@ -28,8 +28,9 @@ from aiotasks.cli.app import app
 from aiotasks.cli.exit_codes import Exit
 from aiotasks.cli.job_text import status
 from aiotasks.cli.progress import JobScreen
-from aiotasks.dedupe import JobInfo, JobProgress, PairState, Stopping, StopReason, _settler
-from aiotasks.dedupe._settle import Listing
+from aiotasks.dedupe import JobInfo, JobProgress, PairState, Stopping, StopReason
+from aiotasks.dedupe._run import reconciler
+from aiotasks.dedupe._run.evidence import Listing
 from aiotasks.sandbox import Sandbox
 
 
@@ -66,7 +67,7 @@ def serving(**settings: Any) -> Iterator[Sandbox]:
 @pytest.fixture
 def serve(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Sandbox]]:
     """Serve a sandbox with settings of its own, and point the environment to it."""
-    monkeypatch.setattr(_settler, "_BACKOFF", poll_backoff(0.05, 0.2))
+    monkeypatch.setattr(reconciler, "_BACKOFF", poll_backoff(0.05, 0.2))
     opened = []
 
     def begin(**settings: Any) -> Sandbox:
@@ -512,7 +513,7 @@ def test_what_cannot_be_settled(
     sandbox: Sandbox, pairs: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Pairs of which nothing can be learned are told as such, and how to ask again."""
-    monkeypatch.setattr(_settler, "PATIENCE", 0.2)
+    monkeypatch.setattr(reconciler, "PATIENCE", 0.2)
     monkeypatch.setattr(Listing, "is_absent", lambda *_, **__: False)
     sandbox.inject("disconnect@merge", times=None)
 

@@ -19,8 +19,7 @@ import aiosqlite
 import pytest
 
 from aiotasks import LedgerError
-from aiotasks.dedupe import _schema
-from aiotasks.dedupe.ledger import Ledger
+from aiotasks.dedupe.ledger import Ledger, schema
 from aiotasks.dedupe.models import Change, Pair, PairState
 from aiotasks.dedupe.plan import Plan
 
@@ -227,7 +226,7 @@ async def test_a_holder_without_a_name(tmp_path: Path) -> None:
             async with Ledger(path):
                 pass
         with closing(sqlite3.connect(path)) as connection:
-            _ = connection.executescript(_schema.CREATE)
+            _ = connection.executescript(schema.CREATE)
         with pytest.raises(LedgerError, match="it is in use by another process"):
             async with Ledger(path):
                 pass
@@ -368,7 +367,7 @@ async def test_a_log_without_its_file(tmp_path: Path) -> None:
     """A log that lost its file is not thrown away: it has steps that were acknowledged."""
     path = tmp_path / "job.db"
     with left_open(path) as connection:
-        _ = connection.executescript(_schema.CREATE)
+        _ = connection.executescript(schema.CREATE)
     path.unlink()
     assert "its last steps are in job.db-wal: put the two together" in await refusal(path)
 
@@ -388,7 +387,7 @@ async def test_a_file_that_died_young(tmp_path: Path) -> None:
     """A file that is ours, but has no tables yet, is a new ledger, and nothing to read."""
     path = tmp_path / "job.db"
     with closing(sqlite3.connect(path)) as connection:
-        _ = connection.execute(f"PRAGMA application_id = {_schema.APPLICATION}")
+        _ = connection.execute(f"PRAGMA application_id = {schema.APPLICATION}")
     with pytest.raises(LedgerError, match="there is no job in it yet"):
         async with Ledger.reading(path):
             pass

@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 
 from aiotasks import ConfigurationError
-from aiotasks.dedupe import Change, JobInfo, JobProgress, Pair, PairState, Plan, _holder
-from aiotasks.dedupe._holder import present_holder
+from aiotasks.dedupe import Change, JobInfo, JobProgress, Pair, PairState, Plan
+from aiotasks.dedupe.ledger import holder
+from aiotasks.dedupe.ledger.holder import present_holder
 from aiotasks.models import Quota
 from aiotasks.web import _views
 from aiotasks.web._folder import Folder, plain_name
@@ -240,7 +241,7 @@ class TestHolder:
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> Callable[[str], str | None]:
         """A machine that was booted at 1000, on which process 7 began at 3000."""
-        monkeypatch.setattr(_holder, "_PROCESSES", tmp_path)
+        monkeypatch.setattr(holder, "_PROCESSES", tmp_path)
         (tmp_path / "7").mkdir()
         ticks = 2000 * os.sysconf("SC_CLK_TCK")
         fields = " ".join(["0"] * 18)
@@ -265,6 +266,6 @@ class TestHolder:
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """Where the system has no such list, whoever held it last is believed."""
-        monkeypatch.setattr(_holder, "_PROCESSES", tmp_path / "missing")
+        monkeypatch.setattr(holder, "_PROCESSES", tmp_path / "missing")
         text = "process 8 on box since 1970-01-01 00:50:00 UTC"
         assert present_holder(text, host="box") == text

@@ -8,6 +8,8 @@ from functools import partial
 from typing import Any, Final, Protocol, TypeAlias
 
 from aiotasks.backoff import poll_backoff, poll_delay
+from aiotasks.dedupe.ledger import Ledger
+from aiotasks.dedupe.models import Pair, PairState
 from aiotasks.errors import (
     AffinityError,
     ClosedError,
@@ -18,9 +20,7 @@ from aiotasks.errors import (
 )
 from aiotasks.models import TaskStatus
 
-from ._settle import PATIENCE, Doubt, Journal, Listing
-from .ledger import Ledger
-from .models import Pair, PairState
+from .evidence import PATIENCE, Doubt, Journal, Listing
 
 
 MOST_DOUBTS: Final = 32

@@ -9,7 +9,7 @@ import msgspec
 
 from aiotasks.errors import LedgerError
 
-from ._schema import APPLICATION, CHECK, EXAMINE, VERSION, Database
+from .schema import APPLICATION, CHECK, EXAMINE, VERSION, Database
 
 
 _MAGIC = b"SQLite format 3\0"

@@ -15,13 +15,13 @@ from typing import Any, NamedTuple, TypeAlias
 import aiosqlite
 from filelock import FileLock, Timeout
 
+from aiotasks.dedupe.models import FOLLOWERS, Change, JobInfo, PairState
+from aiotasks.dedupe.plan import Plan
 from aiotasks.errors import LedgerError
 
-from . import _file, _schema
-from ._reader import Connect, LedgerReader
-from ._schema import Database, JobInfo
-from .models import FOLLOWERS, Change, PairState
-from .plan import Plan
+from . import file, schema
+from .reader import Connect, LedgerReader
+from .schema import Database
 
 
 __all__ = ["JobInfo", "Ledger", "LedgerReader"]
@@ -104,13 +104,13 @@ class Ledger(LedgerReader):
             message = f"it has a job already: `aiotasks resume {self.path}` goes on with it"
             raise self._error(message)
         self._require_allowed(plan, findings)
-        job = _schema.job_of(plan, origin=origin, at=at)
-        steps = [_schema.step_row(self._next_seq(), finding) for finding in findings]
+        job = schema.job_of(plan, origin=origin, at=at)
+        steps = [schema.step_row(self._next_seq(), finding) for finding in findings]
         written = self._written(
-            (_schema.JOB, [_schema.job_row(job)]),
-            (_schema.PAIR, [*_schema.pair_rows(plan, at)]),
-            (_schema.RECORD, [*records.items()]),
-            (_schema.STEP, steps),
+            (schema.JOB, [schema.job_row(job)]),
+            (schema.PAIR, [*schema.pair_rows(plan, at)]),
+            (schema.RECORD, [*records.items()]),
+            (schema.STEP, steps),
         )
         # A cancelled call is written all the same, so it is known before it is waited for.
         self._job = job
@@ -128,7 +128,7 @@ class Ledger(LedgerReader):
                 or when the file cannot be written.
         """
         seq = self._next_seq()
-        accepted = await self._written((_schema.STEP, [_schema.step_row(seq, change)]))
+        accepted = await self._written((schema.STEP, [schema.step_row(seq, change)]))
         if seq not in accepted:
             raise await self._refusal(change)
         return seq
@@ -140,7 +140,7 @@ class Ledger(LedgerReader):
             LedgerError: when the file cannot be written.
         """
         rows = [(merge_id, number) for number, merge_id in merge_ids.items()]
-        _ = await self._written((_schema.IDENTIFY, rows))
+        _ = await self._written((schema.IDENTIFY, rows))
 
     async def note(self, **notes: str | None) -> None:
         """Note small facts that outlive the process; ``None`` forgets one.
@@ -148,7 +148,7 @@ class Ledger(LedgerReader):
         Raises:
             LedgerError: when the file cannot be written.
         """
-        _ = await self._written((_schema.NOTE, [*notes.items()]))
+        _ = await self._written((schema.NOTE, [*notes.items()]))
 
     def _next_seq(self) -> int:
         self._seq += 1
@@ -164,7 +164,7 @@ class Ledger(LedgerReader):
             states[finding.number] = finding.state
 
     async def _refusal(self, change: Change) -> LedgerError:
-        for (state,) in await self._select(_schema.GET_STATE, change.number):
+        for (state,) in await self._select(schema.GET_STATE, change.number):
             return self._error(
                 f"pair {change.number} did not become {change.state}: that is no step from where "
                 f"it was (now it is {state})"
@@ -183,13 +183,13 @@ class Ledger(LedgerReader):
 
     @asynccontextmanager
     async def _opened(self) -> AsyncIterator[Database]:
-        with _file.reading(self.path):
+        with file.reading(self.path):
             # Nothing is put beside a file that is not ours, not even a lock.
-            _ = _file.is_there(self._file)
+            _ = file.is_there(self._file)
             if not self._lock():
                 raise self._in_use(await self._who())
             try:
-                if _file.is_there(self._file):
+                if file.is_there(self._file):
                     async with self._to_read() as database:
                         _ = await self._examine(database)
                 async with self._connect(f"{self._file.as_uri()}?mode=rwc", uri=True) as database:
@@ -208,7 +208,7 @@ class Ledger(LedgerReader):
     async def _who(self) -> str:
         with suppress(sqlite3.Error, UnicodeDecodeError):
             async with self._to_read() as database:
-                for (text,) in await database.execute_fetchall(_schema.GET_HOLDER):
+                for (text,) in await database.execute_fetchall(schema.GET_HOLDER):
                     return str(text)
         return "another process"
 
@@ -219,15 +219,15 @@ class Ledger(LedgerReader):
         )
 
     async def _prepare(self, database: Database) -> None:
-        ((version,),) = await database.execute_fetchall(_schema.GET_VERSION)
+        ((version,),) = await database.execute_fetchall(schema.GET_VERSION)
         if not version:
-            _ = await database.executescript(_schema.CREATE)
-        _ = await database.executescript(_schema.SETTINGS)
+            _ = await database.executescript(schema.CREATE)
+        _ = await database.executescript(schema.SETTINGS)
         since = datetime.fromtimestamp(self._clock(), UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
         self._holder = f"process {os.getpid()} on {socket.gethostname()} since {since}"
-        _ = await database.executemany(_schema.NOTE, [(_schema.HOLDER, self._holder)])
+        _ = await database.executemany(schema.NOTE, [(schema.HOLDER, self._holder)])
         await database.commit()
-        ((self._seq,),) = await database.execute_fetchall(_schema.GET_LAST_SEQ)
+        ((self._seq,),) = await database.execute_fetchall(schema.GET_LAST_SEQ)
         self._committed = self._seq
 
     async def _serve(self, database: Database, /) -> None:
@@ -240,7 +240,7 @@ class Ledger(LedgerReader):
         # Only who was killed is named from now on.
         if self._failure is None:
             write = _Write(
-                ((_schema.NOTE, [(_schema.HOLDER, None)]),),
+                ((schema.NOTE, [(schema.HOLDER, None)]),),
                 asyncio.get_running_loop().create_future(),
             )
             await self._write(database, [write])
@@ -265,7 +265,7 @@ class Ledger(LedgerReader):
         for sql, group in groupby(statements, key=itemgetter(0)):
             rows = [rows for _, rows in group]
             _ = await database.executemany(sql, chain.from_iterable(rows))
-        accepted = await database.execute_fetchall(_schema.GET_SEQS, (self._committed,))
+        accepted = await database.execute_fetchall(schema.GET_SEQS, (self._committed,))
         await database.commit()
         seqs = frozenset(seq for (seq,) in accepted)
         self._committed = max(seqs, default=self._committed)

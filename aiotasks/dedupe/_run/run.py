@@ -11,6 +11,21 @@ from msgspec import Struct
 from aiotasks._http import urls
 from aiotasks._polling.watch import Watch
 from aiotasks.client import Client
+from aiotasks.dedupe._preview import service_of
+from aiotasks.dedupe._progress import (
+    TICK,
+    CanaryPassed,
+    JobEvent,
+    JobProgress,
+    Meter,
+    OnEvent,
+    OnProgress,
+    PairChanged,
+    Stopping,
+)
+from aiotasks.dedupe._taskgroups import plain_errors
+from aiotasks.dedupe.ledger import Ledger
+from aiotasks.dedupe.models import Change, JobInfo, Pair, PairState, StopReason
 from aiotasks.errors import (
     AffinityError,
     AuthenticationError,
@@ -26,25 +41,10 @@ from aiotasks.errors import (
 )
 from aiotasks.outcomes import Outcome, OutcomeState
 
-from ._board import Board, StopReason
-from ._groups import plain_errors
-from ._outages import Outages
-from ._progress import (
-    TICK,
-    CanaryPassed,
-    JobEvent,
-    JobProgress,
-    Meter,
-    OnEvent,
-    OnProgress,
-    PairChanged,
-    Stopping,
-)
-from ._sampler import Sampler
-from ._settler import MOST_DOUBTS, Settler
-from .ledger import JobInfo, Ledger
-from .models import Change, Pair, PairState
-from .preview import service_of
+from .curve_recorder import Sampler
+from .outages import Outages
+from .queue import Board
+from .reconciler import MOST_DOUBTS, Settler
 
 
 SENDERS: Final = 16

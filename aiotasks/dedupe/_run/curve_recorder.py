@@ -4,8 +4,9 @@ import asyncio
 from collections.abc import Callable
 from typing import Final
 
-from ._progress import TICK, Curve, JobProgress, Point
-from .ledger import Ledger
+from aiotasks.dedupe._curve import Curve, Point
+from aiotasks.dedupe._progress import TICK, JobProgress
+from aiotasks.dedupe.ledger import Ledger
 
 
 _NOTED_EVERY: Final = 30

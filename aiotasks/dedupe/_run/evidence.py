@@ -6,14 +6,13 @@ will not come is proved by a merge that was asked for later and is listed alread
 Merges are told apart by their tasks and by the order of the ledger's log, and never by clocks.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import Final, NamedTuple, TypeAlias
 
 from msgspec import Struct
 
+from aiotasks.dedupe.models import LoggedChange, Pair, PairState
 from aiotasks.models import CompanyMergeState, PersonMergeState
-
-from .models import LoggedChange, Pair, PairState
 
 
 Merge: TypeAlias = CompanyMergeState | PersonMergeState
@@ -131,16 +130,6 @@ class Listing:
 
     def _sent(self, doubt: Doubt) -> int:
         return self._journal.sent.get(doubt.pair.number, 0)
-
-
-def survivor(record_id: int, merged_into: Mapping[int, int | None]) -> int | None:
-    """Return what a record lives on as, by what is known of those that are gone; or none."""
-    seen = set()
-    current: int | None = record_id
-    while current is not None and current in merged_into and current not in seen:
-        seen.add(current)
-        current = merged_into[current]
-    return current
 
 
 def _ids(pair: Pair) -> tuple[int, int]:

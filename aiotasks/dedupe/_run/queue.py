@@ -2,29 +2,17 @@
 
 from collections import Counter, deque
 from collections.abc import Iterable
-from enum import StrEnum
 from heapq import heapify, heappop, heappush
 from typing import Final
 
-from .models import Pair, PairState
+from aiotasks.dedupe.models import Pair, PairState, StopReason
 
 
 JUDGED: Final = 50
 """The failure rate is that of so many pairs, the last that ended."""
 
 _JUDGED_FROM = 10
-_MAX_OUTAGE = 600.0
 _FAILURES = frozenset({PairState.FAILED, PairState.REFUSED, PairState.UNSETTLED})
-
-
-class StopReason(StrEnum):
-    """Why a job stopped before all of its pairs had ended."""
-
-    INTERRUPTED = "interrupted"
-    FAILURES = "failures"
-    MONTH = "month"
-    NOT_AUTHORISED = "not-authorised"
-    UNREACHABLE = "unreachable"
 
 
 class Board:
@@ -137,21 +125,3 @@ class Board:
     def _entry(self, primary_id: int) -> tuple[int, int, int]:
         queue = self._clusters[primary_id]
         return -len(queue), queue[0].number, primary_id
-
-
-class Outage:
-    """How often in a row there was no answer, and since when."""
-
-    def __init__(self) -> None:
-        self.failures = 0
-        self._since = 0.0
-
-    def is_too_long(self, now: float) -> bool:
-        """Count one more failure, and say whether the first of them is ten minutes ago."""
-        self._since = self._since if self.failures else now
-        self.failures += 1
-        return now - self._since >= _MAX_OUTAGE
-
-    def end(self) -> None:
-        """Note that there was an answer."""
-        self.failures = 0

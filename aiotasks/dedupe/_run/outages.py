@@ -10,8 +10,6 @@ from aiotasks.client import Client
 from aiotasks.errors import AffinityError, NetworkError, RateLimitError, ServerError
 from aiotasks.models import Kind
 
-from ._board import Outage
-
 
 SILENCE: Final = 60.0
 """Seconds without any news after which something is asked."""
@@ -19,6 +17,25 @@ SILENCE: Final = 60.0
 # A lost answer now and then is no outage.
 _SILENT = 5.0
 _BACKOFF = poll_backoff(1.0, 15.0)
+_MAX_OUTAGE = 600.0
+
+
+class Outage:
+    """How often in a row there was no answer, and since when."""
+
+    def __init__(self) -> None:
+        self.failures = 0
+        self._since = 0.0
+
+    def is_too_long(self, now: float) -> bool:
+        """Count one more failure, and say whether the first of them is ten minutes ago."""
+        self._since = self._since if self.failures else now
+        self.failures += 1
+        return now - self._since >= _MAX_OUTAGE
+
+    def end(self) -> None:
+        """Note that there was an answer."""
+        self.failures = 0
 
 
 class Outages:

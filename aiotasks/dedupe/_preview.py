@@ -12,8 +12,7 @@ from aiotasks.client import Client
 from aiotasks.errors import MergedEntityError, NotFoundError
 from aiotasks.models import Kind, Record
 
-from ._groups import plain_errors
-from ._settle import survivor
+from ._taskgroups import plain_errors
 from .models import Change, PairState, PlannedMerge
 from .plan import Plan
 
@@ -141,3 +140,13 @@ def _fate(
     if record_id == merge.duplicate_id and target == merge.primary_id:
         return PairState.SUCCEEDED, f"{record_id} had been merged into {target} before this job"
     return PairState.REFUSED, f"{record_id} had been merged into {target} before this job"
+
+
+def survivor(record_id: int, merged_into: Mapping[int, int | None]) -> int | None:
+    """Return what a record lives on as, by what is known of those that are gone; or none."""
+    seen = set()
+    current: int | None = record_id
+    while current is not None and current in merged_into and current not in seen:
+        seen.add(current)
+        current = merged_into[current]
+    return current

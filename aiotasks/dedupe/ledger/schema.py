@@ -6,12 +6,9 @@ from types import TracebackType
 from typing import Any, Final, Protocol, Self, TypeVar
 
 import msgspec
-from msgspec import Struct
 
-from aiotasks.models import Kind
-
-from .models import FOLLOWERS, Change, LoggedChange, Pair, PairState
-from .plan import Plan
+from aiotasks.dedupe.models import FOLLOWERS, Change, JobInfo, LoggedChange, Pair, PairState
+from aiotasks.dedupe.plan import Plan
 
 
 T = TypeVar("T")
@@ -142,28 +139,20 @@ class Database(Protocol):
 
     def execute_fetchall(
         self, sql: str, parameters: Iterable[Any] | None = None
-    ) -> Awaitable[Iterable[Any]]: ...
+    ) -> Awaitable[Iterable[Any]]:
+        """Execute a statement and return all of its rows."""
 
-    def executemany(self, sql: str, parameters: Iterable[Iterable[Any]]) -> Awaitable[object]: ...
+    def executemany(self, sql: str, parameters: Iterable[Iterable[Any]]) -> Awaitable[object]:
+        """Execute a statement once for each row of parameters."""
 
-    def executescript(self, sql_script: str) -> Awaitable[object]: ...
+    def executescript(self, sql_script: str) -> Awaitable[object]:
+        """Execute several statements."""
 
-    def commit(self) -> Awaitable[None]: ...
+    def commit(self) -> Awaitable[None]:
+        """End a transaction; what it wrote stays."""
 
-    def rollback(self) -> Awaitable[None]: ...
-
-
-class JobInfo(Struct, frozen=True, kw_only=True):
-    """The job that a ledger is of: what it was begun with, and when."""
-
-    kind: Kind
-    origin: str
-    fingerprint: str
-    source: str
-    digest: str
-    columns: tuple[str, ...]
-    merges: int
-    begun_at: float
+    def rollback(self) -> Awaitable[None]:
+        """End a transaction; what it wrote is gone."""
 
 
 def job_of(plan: Plan, *, origin: str, at: float) -> JobInfo:

@@ -11,12 +11,12 @@ from typing import Any, NamedTuple, Self, TypeAlias
 
 import aiosqlite
 
+from aiotasks.dedupe.models import JobInfo, LoggedChange, Pair, PairState
+from aiotasks.dedupe.plan import Plan
 from aiotasks.errors import LedgerError
 
-from . import _file, _schema
-from ._schema import Database, JobInfo
-from .models import LoggedChange, Pair, PairState
-from .plan import Plan
+from . import file, schema
+from .schema import Database
 
 
 Connect: TypeAlias = Callable[..., Database]
@@ -116,8 +116,8 @@ class LedgerReader:
 
     @asynccontextmanager
     async def _opened(self) -> AsyncIterator[Database]:
-        with _file.reading(self.path):
-            if not _file.is_there(self._file):
+        with file.reading(self.path):
+            if not file.is_there(self._file):
                 raise self._nothing()
             async with self._to_read() as database:
                 if not await self._examine(database):
@@ -127,7 +127,7 @@ class LedgerReader:
     def _to_read(self) -> Database:
         # To open a file for reading alone would leave side files where there are none. Where there
         # is a log, to open it for more would write the log into a file that may be damaged.
-        if _file.has_log(self._file):
+        if file.has_log(self._file):
             mode = "mode=ro"
         elif os.access(self._file.parent, os.W_OK):
             mode = "mode=rw"
@@ -138,10 +138,10 @@ class LedgerReader:
 
     async def _examine(self, database: Database) -> bool:
         """Return whether there is a sound ledger, and load what is known without asking."""
-        if not await _file.is_sound(self.path, database):
+        if not await file.is_sound(self.path, database):
             return False
-        self._job = _schema.to_job(await database.execute_fetchall(_schema.GET_JOB))
-        for (text,) in await database.execute_fetchall(_schema.GET_HOLDER):
+        self._job = schema.to_job(await database.execute_fetchall(schema.GET_JOB))
+        for (text,) in await database.execute_fetchall(schema.GET_HOLDER):
             self._holder = str(text)
         return True
 
@@ -182,9 +182,9 @@ class LedgerReader:
         Raises:
             LedgerError: when the file cannot be read.
         """
-        rows = await self._select(_schema.GET_PAIRS, json.dumps(states or [*PairState]))
-        with _file.reading(self.path):
-            return _schema.to_pairs(rows)
+        rows = await self._select(schema.GET_PAIRS, json.dumps(states or [*PairState]))
+        with file.reading(self.path):
+            return schema.to_pairs(rows)
 
     async def numbered(self, numbers: Iterable[int]) -> list[Pair]:
         """Return the pairs with these numbers, as far as there are any, in their order.
@@ -192,9 +192,9 @@ class LedgerReader:
         Raises:
             LedgerError: when the file cannot be read.
         """
-        rows = await self._select(_schema.GET_NUMBERED, json.dumps([*numbers]))
-        with _file.reading(self.path):
-            return _schema.to_pairs(rows)
+        rows = await self._select(schema.GET_NUMBERED, json.dumps([*numbers]))
+        with file.reading(self.path):
+            return schema.to_pairs(rows)
 
     async def totals(self) -> Mapping[PairState, int]:
         """Return how many pairs are in each state; every state is there.
@@ -202,9 +202,9 @@ class LedgerReader:
         Raises:
             LedgerError: when the file cannot be read.
         """
-        rows = await self._select(_schema.GET_TOTALS)
-        with _file.reading(self.path):
-            return dict.fromkeys(PairState, 0) | _schema.to_dict(rows, dict[PairState, int])
+        rows = await self._select(schema.GET_TOTALS)
+        with file.reading(self.path):
+            return dict.fromkeys(PairState, 0) | schema.to_dict(rows, dict[PairState, int])
 
     async def history(self, *, after: int = 0, limit: int | None = None) -> list[LoggedChange]:
         """Return the steps since the one that ``change`` has numbered ``after``, in their order.
@@ -214,9 +214,9 @@ class LedgerReader:
         Raises:
             LedgerError: when the file cannot be read.
         """
-        rows = await self._select(_schema.GET_LOG, after, -1 if limit is None else limit)
-        with _file.reading(self.path):
-            return _schema.to_history(rows)
+        rows = await self._select(schema.GET_LOG, after, -1 if limit is None else limit)
+        with file.reading(self.path):
+            return schema.to_history(rows)
 
     async def last_seq(self) -> int:
         """Return the number of the last step, or 0 before the first.
@@ -224,7 +224,7 @@ class LedgerReader:
         Raises:
             LedgerError: when the file cannot be read.
         """
-        ((seq,),) = await self._select(_schema.GET_LAST_SEQ)
+        ((seq,),) = await self._select(schema.GET_LAST_SEQ)
         return int(seq)
 
     async def notes(self) -> Mapping[str, str]:
@@ -233,9 +233,9 @@ class LedgerReader:
         Raises:
             LedgerError: when the file cannot be read.
         """
-        rows = await self._select(_schema.GET_NOTES)
-        with _file.reading(self.path):
-            return _schema.to_dict(rows, dict[str, str])
+        rows = await self._select(schema.GET_NOTES)
+        with file.reading(self.path):
+            return schema.to_dict(rows, dict[str, str])
 
     async def records(self, ids: Iterable[int]) -> Mapping[int, bytes]:
         """Return the snapshots of records, as JSON; those that there are none of are left out.
@@ -243,9 +243,9 @@ class LedgerReader:
         Raises:
             LedgerError: when the file cannot be read.
         """
-        rows = await self._select(_schema.GET_RECORDS, json.dumps([*ids]))
-        with _file.reading(self.path):
-            return _schema.to_dict(rows, dict[int, bytes])
+        rows = await self._select(schema.GET_RECORDS, json.dumps([*ids]))
+        with file.reading(self.path):
+            return schema.to_dict(rows, dict[int, bytes])
 
     async def snapshots(self) -> AsyncIterator[tuple[int, bytes]]:
         """Iterate over the ids and snapshots of all records, in the order of their ids.
@@ -254,9 +254,9 @@ class LedgerReader:
             LedgerError: when the file cannot be read.
         """
         last = 0
-        while rows := [*await self._select(_schema.GET_NEXT_RECORDS, last)]:
-            with _file.reading(self.path):
-                records = _schema.to_dict(rows, dict[int, bytes])
+        while rows := [*await self._select(schema.GET_NEXT_RECORDS, last)]:
+            with file.reading(self.path):
+                records = schema.to_dict(rows, dict[int, bytes])
             for record_id, snapshot in records.items():
                 yield record_id, snapshot
             last = max(records)
@@ -265,7 +265,7 @@ class LedgerReader:
         async with self._turn:
             if self._database is None:
                 raise self._closed()
-            with _file.reading(self.path):
+            with file.reading(self.path):
                 return await self._database.execute_fetchall(sql, parameters)
 
     def _error(self, problem: str) -> LedgerError:
