@@ -32,7 +32,7 @@ PURE = {
     "dedupe/_run/evidence",
     "dedupe/ledger/schema",
     "dedupe/_progress",
-    "web/_views",
+    "web/_json",
 }
 COMMAND_LINE = {"cli", "__main__"}
 # The URLs and headers that aiotasks gives to aiohttp are yarl's and multidict's: they come with

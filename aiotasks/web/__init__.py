@@ -5,9 +5,9 @@ beside its run, and ``report_page`` out of its ledger alone. This needs the extr
 """
 
 from ._app import jobs_app
-from ._beside import JobPage, serve_job
-from ._saved import report_page
-from ._serve import serve
+from ._export import report_page
+from ._server import serve
+from ._single_job import JobPage, serve_job
 
 
 __all__ = ["JobPage", "jobs_app", "report_page", "serve", "serve_job"]

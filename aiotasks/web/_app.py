@@ -15,16 +15,15 @@ from aiotasks.client import Client
 from aiotasks.dedupe import Ledger, LedgerReader, look, report_lines, snapshot_lines
 from aiotasks.errors import AffinityError
 
-from . import _answers, _page, _uploads, _views
-from ._answers import Refusal
-from ._facts import Facts
+from . import _html, _json, _requests, _responses
+from ._access import Rules
+from ._background import EndingError, Scope
+from ._events import Reader, Tails
 from ._folder import Folder, OneLedger, plain_name
-from ._gate import NONCE, Gate, Handler
-from ._guard import Rules
-from ._reading import job_of
+from ._middleware import NONCE, Gate, Handler
+from ._queries import Facts, job_of
+from ._responses import Refusal
 from ._runner import Run, Runner
-from ._scope import EndingError, Scope
-from ._tail import Reader, Tails
 
 
 _HEARTBEAT: Final = 15.0
@@ -144,27 +143,27 @@ class _Jobs:
 
     async def list(self, request: web.Request) -> web.StreamResponse:
         jobs = await self._scope.complete(self._facts.jobs())
-        if _answers.wants_page(request):
-            return _answers.page(_page.list_page(jobs, nonce=NONCE.get()))
-        return _answers.json({"jobs": jobs})
+        if _responses.wants_page(request):
+            return _responses.page(_html.list_page(jobs, nonce=NONCE.get()))
+        return _responses.json({"jobs": jobs})
 
     async def show(self, request: web.Request) -> web.StreamResponse:
         job = await self._job(_id(request))
-        if not _answers.wants_page(request):
-            return _answers.json(job)
-        html = _page.job_page(
+        if not _responses.wants_page(request):
+            return _responses.json(job)
+        html = _html.job_page(
             job,
             is_live=True,
             nonce=NONCE.get(),
             merges=await self._first(request),
             is_alone=self._is_alone,
         )
-        return _answers.page(html)
+        return _responses.page(html)
 
     async def saved_page(self, request: web.Request) -> web.StreamResponse:
         job = await self._job(_id(request))
         merges = await self._first(request)
-        answer = _answers.page(_page.job_page(job, is_live=False, nonce="", merges=merges))
+        answer = _responses.page(_html.job_page(job, is_live=False, nonce="", merges=merges))
         answer.headers.update(_attachment(f"{job['id']}.html"))
         return answer
 
@@ -172,8 +171,8 @@ class _Jobs:
         return (await self._merges(request, after=0))["merges"]
 
     async def plan(self, request: web.Request) -> web.StreamResponse:
-        after = _uploads.whole("after", request.query.get("after", "0"))
-        return _answers.json(await self._merges(request, after=after))
+        after = _requests.whole("after", request.query.get("after", "0"))
+        return _responses.json(await self._merges(request, after=after))
 
     # What is done
 
@@ -181,12 +180,12 @@ class _Jobs:
         job_id = await self._scope.complete(self._begin(request))
         job = await self._job(job_id)
         location = f"jobs/{job_id}"
-        return _answers.json(job, HTTPStatus.CREATED, Location=location)
+        return _responses.json(job, HTTPStatus.CREATED, Location=location)
 
     async def start(self, request: web.Request) -> web.StreamResponse:
         path = self._path(request)
-        body = await self._scope.complete(_uploads.body_of(request, _BATCH))
-        wanted = _uploads.decoded(body, _uploads.Start)
+        body = await self._scope.complete(_requests.body_of(request, _BATCH))
+        wanted = _requests.decoded(body, _requests.Start)
         fingerprint = await self._scope.complete(self._facts.fingerprint(path))
         if wanted.fingerprint != fingerprint:
             message = (
@@ -196,18 +195,18 @@ class _Jobs:
             raise Refusal(HTTPStatus.CONFLICT, message)
         starting = self.runner.start(_id(request), path, retry_failed=wanted.retry_failed)
         await self._scope.complete(starting)
-        return _answers.json(await self._job(_id(request)), HTTPStatus.ACCEPTED)
+        return _responses.json(await self._job(_id(request)), HTTPStatus.ACCEPTED)
 
     async def stop(self, request: web.Request) -> web.StreamResponse:
         _ = self._path(request)
         self.runner.stop(_id(request))
-        return _answers.json(await self._job(_id(request)), HTTPStatus.ACCEPTED)
+        return _responses.json(await self._job(_id(request)), HTTPStatus.ACCEPTED)
 
     # What is streamed
 
     async def events(self, request: web.Request) -> web.StreamResponse:
         last = request.headers.get("Last-Event-ID") or request.query.get("after", "0")
-        reader = Reader(_uploads.whole("after", last), lambda: request.transport is None)
+        reader = Reader(_requests.whole("after", last), lambda: request.transport is None)
         answer = web.StreamResponse(headers=_EVENTS)
         with self.tails.watching(_id(request), self._path(request), reader) as tail:
             _ = await self._scope.complete(tail.opened.wait())
@@ -269,12 +268,12 @@ class _Jobs:
     # What is sent here
 
     async def _begin(self, request: web.Request) -> str:
-        body = await _uploads.body_of(request, self._max_upload)
+        body = await _requests.body_of(request, self._max_upload)
         name = plain_name(request.query.get("name", ""))
         async with self._plans:
             # A long list takes seconds, in which others want to be answered.
             plan = await asyncio.to_thread(
-                _uploads.plan_of, request.query, request.content_type, body, name
+                _requests.plan_of, request.query, request.content_type, body, name
             )
             preview = await look(self._client, plan)
         job_id, path = self._folder.new(name)
@@ -287,7 +286,7 @@ class _Jobs:
                 findings=preview.findings(at),
                 at=at,
             )
-            await ledger.note(rewrites=_views.rewrites_text(plan))
+            await ledger.note(rewrites=_json.rewrites_text(plan))
         return job_id
 
     async def _job(self, job_id: str) -> dict[str, Any]:

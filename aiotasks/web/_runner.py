@@ -10,7 +10,7 @@ from aiotasks.client import Client
 from aiotasks.dedupe import JobProgress, Ledger, resume
 from aiotasks.errors import AffinityError, LedgerError
 
-from ._scope import Scope
+from ._background import Scope
 
 
 class BusyError(AffinityError):

@@ -26,7 +26,7 @@ from aiotasks import Client, backoff
 from aiotasks._polling import poller
 from aiotasks.dedupe import resume
 from aiotasks.sandbox import Sandbox
-from aiotasks.web import _runner, _tail, serve
+from aiotasks.web import _events, _runner, serve
 
 
 STRANGER = "stranger.example"
@@ -137,7 +137,7 @@ def impatience(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(backoff, "GROWTH", 1.0)
     monkeypatch.setattr(poller, "REASON_LINGER", 0.05)
     monkeypatch.setattr(_runner, "resume", partial(resume, poll_interval=0.05))
-    monkeypatch.setattr(_tail, "_TICK", 0.05)
+    monkeypatch.setattr(_events, "_TICK", 0.05)
 
 
 @on_one_loop()

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from playwright.async_api import BrowserContext, Request, Route
 
-from aiotasks.web import _page, _words
+from aiotasks.web import _html, _labels
 from tests.browser.conftest import Witness
 
 
@@ -36,7 +36,7 @@ RUNS: tuple[tuple[bool, str | None, str | None], ...] = (
     (False, HOLDER, None),
     (True, HOLDER, "month"),
     (False, HOLDER, "month"),
-    *((False, None, reason) for reason in (*_words.STOPPED, "a reason of tomorrow")),
+    *((False, None, reason) for reason in (*_labels.STOPPED, "a reason of tomorrow")),
 )
 MORE: tuple[dict[str, Any], ...] = (
     {"error": "The disk is full", "totals": {"failed": 1}},
@@ -135,7 +135,7 @@ COMPARE = f"""async ([pages, parts]) => {{
 async def test_jobs(context: BrowserContext, witness: Witness) -> None:
     """In whatever state a job is, the script changes nothing of what the document says."""
     page = await context.new_page()
-    pages = [_page.job_page(each, is_live=False, nonce="") for each in JOBS]
+    pages = [_html.job_page(each, is_live=False, nonce="") for each in JOBS]
     differ = []
     for start in range(0, len(pages), 50):
         found = await page.evaluate(COMPARE, [pages[start : start + 50], SHOWN])
@@ -150,7 +150,7 @@ async def test_lists(context: BrowserContext, witness: Witness) -> None:
 
     async def answer(route: Route, request: Request) -> None:
         if "text/html" in request.headers["accept"]:
-            html = _page.list_page(JOBS, nonce="")
+            html = _html.list_page(JOBS, nonce="")
             await route.fulfill(body=html, content_type="text/html")
         else:
             await route.fulfill(body=json.dumps({"jobs": JOBS}), content_type="application/json")
@@ -171,6 +171,6 @@ async def test_lists(context: BrowserContext, witness: Witness) -> None:
 
 async def test_phases() -> None:
     """The table of states has every phase and every state."""
-    assert {_page._phase(each) for each in JOBS} == set(_words.PHASES)
+    assert {_html._phase(each) for each in JOBS} == set(_labels.PHASES)
     states = {state for totals in TOTALS for state in totals}
-    assert states | {"open", "left_out"} == set(_words.STATES)
+    assert states | {"open", "left_out"} == set(_labels.STATES)

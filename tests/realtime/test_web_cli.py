@@ -26,7 +26,7 @@ from aiotasks.cli.app import app
 from aiotasks.cli.exit_codes import Exit
 from aiotasks.cli.output import say
 from aiotasks.sandbox import Sandbox
-from aiotasks.web import _beside
+from aiotasks.web import _single_job
 
 
 KIND = ("--kind", "company")
@@ -333,7 +333,7 @@ class TestPage:
         self, sandbox: Sandbox, pairs: Path, links: "Queue[str]", monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """A program that does not leave when it is told the end does not keep the command."""
-        monkeypatch.setattr(_beside, "_FAREWELL", 0.1)
+        monkeypatch.setattr(_single_job, "_FAREWELL", 0.1)
         sandbox.duration = 0.3
 
         def watch() -> bytes:

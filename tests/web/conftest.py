@@ -16,7 +16,7 @@ from aiohttp import web
 from aiotasks import Client
 from aiotasks.dedupe import resume
 from aiotasks.sandbox import Sandbox
-from aiotasks.web import _runner, _tail, jobs_app
+from aiotasks.web import _events, _runner, jobs_app
 
 
 class Event(NamedTuple):
@@ -111,7 +111,7 @@ OpenSite = Callable[..., AbstractAsyncContextManager[Site]]
 def impatience(monkeypatch: pytest.MonkeyPatch) -> None:
     """Merges of tests are short, so all is looked at sooner."""
     monkeypatch.setattr(_runner, "resume", partial(resume, poll_interval=0.02))
-    monkeypatch.setattr(_tail, "_TICK", 0.05)
+    monkeypatch.setattr(_events, "_TICK", 0.05)
 
 
 @pytest.fixture

@@ -11,11 +11,11 @@ from aiohttp import ClientPayloadError
 from aiotasks import Client, LedgerError
 from aiotasks.dedupe import Change, Ledger, LedgerReader, PairState, Plan
 from aiotasks.sandbox import Sandbox
-from aiotasks.web import _app, _tail
+from aiotasks.web import _app, _events
+from aiotasks.web._background import Scope
+from aiotasks.web._events import Event as EncodedEvent
+from aiotasks.web._events import Ring, Tails
 from aiotasks.web._runner import Runner
-from aiotasks.web._scope import Scope
-from aiotasks.web._tail import Event as EncodedEvent
-from aiotasks.web._tail import Ring, Tails
 from tests.web.conftest import Event, OpenSite, Site
 
 
@@ -191,7 +191,7 @@ class TestResuming:
         self, site: Site, writer: Writer, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """What has left the memory comes from the ledger, read once for all who ask."""
-        monkeypatch.setattr(_tail, "_RING", 100)
+        monkeypatch.setattr(_events, "_RING", 100)
         await writer.step(*range(1, 1501))
         reads = _count(monkeypatch, "history")
         async with asyncio.TaskGroup() as group:
@@ -205,7 +205,7 @@ class TestResuming:
 
     async def test_gaps(self, site: Site, writer: Writer, monkeypatch: pytest.MonkeyPatch) -> None:
         """Steps that the ledger refused have left gaps in the numbers; they are passed over."""
-        monkeypatch.setattr(_tail, "_RING", 100)
+        monkeypatch.setattr(_events, "_RING", 100)
         await writer.step(*range(1, 11))
         refused = (writer.step(20_000 + n) for n in range(300))
         _ = await asyncio.gather(*refused, return_exceptions=True)
@@ -235,7 +235,7 @@ class TestMany:
         reads = _count(monkeypatch, "history")
         encoded = _count(monkeypatch, "numbered")
         opened = _count(monkeypatch, "last_seq")
-        monkeypatch.setattr(_tail, "_TICK", 0.2)
+        monkeypatch.setattr(_events, "_TICK", 0.2)
         began = asyncio.get_running_loop().time()
 
         async def watch(ready: asyncio.Barrier) -> list[int]:
@@ -274,7 +274,7 @@ class TestMany:
         self, site: Site, writer: Writer, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """Whoever does not read keeps nobody else waiting, costs no memory, and misses nothing."""
-        monkeypatch.setattr(_tail, "_RING", 200)
+        monkeypatch.setattr(_events, "_RING", 200)
         url = f"{site.url}/jobs/{writer.job['id']}/events"
         async with site.session.get(url, read_bufsize=1024) as slow, site.watch(writer.job) as fast:
             seen: list[int] = []
@@ -338,7 +338,7 @@ async def test_a_page_that_cannot_be_read(
     site: Site, writer: Writer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A stream that cannot go on ends, and its reader comes back to where it was."""
-    monkeypatch.setattr(_tail, "_RING", 100)
+    monkeypatch.setattr(_events, "_RING", 100)
     await writer.step(*range(1, 1001))
     history = LedgerReader.history
 
@@ -364,7 +364,7 @@ async def test_one_that_breaks_is_replaced(client: Client, tmp_path: Path, write
     await scope.open()
     tails = Tails(scope, Runner(client, scope))
     path = tmp_path / "other.job.db"
-    first, second = (_tail.Reader(0, lambda: False) for _ in range(2))
+    first, second = (_events.Reader(0, lambda: False) for _ in range(2))
     with tails.watching("other", path, first) as tail:
         tail.is_over = True
         watching = tails.watching("other", path, second)

@@ -4,8 +4,8 @@ import pytest
 from multidict import CIMultiDict
 
 from aiotasks import ConfigurationError
-from aiotasks.web import _guard
-from aiotasks.web._guard import Rules
+from aiotasks.web import _access
+from aiotasks.web._access import Rules
 
 
 RULES = Rules.of(["Jobs.Example.org", "box:8080"], None)
@@ -13,7 +13,7 @@ RULES = Rules.of(["Jobs.Example.org", "box:8080"], None)
 
 def refusal(method: str, host: str, **headers: str) -> str:
     named = {name.replace("_", "-"): value for name, value in headers.items()}
-    return _guard.refusal(method, [host], CIMultiDict(named), RULES)
+    return _access.refusal(method, [host], CIMultiDict(named), RULES)
 
 
 @pytest.mark.parametrize(
@@ -68,7 +68,7 @@ def test_other_hosts(host: str) -> None:
 @pytest.mark.parametrize("hosts", [[], ["localhost", "localhost"], ["localhost", "evil.example"]])
 def test_one_host(hosts: list[str]) -> None:
     """A request names one host, once."""
-    assert _guard.refusal("GET", hosts, CIMultiDict(), RULES)
+    assert _access.refusal("GET", hosts, CIMultiDict(), RULES)
 
 
 @pytest.mark.parametrize(
@@ -126,14 +126,14 @@ def test_links_lead_here() -> None:
 )
 def test_bearer(header: str, token: str) -> None:
     """Only a bearer token is one."""
-    assert _guard.bearer_of(header) == token
+    assert _access.bearer_of(header) == token
 
 
 def test_tokens() -> None:
     """Nothing but the token is the token, and nothing that is sent is an error."""
-    assert _guard.is_token("abc", "abc")
+    assert _access.is_token("abc", "abc")
     for other in ("", "ab", "abcd", "ABC", "äbc", "\udcff", "\ud800", "a\0c"):
-        assert not _guard.is_token(other, "abc")
+        assert not _access.is_token(other, "abc")
 
 
 @pytest.mark.parametrize("token", ["", " ", "ä", "a\nb", "a b"])
@@ -151,7 +151,7 @@ def test_hosts_are_names() -> None:
 
 def test_the_policy() -> None:
     """A page can load and run nothing but what it brought along, and ask nobody else."""
-    assert _guard.security_headers("N") == {
+    assert _access.security_headers("N") == {
         "Content-Security-Policy": (
             "default-src 'none'; style-src 'nonce-N'; script-src 'nonce-N'; connect-src 'self'; "
             "img-src data:; base-uri 'none'; form-action 'self'; frame-ancestors 'none'"

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from aiotasks.dedupe import PairState, StopReason
-from aiotasks.web import _words
-from aiotasks.web._page import job_page, list_page
+from aiotasks.web import _labels
+from aiotasks.web._html import job_page, list_page
 
 
 NONCE = "c2FmZQ"
@@ -197,13 +197,13 @@ class TestState:
         state = read(merges=[pair()]).state
         assert state["job"] == job()
         assert state["merges"] == [pair()]
-        assert state["words"] == _words.FOR_SCRIPT
+        assert state["words"] == _labels.FOR_SCRIPT
 
     def test_there_are_words_for_everything(self) -> None:
         """Each state of a pair, and each reason for which a job stops, is told in words."""
-        assert set(PairState) <= set(_words.STATES)
-        assert set(StopReason) == set(_words.STOPPED)
-        assert set(_words.SENTENCES) == set(_words.PHASES)
+        assert set(PairState) <= set(_labels.STATES)
+        assert set(StopReason) == set(_labels.STOPPED)
+        assert set(_labels.SENTENCES) == set(_labels.PHASES)
 
 
 class TestPolicy:
@@ -247,10 +247,10 @@ class TestPolicy:
 
     def test_files_leave_their_element_alone(self) -> None:
         """Nothing in a style or a script ends it."""
-        folder = Path(_words.__file__).parent
-        for path in folder.glob("page.*"):
-            if path.suffix in {".js", ".css"}:
-                assert "</" not in path.read_text(encoding="utf-8")
+        files = sorted(Path(_labels.__file__).with_name("static").iterdir())
+        assert files
+        for path in files:
+            assert "</" not in path.read_text(encoding="utf-8")
 
     def test_a_saved_page_brings_its_own_policy(self) -> None:
         """Its own style and scripts run, known by what they are, and nothing else does."""
@@ -348,7 +348,7 @@ class TestJob:
     def test_what_will_not_run_is_told_before(self) -> None:
         """Before the start, the merges that cannot run have a heading of their own."""
         page = read(totals={"planned": 1, "refused": 1}, failures=[pair(state="refused")])
-        assert f"Will not run (1) {_words.WILL_NOT_RUN}" in page.text
+        assert f"Will not run (1) {_labels.WILL_NOT_RUN}" in page.text
 
     def test_the_plan_is_told_without_a_script(self) -> None:
         """Each record that stays is followed by those that go into it."""
@@ -387,7 +387,7 @@ class TestJob:
         """The dialog says what is permanent, and shows the whole fingerprint."""
         page = read(kind=kind)
         assert len(page.of("dialog")) == 1
-        assert f"{_words.WARNINGS[kind]} Fingerprint of the plan: {FINGERPRINT}" in page.text
+        assert f"{_labels.WARNINGS[kind]} Fingerprint of the plan: {FINGERPRINT}" in page.text
 
     def test_downloads_are_beside_the_page(self) -> None:
         """Links are relative, so that the application can be mounted anywhere."""

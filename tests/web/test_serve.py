@@ -14,7 +14,7 @@ from aiohttp import web
 from aiotasks import Client, ConfigurationError
 from aiotasks.sandbox import Sandbox
 from aiotasks.web import jobs_app, serve
-from aiotasks.web._scope import EndingError, Scope
+from aiotasks.web._background import EndingError, Scope
 from tests.web.conftest import OpenSite, Site
 
 

@@ -13,7 +13,7 @@ from aiotasks.dedupe import Change, JobInfo, JobProgress, Pair, PairState, Plan
 from aiotasks.dedupe.ledger import holder
 from aiotasks.dedupe.ledger.holder import present_holder
 from aiotasks.models import Quota
-from aiotasks.web import _views
+from aiotasks.web import _json
 from aiotasks.web._folder import Folder, plain_name
 
 
@@ -36,13 +36,13 @@ def pair(number: int, state: PairState = PLANNED, **more: Any) -> Pair:
 
 
 def points(pairs: list[Pair], **notes: str) -> list[list[Any]]:
-    return _views.curve(JOB, pairs, notes)
+    return _json.curve(JOB, pairs, notes)
 
 
 class TestPairs:
     def test_a_pair(self) -> None:
         """A pair has the names of its records as far as they are known, and its end in UTC."""
-        told = _views.pair_view(pair(3, FAILED, reason="No", ended_at=0.5), {5: "Acme"})
+        told = _json.pair_view(pair(3, FAILED, reason="No", ended_at=0.5), {5: "Acme"})
         assert told == {
             "number": 3,
             "line": 4,
@@ -59,7 +59,7 @@ class TestPairs:
     def test_a_step(self, state: PairState) -> None:
         """A step is told as it was, and not as the pair is by now."""
         now = pair(1, REFUSED, reason="later", ended_at=5000.0)
-        told = _views.step_view(now, Change(number=1, state=state, at=60.0), {})
+        told = _json.step_view(now, Change(number=1, state=state, at=60.0), {})
         is_end = state in {SUCCEEDED, FAILED, REFUSED, UNSETTLED}
         assert told["state"] == state
         assert told["reason"] is None
@@ -71,12 +71,12 @@ class TestPairs:
             pair(n, (FAILED, REFUSED, UNSETTLED)[n % 3], ended_at=float(n)) for n in range(300)
         ]
         pairs += [pair(500, REFUSED, is_planned=False, ended_at=1e9), pair(501, SUCCEEDED)]
-        assert [each.number for each in _views.failures(pairs)] == [*range(299, 99, -1)]
+        assert [each.number for each in _json.failures(pairs)] == [*range(299, 99, -1)]
 
     def test_what_was_left_out(self) -> None:
         """Rows that the plan left out are told apart from the merges, which alone cost calls."""
         pairs = [pair(1), pair(2, REFUSED, is_planned=False, reason="contradicts", ended_at=1000.0)]
-        told = _views.details(JOB, pairs, {}, {}, Quota(limit=60, org_limit=1000))
+        told = _json.details(JOB, pairs, {}, {}, Quota(limit=60, org_limit=1000))
         assert told["left_out"] == [
             {"line": 3, "primary_id": 3, "duplicate_id": 4, "reason": "contradicts"}
         ]
@@ -87,14 +87,14 @@ class TestPairs:
     def test_rewrites(self) -> None:
         """How rows were understood is kept with the job, as far as somebody reads it."""
         plan = Plan.of([(1, 2), (2, 3)] + [(1, 2)] * 500, kind="company")
-        text = _views.rewrites_text(plan)
-        told = _views.details(JOB, [], {}, {"rewrites": text}, Quota())["rewrites"]
+        text = _json.rewrites_text(plan)
+        told = _json.details(JOB, [], {}, {"rewrites": text}, Quota())["rewrites"]
         assert len(told) == 200
         assert told[0] == {
             "line": 2,
             "text": "goes into 1, since 2 is merged away itself (pair 1)",
         }
-        assert _views.details(JOB, [], {}, {"rewrites": "{"}, Quota())["rewrites"] == []
+        assert _json.details(JOB, [], {}, {"rewrites": "{"}, Quota())["rewrites"] == []
 
 
 class TestCurve:
@@ -129,7 +129,7 @@ def test_a_summary() -> None:
     """Why a job stopped is told once it does not run any more."""
     totals = dict.fromkeys(PairState, 1)
     for is_running in (True, False):
-        told = _views.summary(
+        told = _json.summary(
             "a", JOB, totals, {"stopped": "month"}, is_running=is_running, holder=None
         )
         assert told["stopped"] == (None if is_running else "month")
@@ -142,15 +142,15 @@ def test_a_job_is_started_by_its_first_run() -> None:
     """What had been merged before a job does not make it one that ran."""
     totals = dict.fromkeys(PairState, 0) | {PairState.SUCCEEDED: 1}
     for notes, is_started in (({}, False), ({"anchor": ""}, True), ({"anchor": "7"}, True)):
-        told = _views.summary("a", JOB, totals, notes, is_running=False, holder=None)
+        told = _json.summary("a", JOB, totals, notes, is_running=False, holder=None)
         assert told["is_started"] is is_started
 
 
 def test_progress() -> None:
     """Progress is all that a run tells, without the totals, which are the ledger's."""
     progress = JobProgress(totals=dict.fromkeys(PairState, 2), minute_left=7, calls=3)
-    assert _views.progress_view(None) is None
-    assert _views.progress_view(progress) == {
+    assert _json.progress_view(None) is None
+    assert _json.progress_view(progress) == {
         "open": 4,
         "calls": 3,
         "is_cut_off": False,
@@ -166,10 +166,10 @@ def test_progress() -> None:
 
 def test_an_event() -> None:
     """An event is one line of JSON, whatever is in it."""
-    assert _views.event("pair", {"a": "x\n\ny"}, 7) == (
+    assert _json.event("pair", {"a": "x\n\ny"}, 7) == (
         b'id: 7\nevent: pair\ndata: {"a":"x\\n\\ny"}\n\n'
     )
-    assert _views.event("done", {}) == b"event: done\ndata: {}\n\n"
+    assert _json.event("done", {}) == b"event: done\ndata: {}\n\n"
 
 
 class TestFolder:

@@ -3,7 +3,7 @@
 const $ = (id) => document.getElementById(id);
 const { words, ...given } = JSON.parse($("state").textContent);
 
-// The same as in _page.py: control characters, turns of direction, halves of characters.
+// The same as in _html.py: control characters, turns of direction, halves of characters.
 const UNPRINTABLE =
   /[\u0000-\u001f\u007f-\u009f\u2028-\u202e\u2066-\u2069\ufdd0-\ufdef\ufffe\uffff]|\p{Cs}/gu;
 
@@ -94,7 +94,7 @@ const ALWAYS = ["planned", "open", "succeeded", "failed"];
 
 const sum = (totals, states) => states.reduce((all, state) => all + (totals[state] || 0), 0);
 
-/* How far a job is; _page.py does the same. */
+/* How far a job is; _html.py does the same. */
 function phaseOf({ totals, is_running, holder, stopped, is_started = isTouched(totals) }) {
   if (is_running) return "running";
   if (holder) return "elsewhere";

@@ -2,18 +2,19 @@
 
 import asyncio
 import socket
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
 from aiotasks.client import Client
-from aiotasks.dedupe import Ledger, LedgerReader, Pair
+from aiotasks.dedupe import JobInfo, Ledger, LedgerReader, Pair
+from aiotasks.dedupe._preview import label_of
 from aiotasks.dedupe.ledger.holder import present_holder
-from aiotasks.errors import AffinityError
+from aiotasks.errors import AffinityError, LedgerError
 from aiotasks.models import Quota
 
-from . import _views
+from . import _json
 from ._folder import Folder
-from ._reading import job_of, names_of
 from ._runner import Runner
 
 
@@ -37,7 +38,7 @@ class Facts:
         run = self._runner.run_of(job_id)
         if run is None:
             return told | {"error": self._runner.error_of(job_id) or told["error"]}
-        return told | _HERE | {"error": None, "progress": _views.progress_view(run.progress)}
+        return told | _HERE | {"error": None, "progress": _json.progress_view(run.progress)}
 
     async def fingerprint(self, path: Path) -> str:
         """Return the fingerprint of a job's plan."""
@@ -72,11 +73,11 @@ async def job_told(job_id: str, ledger: LedgerReader, quota: Quota) -> dict[str,
     # Before the pairs: what came in between is told again, and not lost.
     seq = await ledger.last_seq()
     pairs = await ledger.pairs()
-    names = await names_of(ledger, job, _ids(_views.failures(pairs)))
+    names = await names_of(ledger, job, _ids(_json.failures(pairs)))
     notes = await ledger.notes()
     return {
         **await _summary(job_id, ledger),
-        **_views.details(job, pairs, names, notes, quota),
+        **_json.details(job, pairs, names, notes, quota),
         "seq": seq,
         "progress": None,
         "error": notes.get("error"),
@@ -86,15 +87,15 @@ async def job_told(job_id: str, ledger: LedgerReader, quota: Quota) -> dict[str,
 async def merges_told(ledger: LedgerReader, *, after: int) -> dict[str, Any]:
     """Return some merges of a ledger's plan, and after which number the next ones come."""
     job = job_of(ledger)
-    end = min(after + _views.MOST, job.merges)
+    end = min(after + _json.MOST, job.merges)
     pairs = await ledger.numbered(range(after + 1, end + 1))
     names = await names_of(ledger, job, _ids(pairs))
-    merges = [_views.pair_view(pair, names) for pair in pairs]
+    merges = [_json.pair_view(pair, names) for pair in pairs]
     return {"merges": merges, "next": end if end < job.merges else None}
 
 
 async def _summary(job_id: str, ledger: LedgerReader) -> dict[str, Any]:
-    return _views.summary(
+    return _json.summary(
         job_id,
         job_of(ledger),
         await ledger.totals(),
@@ -106,3 +107,16 @@ async def _summary(job_id: str, ledger: LedgerReader) -> dict[str, Any]:
 
 def _ids(pairs: list[Pair]) -> set[int]:
     return {each for pair in pairs for each in (pair.primary_id, pair.duplicate_id)}
+
+
+def job_of(ledger: LedgerReader) -> JobInfo:
+    """Return the job of a ledger that was begun."""
+    if ledger.job is None:
+        raise LedgerError(str(ledger.path), "there is no job in it yet")
+    return ledger.job
+
+
+async def names_of(ledger: LedgerReader, job: JobInfo, ids: Iterable[int]) -> Mapping[int, str]:
+    """Return the names of records, as far as there are snapshots of them."""
+    records = await ledger.records(ids)
+    return {record_id: label_of(job.kind, json) for record_id, json in records.items()}

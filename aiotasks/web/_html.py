@@ -16,7 +16,7 @@ from importlib.resources import files
 from string import Template
 from typing import Any, Final
 
-from . import _words
+from . import _labels
 
 
 _OPEN = ("sending", "started")
@@ -87,13 +87,14 @@ def _document(
     is_saved: bool = False,
     **slots: str,
 ) -> str:
-    script, style = "\n".join(map(_file, scripts)), _file("page.css")
+    script = "\n".join(_file(f"static/{name}") for name in scripts)
+    style = _file("static/page.css")
     return _fill(
         "page.html",
         script=script,
         style=style,
         policy=_policy(script, style) if is_saved else "",
-        state=_json({**state, "words": _words.FOR_SCRIPT}),
+        state=_json({**state, "words": _labels.FOR_SCRIPT}),
         nonce=f' nonce="{escape(nonce)}"' if nonce else "",
         **slots,
     )
@@ -119,7 +120,7 @@ def _job(job: dict[str, Any], merges: Sequence[dict[str, Any]], *, is_live: bool
         source=_text(job["source"]),
         about=_about(job),
         phase=phase,
-        phase_title=_words.PHASES[phase],
+        phase_title=_labels.PHASES[phase],
         sentence=_text(_sentence(job, phase)),
         tiles="".join(_tile(state, totals[state]) for state in _TILES),
         controls=_controls(job) if is_live else "",
@@ -157,13 +158,13 @@ def _is_touched(totals: Mapping[str, int]) -> bool:
 
 
 def _sentence(job: Mapping[str, Any], phase: str) -> str:
-    sentence = _words.SENTENCES[phase]
+    sentence = _labels.SENTENCES[phase]
     if phase == "elsewhere":
         sentence = f"It is run by {job['holder']}, and only there can it be stopped."
     if phase == "stopped":
-        sentence = _words.STOPPED.get(job["stopped"], sentence)
+        sentence = _labels.STOPPED.get(job["stopped"], sentence)
     if phase == "finished" and any(job["totals"].get(state) for state in _AGAIN):
-        sentence = f"{sentence} {_words.TRY_AGAIN}"
+        sentence = f"{sentence} {_labels.TRY_AGAIN}"
     error = None if phase == "running" else job.get("error")
     return f"{sentence} ({error})" if error else sentence
 
@@ -181,20 +182,20 @@ def _totals(job: Mapping[str, Any]) -> dict[str, int]:
 
 
 def _about(job: Mapping[str, Any]) -> str:
-    plural = _words.PLURAL[job["kind"]]
+    plural = _labels.PLURAL[job["kind"]]
     return f"{plural.capitalize()} at {_text(job['origin'])}, planned {_time(job['begun_at'])}"
 
 
 def _tile(state: str, number: int) -> str:
     hidden = "" if number or state in _ALWAYS else " hidden"
     return (
-        f'<div class="tile" data-tile="{state}"{hidden}><dt>{_words.STATES[state]}</dt>'
+        f'<div class="tile" data-tile="{state}"{hidden}><dt>{_labels.STATES[state]}</dt>'
         f"<dd>{number:,}</dd></div>\n"
     )
 
 
 def _controls(job: Mapping[str, Any]) -> str:
-    warning = _words.WARNINGS[job["kind"]]
+    warning = _labels.WARNINGS[job["kind"]]
     return _fill("live.html", warning=warning, fingerprint=_text(job["fingerprint"]))
 
 
@@ -220,7 +221,7 @@ def _duration(seconds: float) -> str:
 
 def _failures_note(phase: str, shown: int, known: int) -> str:
     if phase == "new":
-        return _words.WILL_NOT_RUN
+        return _labels.WILL_NOT_RUN
     if shown < known:
         return f"The newest {shown:,} are shown; the report has all."
     return "Newest first."
@@ -238,7 +239,7 @@ def _failure(pair: Mapping[str, Any]) -> str:
 
 
 def _state(state: str) -> str:
-    word = _words.STATES.get(state, state)
+    word = _labels.STATES.get(state, state)
     return f'<span class="state" data-state="{_text(state)}">{_text(word)}</span>'
 
 
@@ -304,8 +305,8 @@ def _summary(job: Mapping[str, Any]) -> str:
     }
     return (
         f'<li><a href="jobs/{_text(job["id"])}"><bdi>{_text(job["source"])}</bdi></a>\n'
-        f'<span class="phase" data-phase="{phase}">{_words.PHASES[phase]}</span>\n'
-        f'<span class="note">{_words.PLURAL[job["kind"]].capitalize()}, planned '
+        f'<span class="phase" data-phase="{phase}">{_labels.PHASES[phase]}</span>\n'
+        f'<span class="note">{_labels.PLURAL[job["kind"]].capitalize()}, planned '
         f"{_time(job['begun_at'])}</span>\n"
         f'<span class="note">{", ".join(f"{each:,} {what}" for what, each in numbers.items())}'
         "</span></li>\n"
@@ -331,9 +332,9 @@ def _json(value: Any) -> str:
 
 
 def _fill(name: str, **slots: str) -> str:
-    return Template(_file(name)).substitute(slots)
+    return Template(_file(f"templates/{name}")).substitute(slots)
 
 
 @cache
-def _file(name: str) -> str:
-    return files("aiotasks.web").joinpath(name).read_text(encoding="utf-8")
+def _file(path: str) -> str:
+    return files("aiotasks.web").joinpath(path).read_text(encoding="utf-8")

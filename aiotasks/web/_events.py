@@ -13,10 +13,10 @@ from typing import Final, NamedTuple
 from aiotasks.dedupe import JobInfo, Ledger, LedgerReader, LoggedChange
 from aiotasks.errors import AffinityError
 
-from . import _views
-from ._reading import job_of, names_of
+from . import _json
+from ._background import Scope
+from ._queries import job_of, names_of
 from ._runner import Run, Runner
-from ._scope import Scope
 
 
 _TICK: Final = 1.0
@@ -175,15 +175,15 @@ class Tail:
         stopped = None if is_running else notes.get("stopped")
         point = [
             round(time.time() - job.begun_at, 3),
-            sum(totals[state] for state in _views.ENDED),
+            sum(totals[state] for state in _json.ENDED),
             None if progress is None else progress.minute_left,
         ]
         told = {"totals": totals, "stopped": stopped}
-        more = {"progress": _views.progress_view(progress), "is_running": is_running}
-        self._news = _views.event("progress", {**told, **more, "point": point})
+        more = {"progress": _json.progress_view(progress), "is_running": is_running}
+        self._news = _json.event("progress", {**told, **more, "point": point})
         self._told += 1
         if has_ended:
-            self._ending = _views.event("done", told)
+            self._ending = _json.event("done", told)
             self._endings += 1
         self._wake()
 
@@ -276,9 +276,9 @@ async def _encoded(
     return [
         Event(
             step.seq,
-            _views.event(
+            _json.event(
                 "pair",
-                _views.step_view(pairs[step.change.number], step.change, names),
+                _json.step_view(pairs[step.change.number], step.change, names),
                 step.seq,
             ),
         )

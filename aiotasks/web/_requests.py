@@ -10,7 +10,7 @@ from aiohttp import web
 
 from aiotasks.dedupe import Plan
 
-from ._answers import Refusal
+from ._responses import Refusal
 
 
 T = TypeVar("T")

@@ -3,9 +3,9 @@
 from aiotasks.dedupe import LedgerReader
 from aiotasks.models import Quota
 
-from ._facts import job_told, merges_told
 from ._folder import ENDING
-from ._page import job_page
+from ._html import job_page
+from ._queries import job_told, merges_told
 
 
 async def report_page(ledger: LedgerReader) -> str:

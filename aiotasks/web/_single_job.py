@@ -11,7 +11,7 @@ from aiotasks.dedupe import JobProgress
 
 from ._app import JobApp
 from ._runner import Run
-from ._serve import Serving
+from ._server import Serving
 
 
 _FAREWELL = 1.0

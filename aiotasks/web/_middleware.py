@@ -10,8 +10,8 @@ from aiohttp import hdrs, web
 
 from aiotasks.errors import AffinityError
 
-from . import _answers, _guard
-from ._answers import Refusal
+from . import _access, _responses
+from ._responses import Refusal
 
 
 COOKIE: Final = "aiotasks-token"
@@ -29,7 +29,7 @@ class Gate:
 
     mount: web.AbstractRoute
 
-    def __init__(self, rules: _guard.Rules) -> None:
+    def __init__(self, rules: _access.Rules) -> None:
         self._rules = rules
 
     @web.middleware
@@ -39,8 +39,8 @@ class Gate:
         try:
             return self._check(request) or await handler(request)
         except web.HTTPException as failure:
-            told = {"error": _answers.told_of_http(failure)}
-            answer = _answers.error(request, failure.status, told)
+            told = {"error": _responses.told_of_http(failure)}
+            answer = _responses.error(request, failure.status, told)
             if hdrs.ALLOW in failure.headers:
                 answer.headers[hdrs.ALLOW] = failure.headers[hdrs.ALLOW]
             return answer
@@ -48,16 +48,16 @@ class Gate:
             # Whoever sent it is gone: there is nobody to be told, and nothing to be logged.
             return web.Response(status=HTTPStatus.BAD_REQUEST)
         except AffinityError as failure:
-            status, told = _answers.told_of(failure)
-            return _answers.error(request, status, told)
+            status, told = _responses.told_of(failure)
+            return _responses.error(request, status, told)
 
     async def prepare(self, _: web.Request, answer: web.StreamResponse) -> None:
         """Give an answer the headers that all have."""
-        answer.headers.update(_guard.security_headers(NONCE.get()))
+        answer.headers.update(_access.security_headers(NONCE.get()))
 
     def _check(self, request: web.Request) -> web.StreamResponse | None:
         hosts = request.headers.getall(hdrs.HOST, [])
-        refusal = _guard.refusal(request.method, hosts, request.headers, self._rules)
+        refusal = _access.refusal(request.method, hosts, request.headers, self._rules)
         if refusal:
             raise Refusal(HTTPStatus.FORBIDDEN, refusal)
         if self._rules.token is None:
@@ -65,14 +65,14 @@ class Gate:
         return self._check_token(request, self._rules.token)
 
     def _check_token(self, request: web.Request, token: str) -> web.StreamResponse | None:
-        in_link = request.query.get("token") if request.method in _guard.SAFE_METHODS else None
-        if in_link is not None and _guard.is_token(in_link, token):
+        in_link = request.query.get("token") if request.method in _access.SAFE_METHODS else None
+        if in_link is not None and _access.is_token(in_link, token):
             return self._without_token(request, token)
         shown = (
-            _guard.bearer_of(request.headers.get(hdrs.AUTHORIZATION, "")),
+            _access.bearer_of(request.headers.get(hdrs.AUTHORIZATION, "")),
             request.cookies.get(COOKIE, ""),
         )
-        if not any(_guard.is_token(each, token) for each in shown):
+        if not any(_access.is_token(each, token) for each in shown):
             message = "Open the link that was given to you, or send its token as a bearer token"
             raise Refusal(HTTPStatus.UNAUTHORIZED, message)
         return None

@@ -21,8 +21,8 @@ from aiotasks.errors import (
     ResponseError,
 )
 
+from ._background import EndingError
 from ._runner import BusyError
-from ._scope import EndingError
 
 
 _MOST_PROBLEMS: Final = 1000
