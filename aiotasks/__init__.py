@@ -47,7 +47,7 @@ from .models import (
     ResultsSummary,
     TaskStatus,
 )
-from .outcomes import Outcome, Outcomes, OutcomeState, Progress, Sighting
+from .outcomes import Outcome, Outcomes, OutcomeState, Progress, TaskSnapshot
 
 
 __all__ = [
@@ -88,9 +88,9 @@ __all__ = [
     "ResponseError",
     "ResultsSummary",
     "ServerError",
-    "Sighting",
     "TaskFailedError",
     "TaskService",
+    "TaskSnapshot",
     "TaskStatus",
     "TaskTimeoutError",
     "UnknownStatusError",

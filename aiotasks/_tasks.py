@@ -11,7 +11,7 @@ from ._polling.watch import Watch
 from .backoff import Backoff, poll_backoff
 from .errors import ConfigurationError
 from .models import Kind, MergeTask
-from .outcomes import Outcome, Outcomes, Progress, Sighting
+from .outcomes import Outcome, Outcomes, Progress, TaskSnapshot
 
 
 class TaskService:
@@ -43,7 +43,7 @@ class TaskService:
         *,
         interval: float = 2.0,
         timeout: float = 10.0,  # noqa: ASYNC109 - it bounds the look, which others share
-    ) -> Sighting:
+    ) -> TaskSnapshot:
         """Return what is known of a task, and look at it only when that is older than ``interval``.
 
         Made for people who look again and again: however many ask at once, and however often, a
@@ -68,7 +68,7 @@ class TaskService:
         found = await self._peeks.peek(
             poller, ref, task_url, interval=interval, patience=_seconds(timeout)
         )
-        if isinstance(found, Sighting):
+        if isinstance(found, TaskSnapshot):
             return found
         assert found.error is not None  # noqa: S101 - it has shown no task
         raise copy(found.error) from found.error.__cause__

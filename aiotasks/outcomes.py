@@ -63,7 +63,7 @@ class Outcome(Struct, frozen=True, kw_only=True):
     waited: float = 0.0
 
 
-class Sighting(Struct, frozen=True, kw_only=True):
+class TaskSnapshot(Struct, frozen=True, kw_only=True):
     """A task as it was seen last, ``age`` seconds ago: what ``peek`` answers."""
 
     task: MergeTask

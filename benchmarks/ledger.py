@@ -13,7 +13,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from aiotasks.dedupe import Change, Ledger, PairState, Plan
+from aiotasks.dedupe import Ledger, PairState, Plan, Transition
 from benchmarks.figures import median
 
 
@@ -86,8 +86,8 @@ async def _begin(ledger: Ledger, pairs: int) -> None:
 async def _take(ledger: Ledger, numbers: Iterator[int]) -> None:
     for number in numbers:
         for state, task_url in STEPS:
-            change = Change(number=number, state=state, at=time.time(), task_url=task_url)
-            _ = await ledger.change(change)
+            transition = Transition(number=number, state=state, at=time.time(), task_url=task_url)
+            _ = await ledger.record(transition)
 
 
 _PLAIN = """

@@ -6,7 +6,7 @@ from typing import Final, NamedTuple
 from aiotasks._http.urls import TaskRef
 from aiotasks.backoff import poll_backoff
 from aiotasks.models import MergeTask
-from aiotasks.outcomes import Outcome, OutcomeState, Sighting
+from aiotasks.outcomes import Outcome, OutcomeState, TaskSnapshot
 
 from .pending import Pending, Terms
 from .poller import Poller
@@ -47,7 +47,7 @@ class Peeks:
 
     async def peek(
         self, poller: Poller, ref: TaskRef, url: str, *, interval: float, patience: float
-    ) -> Sighting | Outcome:
+    ) -> TaskSnapshot | Outcome:
         """Return what is known, or the outcome of a look that showed nothing."""
         loop = asyncio.get_running_loop()
         seen = self._known(poller, ref)
@@ -58,7 +58,7 @@ class Peeks:
                 self._note(ref, seen)
         if isinstance(seen.found, Outcome):
             return seen.found
-        return Sighting(task=seen.found, age=loop.time() - seen.at)
+        return TaskSnapshot(task=seen.found, age=loop.time() - seen.at)
 
     def _known(self, poller: Poller, ref: TaskRef) -> _Seen | None:
         seen = self._seen.get(ref)

@@ -12,6 +12,7 @@ from typing import Annotated, Any, TypedDict
 
 import typer
 
+from aiotasks import dedupe
 from aiotasks._text import duration
 from aiotasks.client import Client
 from aiotasks.dedupe import (
@@ -22,7 +23,6 @@ from aiotasks.dedupe import (
     PairState,
     Plan,
     Preview,
-    look,
     resume,
     run,
 )
@@ -45,10 +45,10 @@ from .options import (
     MaxCluster,
     MaxFailureRate,
     MaxOpen,
-    Never,
     Page,
     Pairs,
     PollInterval,
+    Protect,
     RetryFailed,
     SettleAfter,
     must_exist,
@@ -87,20 +87,20 @@ def plan(
     *,
     kind: KindOption,
     on_conflict: Conflicts = "refuse",
-    never: Never = None,
+    protect: Protect = None,
     max_cluster: MaxCluster = None,
     base_url: BaseUrl = None,
     api_version: ApiVersion = None,
 ) -> None:
     """Show what a file of pairs would merge, with names and cost. Nothing is merged."""
-    planned = _read(pairs, kind, on_conflict, never, max_cluster)
+    planned = _read(pairs, kind, on_conflict, protect, max_cluster)
     preview, quota = complete(
         _look(planned, settings_of(base_url, api_version)), "Nothing was merged."
     )
     for line in plan_text.whole(preview, quota):
         typer.echo(line)
     merge_it = _command_for(
-        "merge", pairs, kind, on_conflict=on_conflict, never=never, max_cluster=max_cluster
+        "merge", pairs, kind, on_conflict=on_conflict, protect=protect, max_cluster=max_cluster
     )
     if merge_it is not None:
         fingerprint = planned.fingerprint[: plan_text.SHOWN]
@@ -121,7 +121,7 @@ def merge(
         str | None, typer.Option(help="Merge only the plan that was shown with this fingerprint.")
     ] = None,
     on_conflict: Conflicts = "refuse",
-    never: Never = None,
+    protect: Protect = None,
     max_cluster: MaxCluster = None,
     max_open: MaxOpen = 200,
     canary: Canary = 10,
@@ -150,13 +150,13 @@ def merge(
         poll_interval=poll_interval,
         retry_failed=retry_failed,
     )
-    planned = _read(pairs, kind, on_conflict, never, max_cluster)
+    planned = _read(pairs, kind, on_conflict, protect, max_cluster)
     _require(planned, fingerprint)
     preview = None
     if not (path.exists() and complete(_has_begun(path), "Nothing was merged.")):
         preview, quota = complete(_look(planned, settings), "Nothing was merged.")
         whole_by = _command_for(
-            "plan", pairs, kind, on_conflict=on_conflict, never=never, max_cluster=max_cluster
+            "plan", pairs, kind, on_conflict=on_conflict, protect=protect, max_cluster=max_cluster
         )
         _confirm(preview, quota, whole_by, is_given=yes)
     _end(_work(path, settings, terms, planned, preview, is_page=page))
@@ -192,7 +192,7 @@ def go_on(
 
 
 def _read(
-    path: Path, kind: Kind, on_conflict: OnConflict, never: Path | None, max_cluster: int | None
+    path: Path, kind: Kind, on_conflict: OnConflict, protect: Path | None, max_cluster: int | None
 ) -> Plan:
     source = sys.stdin.buffer if str(path) == "-" else path
     try:
@@ -201,7 +201,7 @@ def _read(
             kind=kind,
             source="standard input" if str(path) == "-" else str(path),
             on_conflict=on_conflict,
-            never=_protected(never),
+            protect=_protected(protect),
             max_cluster=max_cluster,
         )
     except OSError as error:
@@ -210,11 +210,11 @@ def _read(
         fail(str(error))
 
 
-def _protected(never: Path | None) -> frozenset[int]:
-    if never is None:
+def _protected(protect: Path | None) -> frozenset[int]:
+    if protect is None:
         return frozenset()
-    with never.open("rb") as file:
-        return read_ids(file, source=str(never))
+    with protect.open("rb") as file:
+        return read_ids(file, source=str(protect))
 
 
 def _require(planned: Plan, fingerprint: str | None) -> None:
@@ -235,14 +235,14 @@ def _command_for(
     kind: Kind,
     *,
     on_conflict: OnConflict,
-    never: Path | None,
+    protect: Path | None,
     max_cluster: int | None,
 ) -> str | None:
     if str(pairs) == "-":
         return None
     words = ["aiotasks", verb, str(pairs), "--kind", kind]
     words += ["--on-conflict", on_conflict] if on_conflict != "refuse" else []
-    words += ["--never", str(never)] if never is not None else []
+    words += ["--protect", str(protect)] if protect is not None else []
     words += ["--max-cluster", str(max_cluster)] if max_cluster is not None else []
     return shlex.join(words)
 
@@ -260,14 +260,14 @@ async def _has_begun(path: Path) -> bool:
 
 async def _look(planned: Plan, settings: dict[str, str]) -> tuple[Preview, Quota]:
     async with Client.from_env(**settings) as client:
-        preview = await look(client, planned)
+        preview = await dedupe.preview(client, planned)
         return preview, client.quota
 
 
 def _confirm(preview: Preview, quota: Quota, whole_by: str | None, *, is_given: bool) -> None:
     for line in plan_text.short(preview, quota, whole_by=whole_by):
         say(line)
-    findings = [change.state for change in preview.findings(0.0)]
+    findings = [transition.state for transition in preview.findings(0.0)]
     if len(findings) == len(preview.plan.merges):
         say("There is nothing to merge.")
         is_done = not preview.plan.left_out and set(findings) <= {PairState.SUCCEEDED}

@@ -25,7 +25,7 @@ Conflicts = Annotated[
     OnConflict,
     typer.Option(help="Refuse rows that contradict each other, or let the first count."),
 ]
-Never = Annotated[
+Protect = Annotated[
     Path | None, typer.Option(help="A file of ids that no merge may touch, one a line.")
 ]
 MaxCluster = Annotated[

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 
 from aiotasks._text import PLURAL, duration, printable
-from aiotasks.dedupe import Change, Cost, Plan, PlannedMerge, Preview
+from aiotasks.dedupe import Cost, Plan, PlannedMerge, Preview, Transition
 from aiotasks.models import Kind, Quota
 
 
@@ -29,7 +29,8 @@ def whole(preview: Preview, quota: Quota) -> Iterator[str]:
         "Left out", [f"line {each.row.line}: {each.reason}" for each in plan.left_out]
     )
     yield from _paragraph(
-        "Need not run, or cannot", [_finding(plan, change) for change in preview.findings(0.0)]
+        "Need not run, or cannot",
+        [_finding(plan, transition) for transition in preview.findings(0.0)],
     )
     yield ""
     yield _cost(plan, quota)
@@ -64,7 +65,7 @@ def _of(count: int, kind: Kind) -> str:
 
 
 def _to_run(preview: Preview) -> Sequence[PlannedMerge]:
-    idle = {change.number for change in preview.findings(0.0)}
+    idle = {transition.number for transition in preview.findings(0.0)}
     merges = enumerate(preview.plan.merges, 1)
     return [merge for number, merge in merges if number not in idle]
 
@@ -89,9 +90,9 @@ def _paragraph(title: str, lines: list[str]) -> Iterator[str]:
         yield from (f"  {line}" for line in lines)
 
 
-def _finding(plan: Plan, change: Change) -> str:
-    merge = plan.merges[change.number - 1]
-    return f"line {merge.row.line}: {merge.primary_id} <- {merge.duplicate_id}: {change.reason}"
+def _finding(plan: Plan, transition: Transition) -> str:
+    merge = plan.merges[transition.number - 1]
+    return f"line {merge.row.line}: {merge.primary_id} <- {merge.duplicate_id}: {transition.reason}"
 
 
 def _cost(plan: Plan, quota: Quota) -> str:

@@ -1,25 +1,25 @@
 """Bulk jobs: thousands of merges, planned, shown, durable, each done at most once.
 
-``Plan`` reads pairs, ``look`` shows what they would do, ``Ledger`` keeps what has been done, and
+``Plan`` reads pairs, ``preview`` shows what they would do, ``Ledger`` keeps what has been done, and
 ``run`` does it; ``resume`` goes on with what a ledger has, and ``report_lines`` tells it. This needs the
 extra ``dedupe``.
 """
 
-from ._preview import Preview, look
+from ._preview import Preview, preview
 from ._progress import CanaryPassed, JobEvent, JobProgress, PairChanged, Stopping
 from .job import JobResult, resume, run
 from .ledger import Ledger, LedgerReader
 from .models import (
-    Change,
     JobInfo,
-    LeftOut,
-    LoggedChange,
+    LoggedTransition,
     Pair,
     PairState,
     PlannedMerge,
     Rewrite,
     Row,
+    SkippedRow,
     StopReason,
+    Transition,
 )
 from .plan import Cost, Plan
 from .report import report_lines, snapshot_lines
@@ -27,7 +27,6 @@ from .report import report_lines, snapshot_lines
 
 __all__ = [
     "CanaryPassed",
-    "Change",
     "Cost",
     "JobEvent",
     "JobInfo",
@@ -35,8 +34,7 @@ __all__ = [
     "JobResult",
     "Ledger",
     "LedgerReader",
-    "LeftOut",
-    "LoggedChange",
+    "LoggedTransition",
     "Pair",
     "PairChanged",
     "PairState",
@@ -45,9 +43,11 @@ __all__ = [
     "Preview",
     "Rewrite",
     "Row",
+    "SkippedRow",
     "StopReason",
     "Stopping",
-    "look",
+    "Transition",
+    "preview",
     "report_lines",
     "resume",
     "run",

@@ -10,7 +10,7 @@ from aiotasks._checks import reject, shorten
 from aiotasks.models import Kind
 
 from ._input import Problem, Source
-from .models import LeftOut, OnConflict, PlannedMerge, Rewrite, Row
+from .models import OnConflict, PlannedMerge, Rewrite, Row, SkippedRow
 
 
 _SMALLEST_CLUSTER = 2
@@ -21,12 +21,12 @@ class PlanRules(NamedTuple):
 
     kind: Kind
     on_conflict: OnConflict
-    never: frozenset[int]
+    protect: frozenset[int]
     max_cluster: float
 
 
 def plan_rules(
-    kind: Kind, on_conflict: OnConflict, never: Iterable[int], max_cluster: int | None
+    kind: Kind, on_conflict: OnConflict, protect: Iterable[int], max_cluster: int | None
 ) -> PlanRules:
     """Check the settings of a plan.
 
@@ -39,7 +39,9 @@ def plan_rules(
         reject(f"{shorten(on_conflict)} is not a rule for conflicts: it is refuse or first")
     if max_cluster is not None and max_cluster < _SMALLEST_CLUSTER:
         reject(f"max_cluster counts the survivor too: give 2 or more, not {shorten(max_cluster)}")
-    return PlanRules(kind, on_conflict, frozenset(map(_protected, never)), max_cluster or math.inf)
+    return PlanRules(
+        kind, on_conflict, frozenset(map(_protected, protect)), max_cluster or math.inf
+    )
 
 
 def _protected(record_id: object) -> int:
@@ -79,12 +81,12 @@ class Planner:
         self._repeated: list[Row] = []
         self._rivals: list[Row] = []
         self._closing: list[Row] = []
-        self._left_out: list[LeftOut] = []
+        self._left_out: list[SkippedRow] = []
 
     def understand(self, rows: Iterable[Row]) -> None:
         others: list[Row] = []
         for row in rows:
-            if touched := self._rules.never & {row.primary_id, row.duplicate_id}:
+            if touched := self._rules.protect & {row.primary_id, row.duplicate_id}:
                 ids = " and ".join(map(str, sorted(touched)))
                 self._leave_out(row, f"{ids} may not be touched (never)")
             elif row.duplicate_id in self._clusters.rows:
@@ -195,11 +197,11 @@ class Planner:
             f"{row.duplicate_id} ends in {self._survivor(row)} either way"
         )
 
-    def left_out(self) -> tuple[LeftOut, ...]:
+    def left_out(self) -> tuple[SkippedRow, ...]:
         return tuple(sorted(self._left_out, key=lambda left: left.row.line))
 
     def _leave_out(self, row: Row, reason: str) -> None:
-        self._left_out.append(LeftOut(row=row, reason=reason))
+        self._left_out.append(SkippedRow(row=row, reason=reason))
 
     def _survivor(self, row: Row) -> int:
         return self._clusters.survivor(row.duplicate_id)

@@ -13,7 +13,7 @@ from aiotasks.errors import MergedEntityError, NotFoundError
 from aiotasks.models import Kind, Record
 
 from ._taskgroups import plain_errors
-from .models import Change, PairState, PlannedMerge
+from .models import PairState, PlannedMerge, Transition
 from .plan import Plan
 
 
@@ -38,7 +38,7 @@ class Preview(Struct, frozen=True, kw_only=True):
         target = self.gone.get(record_id)
         return "does not exist" if target is None else f"was merged into {target}"
 
-    def findings(self, at: float) -> list[Change]:
+    def findings(self, at: float) -> list[Transition]:
         """Return what is known already of merges that cannot run, or need not.
 
         A duplicate that lives on as its primary has ``SUCCEEDED``; any other record that is gone
@@ -48,10 +48,10 @@ class Preview(Struct, frozen=True, kw_only=True):
             _finding(number, merge, self.gone, self.plan.kind, at)
             for number, merge in enumerate(self.plan.merges, start=1)
         )
-        return [change for change in found if change is not None]
+        return [transition for transition in found if transition is not None]
 
 
-async def look(client: Client, plan: Plan) -> Preview:
+async def preview(client: Client, plan: Plan) -> Preview:
     """Look at all records of a plan, a hundred a call, and at each that is gone by itself.
 
     Nothing is written to the server.
@@ -122,12 +122,12 @@ async def _in_parallel(work: Any, items: Iterator[Any]) -> None:
 
 def _finding(
     number: int, merge: PlannedMerge, gone: Mapping[int, int | None], kind: Kind, at: float
-) -> Change | None:
+) -> Transition | None:
     for record_id in (merge.duplicate_id, merge.primary_id):
         if record_id not in gone:
             continue
         state, reason = _fate(record_id, merge, gone, kind)
-        return Change(number=number, state=state, at=at, reason=reason)
+        return Transition(number=number, state=state, at=at, reason=reason)
     return None
 
 

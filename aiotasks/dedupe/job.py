@@ -18,13 +18,14 @@ from aiotasks.errors import (
     ResponseError,
 )
 
-from ._preview import Preview, look, service_of
+from . import _preview
+from ._preview import Preview, service_of
 from ._progress import OnEvent, OnProgress
 from ._run.queue import Board
 from ._run.run import Terms, Work
 from ._taskgroups import plain_errors
 from .ledger import Ledger
-from .models import Change, JobInfo, Pair, PairState, StopReason
+from .models import JobInfo, Pair, PairState, StopReason, Transition
 from .plan import Plan
 
 
@@ -78,7 +79,7 @@ async def run(
         client: An open client.
         plan: What to merge.
         ledger: An open ledger: a new one, or that of the same plan.
-        preview: What ``look`` has found for this plan just now, so that it is not asked again.
+        preview: What ``preview`` has found for this plan just now, so that it is not asked again.
         max_open: The most merges that are open at once.
         canary: So many merges have to end before the others start; 0 for none. It is done again
             after a job stopped for its failures.
@@ -116,7 +117,7 @@ async def run(
         message = "The preview is one of another plan: look at this one"
         raise ConfigurationError(message)
     if ledger.job is None:
-        preview = preview or await look(client, plan)
+        preview = preview or await _preview.preview(client, plan)
         at = clock()
         await ledger.begin(
             plan,
@@ -254,8 +255,8 @@ async def _plan_again(ledger: Ledger, at: float) -> None:
         async with asyncio.TaskGroup() as group:
             for pair in failed:
                 if pair.is_planned:
-                    change = Change(number=pair.number, state=PairState.PLANNED, at=at)
-                    _ = group.create_task(ledger.change(change))
+                    transition = Transition(number=pair.number, state=PairState.PLANNED, at=at)
+                    _ = group.create_task(ledger.record(transition))
 
 
 async def _anchor(client: Client, ledger: Ledger, job: JobInfo) -> int | None:

@@ -30,7 +30,7 @@ class PairState(StrEnum):
     UNSETTLED = "unsettled"
 
 
-FOLLOWERS: Mapping[PairState, frozenset[PairState]] = {
+ALLOWED_TRANSITIONS: Mapping[PairState, frozenset[PairState]] = {
     PairState.PLANNED: frozenset({PairState.SENDING, PairState.SUCCEEDED, PairState.REFUSED}),
     PairState.SENDING: frozenset(set(PairState) - {PairState.SENDING}),
     PairState.STARTED: frozenset({PairState.SUCCEEDED, PairState.FAILED, PairState.UNSETTLED}),
@@ -79,7 +79,7 @@ class PlannedMerge(Struct, frozen=True, kw_only=True):
     row: Row
 
 
-class LeftOut(Struct, frozen=True, kw_only=True):
+class SkippedRow(Struct, frozen=True, kw_only=True):
     """A row that a plan leaves out, and why."""
 
     row: Row
@@ -117,18 +117,18 @@ class Pair(Struct, frozen=True, kw_only=True):
     started_at: float | None = None
     ended_at: float | None = None
 
-    def after(self, change: "Change") -> "Pair":
+    def after(self, transition: "Transition") -> "Pair":
         """Return the pair as it is after a step."""
-        if change.state is PairState.PLANNED:
+        if transition.state is PairState.PLANNED:
             times = {"sending_at": None, "started_at": None, "ended_at": None}
             task = {"reason": None, "task_url": None, "merge_id": None}
-            return replace(self, state=change.state, planned_at=change.at, **task, **times)
-        known = {"task_url": change.task_url, "merge_id": change.merge_id}
+            return replace(self, state=transition.state, planned_at=transition.at, **task, **times)
+        known = {"task_url": transition.task_url, "merge_id": transition.merge_id}
         return replace(
             self,
-            state=change.state,
-            reason=change.reason,
-            **{"ended_at": None, TIME_OF.get(change.state, "ended_at"): change.at},
+            state=transition.state,
+            reason=transition.reason,
+            **{"ended_at": None, TIME_OF.get(transition.state, "ended_at"): transition.at},
             **{name: value for name, value in known.items() if value is not None},
         )
 
@@ -141,7 +141,7 @@ TIME_OF: Mapping[PairState, str] = {
 """Where the time of a step is kept; that of all others is the pair's end."""
 
 
-class Change(Struct, frozen=True, kw_only=True):
+class Transition(Struct, frozen=True, kw_only=True):
     """One step of a pair: what the ledger is told before anybody acts on it.
 
     A ``task_url`` or ``merge_id`` of ``None`` leaves what is known, except that ``PLANNED`` forgets
@@ -157,11 +157,11 @@ class Change(Struct, frozen=True, kw_only=True):
     merge_id: int | None = None
 
 
-class LoggedChange(Struct, frozen=True, kw_only=True):
+class LoggedTransition(Struct, frozen=True, kw_only=True):
     """A step as it stands in the ledger's log, numbered by ``seq`` from 1."""
 
     seq: int
-    change: Change
+    transition: Transition
 
 
 class JobInfo(Struct, frozen=True, kw_only=True):

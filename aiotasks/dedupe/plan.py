@@ -17,7 +17,7 @@ from aiotasks.models import Kind
 
 from ._input import Pairs, Problem, Source, flaw_of_size, read_pairs, sentences
 from ._planner import Planner, PlanRules, plan_rules
-from .models import LeftOut, OnConflict, PlannedMerge, Rewrite, Row
+from .models import OnConflict, PlannedMerge, Rewrite, Row, SkippedRow
 
 
 _ID_NAMES = ("primary_id", "duplicate_id")
@@ -55,7 +55,7 @@ class Plan(Struct, frozen=True, kw_only=True):
     digest: str
     columns: tuple[str, ...]
     merges: tuple[PlannedMerge, ...]
-    left_out: tuple[LeftOut, ...]
+    left_out: tuple[SkippedRow, ...]
     rewrites: tuple[Rewrite, ...]
     rows: int
 
@@ -73,7 +73,7 @@ class Plan(Struct, frozen=True, kw_only=True):
         kind: Kind,
         source: str | None = None,
         on_conflict: OnConflict = "refuse",
-        never: Iterable[int] = (),
+        protect: Iterable[int] = (),
         max_cluster: int | None = None,
     ) -> Self:
         """Make a plan of a CSV file or of JSON lines, read line by line.
@@ -87,7 +87,7 @@ class Plan(Struct, frozen=True, kw_only=True):
             source: What problems call the input; its path or name by default.
             on_conflict: What becomes of rows that contradict earlier ones, by two primaries of one
                 duplicate or by a circle: ``"refuse"`` raises, ``"first"`` leaves them out.
-            never: Ids of records that nothing may touch: rows with one of them are left out, before
+            protect: Ids of records that nothing may touch: rows with one of them are left out, before
                 anything else is made of them.
             max_cluster: How many records, survivor included, may become one. The rows of a larger
                 cluster are left out, all of them.
@@ -97,7 +97,7 @@ class Plan(Struct, frozen=True, kw_only=True):
             OSError: when the file cannot be read.
             ConfigurationError: when a setting cannot be used.
         """
-        rules = plan_rules(kind, on_conflict, never, max_cluster)
+        rules = plan_rules(kind, on_conflict, protect, max_cluster)
         if isinstance(file, str | os.PathLike):
             with Path(file).open("rb") as opened:
                 pairs = read_pairs(opened, kind=kind, source=source or os.fspath(file))
@@ -114,7 +114,7 @@ class Plan(Struct, frozen=True, kw_only=True):
         *,
         kind: Kind,
         on_conflict: OnConflict = "refuse",
-        never: Iterable[int] = (),
+        protect: Iterable[int] = (),
         max_cluster: int | None = None,
     ) -> Self:
         """Make a plan of pairs (primary id, duplicate id); the other settings are those of ``read``.
@@ -125,7 +125,7 @@ class Plan(Struct, frozen=True, kw_only=True):
             PlanError: with all problems, when pairs cannot be used or contradict each other.
             ConfigurationError: when a setting cannot be used.
         """
-        return cls._of(plan_rules(kind, on_conflict, never, max_cluster), _numbered(pairs))
+        return cls._of(plan_rules(kind, on_conflict, protect, max_cluster), _numbered(pairs))
 
     @classmethod
     def _of(cls, rules: PlanRules, pairs: Pairs) -> Self:

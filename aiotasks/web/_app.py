@@ -11,8 +11,9 @@ from typing import Any, Final
 
 from aiohttp import hdrs, web
 
+from aiotasks import dedupe
 from aiotasks.client import Client
-from aiotasks.dedupe import Ledger, LedgerReader, look, report_lines, snapshot_lines
+from aiotasks.dedupe import Ledger, LedgerReader, report_lines, snapshot_lines
 from aiotasks.errors import AffinityError
 
 from . import _html, _json, _requests, _responses
@@ -275,7 +276,7 @@ class _Jobs:
             plan = await asyncio.to_thread(
                 _requests.plan_of, request.query, request.content_type, body, name
             )
-            preview = await look(self._client, plan)
+            preview = await dedupe.preview(self._client, plan)
         job_id, path = self._folder.new(name)
         at = time.time()
         async with Ledger(path) as ledger:

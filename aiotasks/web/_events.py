@@ -10,7 +10,7 @@ from operator import itemgetter
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from aiotasks.dedupe import JobInfo, Ledger, LedgerReader, LoggedChange
+from aiotasks.dedupe import JobInfo, Ledger, LedgerReader, LoggedTransition
 from aiotasks.errors import AffinityError
 
 from . import _json
@@ -267,9 +267,9 @@ class Tails:
 
 
 async def _encoded(
-    ledger: LedgerReader, job: JobInfo, steps: Sequence[LoggedChange]
+    ledger: LedgerReader, job: JobInfo, steps: Sequence[LoggedTransition]
 ) -> Sequence[Event]:
-    numbers = {step.change.number for step in steps}
+    numbers = {step.transition.number for step in steps}
     pairs = {pair.number: pair for pair in await ledger.numbered(numbers)}
     ids = {each for pair in pairs.values() for each in (pair.primary_id, pair.duplicate_id)}
     names = await names_of(ledger, job, ids)
@@ -278,7 +278,7 @@ async def _encoded(
             step.seq,
             _json.event(
                 "pair",
-                _json.step_view(pairs[step.change.number], step.change, names),
+                _json.transition_view(pairs[step.transition.number], step.transition, names),
                 step.seq,
             ),
         )

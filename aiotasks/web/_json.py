@@ -9,7 +9,7 @@ import msgspec
 from aiotasks._text import iso_time
 from aiotasks.dedupe._curve import Curve
 from aiotasks.dedupe._progress import JobProgress
-from aiotasks.dedupe.models import Change, JobInfo, Pair, PairState, PlannedMerge, Row
+from aiotasks.dedupe.models import JobInfo, Pair, PairState, PlannedMerge, Row, Transition
 from aiotasks.dedupe.plan import Cost, Plan
 from aiotasks.models import Quota
 
@@ -92,10 +92,10 @@ def pair_view(pair: Pair, names: Mapping[int, str]) -> Json:
     }
 
 
-def step_view(pair: Pair, change: Change, names: Mapping[int, str]) -> Json:
+def transition_view(pair: Pair, transition: Transition, names: Mapping[int, str]) -> Json:
     """Return what is told of a pair when it took a step, wherever it is by now."""
-    ended_at = change.at if change.state in ENDED else None
-    told = {"state": change.state, "reason": change.reason, "ended_at": iso_time(ended_at)}
+    ended_at = transition.at if transition.state in ENDED else None
+    told = {"state": transition.state, "reason": transition.reason, "ended_at": iso_time(ended_at)}
     return pair_view(pair, names) | told
 
 

@@ -33,7 +33,7 @@ async def _run(job: Job, *, canary: int, max_open: int) -> None:
             aiotasks.Client(job.api_key, base_url=job.url) as client,
             dedupe.Ledger(Path(folder) / "job.db", connect=inline.connect) as ledger,
         ):
-            preview = await dedupe.look(client, plan)
+            preview = await dedupe.preview(client, plan)
             # Somebody reads it: the job begins with a minute of its own.
             await job.begin_anew()
             _ = await dedupe.run(

@@ -12,7 +12,7 @@ import aiohappyeyeballs
 import pytest
 from aiohttp import web
 
-from aiotasks import Client
+from aiotasks import Client, dedupe
 from aiotasks.dedupe import (
     JobEvent,
     JobProgress,
@@ -22,7 +22,6 @@ from aiotasks.dedupe import (
     PairChanged,
     PairState,
     Plan,
-    look,
     resume,
     run,
 )
@@ -113,8 +112,8 @@ class Seen:
 
     def of(self, state: PairState) -> list[int]:
         """Return the numbers of the pairs that came into a state, in order."""
-        changes = [event.pair for event in self.events if isinstance(event, PairChanged)]
-        return [pair.number for pair in changes if pair.state is state]
+        transitions = [event.pair for event in self.events if isinstance(event, PairChanged)]
+        return [pair.number for pair in transitions if pair.state is state]
 
     @property
     def waited_for(self) -> set[str | None]:
@@ -150,7 +149,7 @@ def connect(server: Sandbox, **settings: Any) -> Client:
 async def begin(client: Client, job: Path, plan: Plan) -> None:
     """Begin a job, and start nothing of it."""
     async with Ledger(job, connect=inline.connect) as ledger:
-        preview = await look(client, plan)
+        preview = await dedupe.preview(client, plan)
         await ledger.begin(
             plan, origin=client.base_url, records=preview.records, findings=[], at=clock()
         )

@@ -21,6 +21,7 @@ from aiotasks import (
     NetworkError,
     RateLimitError,
     ServerError,
+    dedupe,
 )
 from aiotasks.dedupe import (
     CanaryPassed,
@@ -32,7 +33,6 @@ from aiotasks.dedupe import (
     Plan,
     Stopping,
     StopReason,
-    look,
     resume,
     run,
 )
@@ -102,21 +102,21 @@ class TestRun:
         """What has been looked at just now is taken as it is."""
         plan = plan_of(2)
         async with connect(server) as client:
-            preview = await look(client, plan)
+            preview = await dedupe.preview(client, plan)
         _ = await go(server, job, plan, preview=preview)
         assert server.calls["records"] == 1
 
     async def test_a_preview_of_another_plan_is_refused(self, server: Server, job: Path) -> None:
         """What was looked at has to be what is merged."""
         async with connect(server) as client:
-            preview = await look(client, plan_of(2))
+            preview = await dedupe.preview(client, plan_of(2))
         with pytest.raises(ConfigurationError, match="another plan"):
             _ = await go(server, job, plan_of(3), preview=preview)
         assert server.posts == []
 
     async def test_there_may_be_nothing_to_do(self, server: Server, job: Path) -> None:
         """A job whose plan leaves all out ends at once."""
-        plan = Plan.of([(1, 2)], kind="company", never=[2])
+        plan = Plan.of([(1, 2)], kind="company", protect=[2])
         result = await go(server, job, plan)
         assert all_of(result, REFUSED)
         assert result.stopped is None
@@ -344,7 +344,7 @@ class TestFailures:
         """On demand, what failed or was refused is planned anew, and nothing else is."""
         server.failure_rate = 1.0
         server.inject(Fault.status(400), on="merge")
-        plan = Plan.of([(n, n + 1) for n in range(1, 12, 2)], kind="company", never=[12])
+        plan = Plan.of([(n, n + 1) for n in range(1, 12, 2)], kind="company", protect=[12])
         _ = await go(server, job, plan)
         assert (await states(job)) == [REFUSED, FAILED, FAILED, FAILED, FAILED, REFUSED]
         server.failure_rate = 0.0
@@ -654,12 +654,14 @@ class TestTelling:
         server.inject(Fault.disconnect(after_work=True), on="merge", times=None, share=0.2)
         seen = Seen()
         _ = await go(server, job, plan_of(40), seen=seen, max_failure_rate=1.0)
-        changes = [event for event in seen.events if isinstance(event, PairChanged)]
+        transitions = [event for event in seen.events if isinstance(event, PairChanged)]
         async with Ledger.reading(job, connect=inline.connect) as ledger:
             history = await ledger.history()
-            told = sorted((event.seq, event.pair.number, event.pair.state) for event in changes)
-            assert told == [(each.seq, each.change.number, each.change.state) for each in history]
-            last = {event.pair.number: event.pair for event in changes}
+            told = sorted((event.seq, event.pair.number, event.pair.state) for event in transitions)
+            assert told == [
+                (each.seq, each.transition.number, each.transition.state) for each in history
+            ]
+            last = {event.pair.number: event.pair for event in transitions}
             for pair in await ledger.pairs():
                 known = last[pair.number]
                 assert (known.state, known.task_url) == (pair.state, pair.task_url)

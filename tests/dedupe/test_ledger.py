@@ -18,7 +18,14 @@ from msgspec.structs import replace
 
 from aiotasks import LedgerError
 from aiotasks.dedupe.ledger import Ledger
-from aiotasks.dedupe.models import FOLLOWERS, Change, JobInfo, LoggedChange, Pair, PairState
+from aiotasks.dedupe.models import (
+    ALLOWED_TRANSITIONS,
+    JobInfo,
+    LoggedTransition,
+    Pair,
+    PairState,
+    Transition,
+)
 from aiotasks.dedupe.plan import Plan
 from benchmarks import inline
 
@@ -43,11 +50,13 @@ def plan_of(count: int) -> Plan:
     return Plan.of([(2 * n - 1, 2 * n) for n in range(1, count + 1)], kind="company")
 
 
-def change(number: int, state: PairState, at: float = 2.0, **told: Any) -> Change:
-    return Change(number=number, state=state, at=at, **told)
+def transition(number: int, state: PairState, at: float = 2.0, **told: Any) -> Transition:
+    return Transition(number=number, state=state, at=at, **told)
 
 
-async def begin(ledger: Ledger, plan: Plan, findings: Sequence[Change] = (), **told: Any) -> None:
+async def begin(
+    ledger: Ledger, plan: Plan, findings: Sequence[Transition] = (), **told: Any
+) -> None:
     settings = {"origin": ORIGIN, "records": {}, "at": 1.0, **told}
     await ledger.begin(plan, findings=findings, **settings)
 
@@ -105,8 +114,8 @@ def connect_faulty(database: str, **settings: Any) -> Faulty:
 async def test_begin_keeps_the_whole_plan(path: Path) -> None:
     """A ledger has the pairs of a plan in its order, then what was left out, with all columns."""
     text = b"primary_id,duplicate_id,owner\n1,2,Ann\n2,3,Bob\n7,8,\n9,10,Eve\n"
-    plan = Plan.read(BytesIO(text), kind="company", source="pairs.csv", never=[8])
-    finding = change(2, REFUSED, at=1.0, reason="gone")
+    plan = Plan.read(BytesIO(text), kind="company", source="pairs.csv", protect=[8])
+    finding = transition(2, REFUSED, at=1.0, reason="gone")
     async with Ledger(path, connect=inline.connect) as ledger:
         await begin(ledger, plan, [finding], records={1: b'{"id":1}'})
         job = ledger.job
@@ -116,7 +125,7 @@ async def test_begin_keeps_the_whole_plan(path: Path) -> None:
         assert again.job == job
         assert await again.pairs() == pairs
         assert await again.records([1, 2]) == {1: b'{"id":1}'}
-        assert await again.history() == [LoggedChange(seq=1, change=finding)]
+        assert await again.history() == [LoggedTransition(seq=1, transition=finding)]
         again.check(plan, origin=ORIGIN)
     assert job == JobInfo(
         kind="company",
@@ -166,15 +175,19 @@ async def test_a_ledger_has_one_job(ledger: Ledger) -> None:
 
 @pytest.mark.parametrize(
     "findings",
-    [[change(3, REFUSED)], [change(1, FAILED)], [change(1, SENDING), change(1, SENDING)]],
+    [
+        [transition(3, REFUSED)],
+        [transition(1, FAILED)],
+        [transition(1, SENDING), transition(1, SENDING)],
+    ],
 )
-async def test_findings_obey_the_rules(path: Path, findings: list[Change]) -> None:
+async def test_findings_obey_the_rules(path: Path, findings: list[Transition]) -> None:
     """A finding that no step allows is refused, and the ledger stays a new one."""
     async with Ledger(path, connect=inline.connect) as ledger:
         with pytest.raises(LedgerError, match="no step leads pair"):
             await begin(ledger, plan_of(2), findings)
         assert ledger.job is None
-        await begin(ledger, plan_of(2), [change(1, SENDING), change(2, SUCCEEDED)])
+        await begin(ledger, plan_of(2), [transition(1, SENDING), transition(2, SUCCEEDED)])
         totals = await ledger.totals()
     assert totals == dict.fromkeys(PairState, 0) | {SENDING: 1, SUCCEEDED: 1}
 
@@ -184,16 +197,16 @@ async def test_only_followers_may_follow(ledger: Ledger) -> None:
     cases = [(before, after) for before in PairState for after in PairState]
     for number, (before, after) in enumerate(cases, 1):
         for state in ROUTES[before]:
-            _ = await ledger.change(change(number, state))
+            _ = await ledger.record(transition(number, state))
         (pair,) = [pair for pair in await ledger.pairs(before) if pair.number == number]
         seq = await ledger.last_seq()
-        step = change(number, after, at=3.0)
-        if after in FOLLOWERS[before]:
-            assert await ledger.change(step) > seq
+        step = transition(number, after, at=3.0)
+        if after in ALLOWED_TRANSITIONS[before]:
+            assert await ledger.record(step) > seq
             pair = pair.after(step)
         else:
             with pytest.raises(LedgerError, match=f"pair {number} did not become {after}"):
-                _ = await ledger.change(step)
+                _ = await ledger.record(step)
             assert await ledger.last_seq() == seq
         assert pair in await ledger.pairs()
 
@@ -201,7 +214,7 @@ async def test_only_followers_may_follow(ledger: Ledger) -> None:
 async def test_a_step_of_no_pair(ledger: Ledger) -> None:
     """A number that no pair has is named."""
     with pytest.raises(LedgerError, match="there is no pair 101"):
-        _ = await ledger.change(change(101, SENDING))
+        _ = await ledger.record(transition(101, SENDING))
 
 
 Step = tuple[int, PairState, str | None, str | None, int | None]
@@ -219,20 +232,20 @@ class Model:
 
     def __init__(self, pairs: Iterable[Pair]) -> None:
         self.pairs = {pair.number: pair for pair in pairs}
-        self.log: list[Change] = []
+        self.log: list[Transition] = []
 
-    def take(self, step: Change) -> bool:
+    def take(self, step: Transition) -> bool:
         pair = self.pairs.get(step.number)
-        if pair is None or step.state not in FOLLOWERS[pair.state]:
+        if pair is None or step.state not in ALLOWED_TRANSITIONS[pair.state]:
             return False
         self.pairs[step.number] = pair.after(step)
         self.log.append(step)
         return True
 
 
-async def attempt(ledger: Ledger, step: Change) -> int | None:
+async def attempt(ledger: Ledger, step: Transition) -> int | None:
     try:
-        return await ledger.change(step)
+        return await ledger.record(step)
     except LedgerError:
         return None
 
@@ -242,7 +255,7 @@ async def compare(ledger: Ledger, model: Model) -> None:
     states = [pair.state for pair in pairs]
     assert await ledger.pairs() == pairs
     assert await ledger.totals() == {state: states.count(state) for state in PairState}
-    assert [logged.change for logged in await ledger.history()] == model.log
+    assert [logged.transition for logged in await ledger.history()] == model.log
     for state in PairState:
         assert await ledger.pairs(state) == [pair for pair in pairs if pair.state is state]
 
@@ -262,7 +275,7 @@ async def test_a_ledger_is_what_it_was_told(sessions: list[list[list[Step]]]) ->
                 for batch in batches:
                     time += 1.0
                     steps = [
-                        Change(
+                        Transition(
                             number=number,
                             state=state,
                             at=time,
@@ -285,7 +298,7 @@ async def test_calls_share_a_commit(path: Path, faulty: type[Faulty]) -> None:
         await begin(ledger, plan_of(100))
         before = faulty.commits
         numbers = range(1, 101)
-        seqs = await asyncio.gather(*[ledger.change(change(n, SENDING)) for n in numbers])
+        seqs = await asyncio.gather(*[ledger.record(transition(n, SENDING)) for n in numbers])
         assert faulty.commits == before + 1
     assert seqs == [*range(1, 101)]
 
@@ -296,7 +309,7 @@ async def test_answers_come_after_the_commit(path: Path, faulty: type[Faulty]) -
         await begin(ledger, plan_of(2))
         faulty.gate = asyncio.Event()
         async with asyncio.TaskGroup() as group:
-            step = group.create_task(ledger.change(change(1, SENDING)))
+            step = group.create_task(ledger.record(transition(1, SENDING)))
             await asyncio.sleep(1)
             totals = group.create_task(ledger.totals())
             await asyncio.sleep(1)
@@ -309,21 +322,21 @@ async def test_answers_come_after_the_commit(path: Path, faulty: type[Faulty]) -
 @pytest.mark.parametrize(
     "wrong",
     [
-        change(2, STARTED),
-        change(2**64, SENDING),
-        change(2, SENDING, at=math.nan),
-        change(2, SENDING, reason="\ud800"),
-        change(2, SENDING, merge_id=2**64),
+        transition(2, STARTED),
+        transition(2**64, SENDING),
+        transition(2, SENDING, at=math.nan),
+        transition(2, SENDING, reason="\ud800"),
+        transition(2, SENDING, merge_id=2**64),
     ],
     ids=["step", "number", "time", "text", "merge"],
 )
-async def test_a_wrong_step_costs_nobody_else(ledger: Ledger, wrong: Change) -> None:
+async def test_a_wrong_step_costs_nobody_else(ledger: Ledger, wrong: Transition) -> None:
     """Of a shared commit only the step fails that is wrong or cannot be kept."""
-    steps = [change(1, SENDING), wrong, change(3, SENDING)]
+    steps = [transition(1, SENDING), wrong, transition(3, SENDING)]
     seqs = await asyncio.gather(*[attempt(ledger, step) for step in steps])
     assert [seq is not None for seq in seqs] == [True, False, True]
     assert [pair.number for pair in await ledger.pairs(SENDING)] == [1, 3]
-    assert await attempt(ledger, change(4, SENDING)) is not None
+    assert await attempt(ledger, transition(4, SENDING)) is not None
 
 
 async def test_what_cannot_be_kept_says_so(ledger: Ledger) -> None:
@@ -336,7 +349,7 @@ async def test_what_cannot_be_kept_says_so(ledger: Ledger) -> None:
 async def test_a_cancelled_step_is_written(path: Path, ledger: Ledger) -> None:
     """Cancelling a call does not take back what it has asked for."""
     async with asyncio.TaskGroup() as group:
-        step = group.create_task(ledger.change(change(1, SENDING)))
+        step = group.create_task(ledger.record(transition(1, SENDING)))
         await asyncio.sleep(0)
         _ = step.cancel()
     assert [pair.number for pair in await ledger.pairs(SENDING)] == [1]
@@ -348,7 +361,7 @@ async def test_a_cancelled_failure_is_told_to_nobody(path: Path, faulty: type[Fa
         await begin(ledger, plan_of(2))
         faulty.failure = sqlite3.OperationalError("disk I/O error")
         async with asyncio.TaskGroup() as group:
-            step = group.create_task(ledger.change(change(1, SENDING)))
+            step = group.create_task(ledger.record(transition(1, SENDING)))
             await asyncio.sleep(0)
             _ = step.cancel()
         assert await ledger.last_seq() == 0
@@ -359,11 +372,11 @@ async def test_a_failure_is_told_to_all(path: Path, faulty: type[Faulty]) -> Non
     async with Ledger(path, connect=connect_faulty) as ledger:
         await begin(ledger, plan_of(9))
         faulty.failure = sqlite3.OperationalError("disk I/O error")
-        steps = [ledger.change(change(number, SENDING)) for number in (1, 2, 3)]
+        steps = [ledger.record(transition(number, SENDING)) for number in (1, 2, 3)]
         errors = await asyncio.gather(*steps, return_exceptions=True)
         faulty.failure = None
         for later in (
-            ledger.change(change(4, SENDING)),
+            ledger.record(transition(4, SENDING)),
             ledger.note(a="b"),
             ledger.identify({1: 1}),
         ):
@@ -378,7 +391,7 @@ async def test_a_failure_is_told_to_all(path: Path, faulty: type[Faulty]) -> Non
             assert isinstance(error.__cause__, sqlite3.OperationalError)
         assert await ledger.totals() == dict.fromkeys(PairState, 0) | {PLANNED: 9}
     async with Ledger(path, connect=inline.connect) as ledger:
-        assert await ledger.change(change(1, SENDING)) == 1
+        assert await ledger.record(transition(1, SENDING)) == 1
 
 
 async def test_a_failure_reaches_who_came_meanwhile(path: Path, faulty: type[Faulty]) -> None:
@@ -388,9 +401,9 @@ async def test_a_failure_reaches_who_came_meanwhile(path: Path, faulty: type[Fau
         faulty.gate = asyncio.Event()
         faulty.failure = sqlite3.OperationalError("database or disk is full")
         async with asyncio.TaskGroup() as group:
-            first = group.create_task(attempt(ledger, change(1, SENDING)))
+            first = group.create_task(attempt(ledger, transition(1, SENDING)))
             await asyncio.sleep(1)
-            second = group.create_task(attempt(ledger, change(2, SENDING)))
+            second = group.create_task(attempt(ledger, transition(2, SENDING)))
             await asyncio.sleep(1)
             faulty.gate.set()
     assert (first.result(), second.result()) == (None, None)
@@ -426,7 +439,7 @@ async def test_leaving_writes_what_is_queued(path: Path) -> None:
     ledger = Ledger(path, connect=inline.connect)
     async with asyncio.TaskGroup() as group, ledger:
         await begin(ledger, plan_of(9))
-        steps = [group.create_task(ledger.change(change(n, SENDING))) for n in (1, 2, 3)]
+        steps = [group.create_task(ledger.record(transition(n, SENDING))) for n in (1, 2, 3)]
         await asyncio.sleep(0)
     assert [step.result() for step in steps] == [1, 2, 3]
     async with Ledger.reading(path, connect=inline.connect) as again:
@@ -443,7 +456,7 @@ async def test_a_ledger_outside_its_scope(path: Path) -> None:
         assert repr(ledger) == f"<Ledger {path}: open>"
         await begin(ledger, plan_of(1))
     with pytest.raises(LedgerError, match="not open"):
-        _ = await ledger.change(change(1, SENDING))
+        _ = await ledger.record(transition(1, SENDING))
     with pytest.raises(LedgerError, match="can be entered once"):
         async with ledger:
             pass
@@ -460,7 +473,7 @@ async def test_a_close_that_fails_loses_nothing(path: Path, faulty: type[Faulty]
     """Once everything is on disk, it is nobody's matter that the file cannot be closed."""
     async with Ledger(path, connect=connect_faulty) as ledger:
         await begin(ledger, plan_of(1))
-        assert await ledger.change(change(1, SENDING)) == 1
+        assert await ledger.record(transition(1, SENDING)) == 1
         faulty.failure = sqlite3.OperationalError("disk I/O error")
     async with Ledger(path, connect=inline.connect) as ledger:
         assert (await ledger.totals())[SENDING] == 1
@@ -472,7 +485,7 @@ async def session(path: Path) -> None:
         if ledger.job is None:
             await begin(ledger, plan_of(3))
         for number in (1, 2, 3):
-            _ = await attempt(ledger, change(number, SENDING))
+            _ = await attempt(ledger, transition(number, SENDING))
         _ = await ledger.pairs()
 
 
@@ -497,7 +510,7 @@ async def test_cancelled_at_each_await(tmp_path: Path, again: int) -> None:
         assert asyncio.all_tasks() == tasks
         async with Ledger(path, connect=inline.connect) as ledger:
             sending = [pair.number for pair in await ledger.pairs(SENDING)]
-            assert sending == [logged.change.number for logged in await ledger.history()]
+            assert sending == [logged.transition.number for logged in await ledger.history()]
         turns += 1
     assert turns > 20
 
@@ -546,10 +559,10 @@ async def test_notes_outlive_the_process(path: Path, ledger: Ledger) -> None:
 async def test_merges_are_identified(ledger: Ledger) -> None:
     """The server's ids of merges are kept, and forgotten when the pair is planned again."""
     for state in (SENDING, STARTED, FAILED):
-        _ = await ledger.change(change(1, state))
+        _ = await ledger.record(transition(1, state))
     await ledger.identify({1: 11, 2: 22})
     assert [pair.merge_id for pair in (await ledger.pairs())[:3]] == [11, 22, None]
-    _ = await ledger.change(change(1, PLANNED))
+    _ = await ledger.record(transition(1, PLANNED))
     assert [pair.merge_id for pair in (await ledger.pairs())[:3]] == [None, 22, None]
 
 
@@ -565,12 +578,14 @@ async def test_snapshots_come_in_pieces(path: Path) -> None:
 async def test_the_log_is_followed(ledger: Ledger) -> None:
     """History after a step has all later ones, as they were told."""
     steps = [
-        change(1, SENDING),
-        change(1, STARTED, at=3.5, task_url=TASK),
-        change(1, FAILED, reason="no", merge_id=7),
+        transition(1, SENDING),
+        transition(1, STARTED, at=3.5, task_url=TASK),
+        transition(1, FAILED, reason="no", merge_id=7),
     ]
-    seqs = [await ledger.change(step) for step in steps]
-    logged = [LoggedChange(seq=seq, change=step) for seq, step in zip(seqs, steps, strict=True)]
+    seqs = [await ledger.record(step) for step in steps]
+    logged = [
+        LoggedTransition(seq=seq, transition=step) for seq, step in zip(seqs, steps, strict=True)
+    ]
     assert await ledger.history() == logged
     assert await ledger.history(after=seqs[0]) == logged[1:]
     assert await ledger.last_seq() == seqs[-1]
@@ -622,7 +637,7 @@ async def test_some_of_many(ledger: Ledger) -> None:
     assert [pair.number for pair in await ledger.numbered([7, 3, 500])] == [3, 7]
     assert await ledger.numbered([]) == []
     for number in range(1, 11):
-        _ = await ledger.change(change(number, SENDING))
+        _ = await ledger.record(transition(number, SENDING))
     steps = await ledger.history(after=2, limit=3)
     assert [step.seq for step in steps] == [3, 4, 5]
     assert [step.seq for step in await ledger.history(after=8)] == [9, 10]

@@ -4,11 +4,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aiotasks.dedupe.models import FOLLOWERS, TIME_OF, Change, Pair, PairState
+from aiotasks.dedupe.models import ALLOWED_TRANSITIONS, TIME_OF, Pair, PairState, Transition
 
 
 ENDS = set(PairState) - set(TIME_OF)
-STEPS = [(state, follower) for state in PairState for follower in sorted(FOLLOWERS[state])]
+STEPS = [
+    (state, follower) for state in PairState for follower in sorted(ALLOWED_TRANSITIONS[state])
+]
 
 
 def pair_in(state: PairState) -> Pair:
@@ -33,7 +35,7 @@ def pair_in(state: PairState) -> Pair:
 class TestFollowers:
     def test_every_state_is_there(self) -> None:
         """For each state it is said what may follow."""
-        assert set(FOLLOWERS) == set(PairState)
+        assert set(ALLOWED_TRANSITIONS) == set(PairState)
 
     def test_only_what_was_planned_is_sent(self) -> None:
         """Before each request its pair is planned, so that nothing is sent out of a doubt."""
@@ -43,11 +45,11 @@ class TestFollowers:
 
     def test_success_is_final(self) -> None:
         """A merge that has happened is never planned again."""
-        assert not FOLLOWERS[PairState.SUCCEEDED]
+        assert not ALLOWED_TRANSITIONS[PairState.SUCCEEDED]
 
     def test_what_was_started_is_not_planned_again_before_it_has_ended(self) -> None:
         """A merge that runs at the server ends, or stays unsettled."""
-        assert FOLLOWERS[PairState.STARTED] == {
+        assert ALLOWED_TRANSITIONS[PairState.STARTED] == {
             PairState.SUCCEEDED,
             PairState.FAILED,
             PairState.UNSETTLED,
@@ -56,15 +58,15 @@ class TestFollowers:
     def test_a_doubt_can_end_anyhow(self) -> None:
         """What is in doubt may turn out as anything, also as a doubt again in the next run."""
         for state in (PairState.SENDING, PairState.UNSETTLED):
-            assert FOLLOWERS[state] >= ENDS | {PairState.STARTED, PairState.PLANNED}
+            assert ALLOWED_TRANSITIONS[state] >= ENDS | {PairState.STARTED, PairState.PLANNED}
 
 
 class TestAfter:
     @pytest.mark.parametrize(("state", "follower"), STEPS)
     def test_a_step_sets_its_time(self, state: PairState, follower: PairState) -> None:
         """A step sets the state, the reason and the time of its own, and nothing that it was."""
-        change = Change(number=1, state=follower, at=9.0, reason="new")
-        pair = pair_in(state).after(change)
+        transition = Transition(number=1, state=follower, at=9.0, reason="new")
+        pair = pair_in(state).after(transition)
         assert pair.state is follower
         assert pair.reason == (None if follower is PairState.PLANNED else "new")
         assert getattr(pair, TIME_OF.get(follower, "ended_at")) == 9.0
@@ -74,15 +76,19 @@ class TestAfter:
     @pytest.mark.parametrize("state", sorted(set(PairState) - {PairState.PLANNED}))
     def test_what_is_known_stays(self, state: PairState) -> None:
         """A step that says nothing of the task leaves what is known of it."""
-        pair = pair_in(PairState.SENDING).after(Change(number=1, state=state, at=9.0))
+        pair = pair_in(PairState.SENDING).after(Transition(number=1, state=state, at=9.0))
         assert (pair.task_url, pair.merge_id) == ("https://x.example/tasks/1", 5)
-        change = Change(number=1, state=state, at=9.0, task_url="https://x.example/2", merge_id=6)
-        pair = pair_in(PairState.SENDING).after(change)
+        transition = Transition(
+            number=1, state=state, at=9.0, task_url="https://x.example/2", merge_id=6
+        )
+        pair = pair_in(PairState.SENDING).after(transition)
         assert (pair.task_url, pair.merge_id) == ("https://x.example/2", 6)
 
     def test_planned_again_is_as_new(self) -> None:
         """Of an earlier attempt nothing is left: no task, no reason, no time."""
-        pair = pair_in(PairState.FAILED).after(Change(number=1, state=PairState.PLANNED, at=9.0))
+        pair = pair_in(PairState.FAILED).after(
+            Transition(number=1, state=PairState.PLANNED, at=9.0)
+        )
         assert (pair.task_url, pair.merge_id, pair.reason) == (None, None, None)
         assert (pair.planned_at, pair.sending_at) == (9.0, None)
         assert (pair.started_at, pair.ended_at) == (None, None)
@@ -92,7 +98,7 @@ class TestAfter:
         """Whatever steps a pair takes, it has the time of an end exactly when it is at one."""
         pair = Pair(number=1, line=1, primary_id=1, duplicate_id=2, state=PairState.PLANNED)
         for at in range(data.draw(st.integers(0, 8))):
-            if followers := sorted(FOLLOWERS[pair.state]):
+            if followers := sorted(ALLOWED_TRANSITIONS[pair.state]):
                 state = data.draw(st.sampled_from(followers))
-                pair = pair.after(Change(number=1, state=state, at=float(at)))
+                pair = pair.after(Transition(number=1, state=state, at=float(at)))
         assert (pair.ended_at is not None) is (pair.state in ENDS)

@@ -161,7 +161,7 @@ class TestConflicts:
 class TestNever:
     def test_rows_with_such_ids_are_left_out(self) -> None:
         """Rows that name a protected record are left out, as primary and as duplicate."""
-        made = plan((A, B), (B, C), (D, E), never=[A, C, 99])
+        made = plan((A, B), (B, C), (D, E), protect=[A, C, 99])
         assert merges(made) == [(D, E)]
         assert left_out(made) == [
             (1, f"{A} may not be touched (never)"),
@@ -170,15 +170,15 @@ class TestNever:
 
     def test_before_anything_else(self) -> None:
         """What is left out so makes no chain, no circle and no conflict."""
-        made = plan((A, B), (B, A), (C, A), (D, C), never={B})
+        made = plan((A, B), (B, A), (C, A), (D, C), protect={B})
         assert merges(made) == [(D, A), (D, C)]
-        both = left_out(plan((A, B), (C, D), never=(B, A)))
+        both = left_out(plan((A, B), (C, D), protect=(B, A)))
         assert both == [(1, f"{A} and {B} may not be touched (never)")]
 
     def test_no_text(self) -> None:
         """Ids that are texts would protect nothing, and are refused."""
         with pytest.raises(ConfigurationError, match="never takes ids, which are whole numbers"):
-            _ = plan((A, B), never=["1"])
+            _ = plan((A, B), protect=["1"])
 
 
 class TestMaxCluster:
@@ -278,7 +278,7 @@ class TestCost:
 
     def test_nothing(self) -> None:
         """A plan without merges costs nothing."""
-        made = plan((A, B), never=[A])
+        made = plan((A, B), protect=[A])
         cost = made.cost(limit=900, month_limit=100)
         assert (cost.calls, cost.minutes, cost.month_share) == (0, 0.0, 0.0)
         assert (made.merges, made.record_ids) == ((), ())

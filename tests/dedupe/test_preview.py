@@ -5,8 +5,15 @@ from pathlib import Path
 
 import pytest
 
-from aiotasks import AffinityError, AuthenticationError, AuthorizationError, Client, ServerError
-from aiotasks.dedupe import Change, PairState, Plan, Preview, look
+from aiotasks import (
+    AffinityError,
+    AuthenticationError,
+    AuthorizationError,
+    Client,
+    ServerError,
+    dedupe,
+)
+from aiotasks.dedupe import PairState, Plan, Preview, Transition
 from aiotasks.dedupe._preview import label_of
 from aiotasks.sandbox import Fault
 from tests.dedupe.conftest import Server, connect, plan_of, star
@@ -14,7 +21,7 @@ from tests.dedupe.conftest import Server, connect, plan_of, star
 
 async def seen(server: Server, plan: Plan) -> Preview:
     async with connect(server) as client:
-        return await look(client, plan)
+        return await dedupe.preview(client, plan)
 
 
 def merge(server: Server, *pairs: tuple[int, int]) -> None:
@@ -24,9 +31,9 @@ def merge(server: Server, *pairs: tuple[int, int]) -> None:
 
 
 def findings(preview: Preview) -> dict[int, tuple[PairState, str | None]]:
-    changes = preview.findings(7.0)
-    assert {change.at for change in changes} <= {7.0}
-    return {change.number: (change.state, change.reason) for change in changes}
+    transitions = preview.findings(7.0)
+    assert {transition.at for transition in transitions} <= {7.0}
+    return {transition.number: (transition.state, transition.reason) for transition in transitions}
 
 
 class TestRecords:
@@ -115,9 +122,9 @@ class TestGone:
     def test_a_circle(self) -> None:
         """Records that lead to each other end the search, and their merges are refused."""
         preview = Preview(plan=plan_of(1), records={}, gone={1: 2, 2: 1})
-        (change,) = preview.findings(1.0)
-        assert isinstance(change, Change)
-        assert change.state is PairState.REFUSED
+        (transition,) = preview.findings(1.0)
+        assert isinstance(transition, Transition)
+        assert transition.state is PairState.REFUSED
 
 
 class TestErrors:
@@ -138,4 +145,4 @@ class TestErrors:
     async def test_a_client_that_is_not_open(self, server: Server, tmp_path: Path) -> None:
         """It says so, as everything does that needs one."""
         with pytest.raises(AffinityError, match="closed"):
-            _ = await look(Client("key", base_url=server.url), plan_of(1))
+            _ = await dedupe.preview(Client("key", base_url=server.url), plan_of(1))

@@ -12,7 +12,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from aiotasks import CompanyMergeState, MergeState, PersonMergeState, TaskStatus
 from aiotasks.dedupe._preview import survivor
 from aiotasks.dedupe._run.evidence import WITNESS_AFTER, Doubt, Journal, Listing
-from aiotasks.dedupe.models import Change, LoggedChange, Pair, PairState
+from aiotasks.dedupe.models import LoggedTransition, Pair, PairState, Transition
 
 
 SENDING, STARTED, PLANNED = PairState.SENDING, PairState.STARTED, PairState.PLANNED
@@ -41,12 +41,12 @@ def task_url(merge_id: int) -> str:
     return f"https://x.example/v2/tasks/company-merges/task-{merge_id}"
 
 
-def log_of(*steps: tuple[int, PairState, int | None]) -> list[LoggedChange]:
+def log_of(*steps: tuple[int, PairState, int | None]) -> list[LoggedTransition]:
     """Return a log of steps: the pair, its state, and the merge whose task it tells of."""
     return [
-        LoggedChange(
+        LoggedTransition(
             seq=seq,
-            change=Change(
+            transition=Transition(
                 number=number,
                 state=state,
                 at=0.0,
@@ -149,7 +149,9 @@ class TestFound:
     def test_what_is_older_than_the_request_is_not_it(self, others: tuple[int, ...]) -> None:
         """What others asked for before is not found, however far back other doubts have it read."""
         journal = journal_of((2, SENDING, None), (3, SENDING, None), (3, STARTED, 6))
-        journal.learn([LoggedChange(seq=9, change=Change(number=1, state=SENDING, at=0.0))])
+        journal.learn(
+            [LoggedTransition(seq=9, transition=Transition(number=1, state=SENDING, at=0.0))]
+        )
         doubt = doubt_of(1, ended=9)
         listing = Listing(journal, [doubt, *(doubt_of(each, ended=9) for each in others)], anchor=1)
         seen = read(listing, [listed(6, 3), listed(5, 1), listed(4, 2), listed(1, 8)])
@@ -377,7 +379,7 @@ class Server(RuleBasedStateMachine):
         self.lag = float(lag)
         self.now = 0.0
         self.merges: list[Listed] = []
-        self.log: list[LoggedChange] = []
+        self.log: list[LoggedTransition] = []
         self.journal = Journal(PAIRS)
         self.states = dict.fromkeys(range(1, 11), PLANNED)
         self.attempts: dict[int, Attempt] = {}
@@ -398,8 +400,8 @@ class Server(RuleBasedStateMachine):
 
     def write(self, number: int, state: PairState, merge: MergeState | None = None) -> None:
         url = None if merge is None else task_url(merge.id)
-        change = Change(number=number, state=state, at=self.now, task_url=url)
-        self.log.append(LoggedChange(seq=len(self.log) + 1, change=change))
+        transition = Transition(number=number, state=state, at=self.now, task_url=url)
+        self.log.append(LoggedTransition(seq=len(self.log) + 1, transition=transition))
         self.states[number] = state
 
     def attempts_that(self, **what: Any) -> list[int]:

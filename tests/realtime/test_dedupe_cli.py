@@ -137,7 +137,7 @@ def test_plan(sandbox: Sandbox, pairs: Path, tmp_path: Path) -> None:
     never = tmp_path / "never.txt"
     _ = never.write_text("6  # the bank\n")
 
-    done = run("plan", pairs, *KIND, "--never", never)
+    done = run("plan", pairs, *KIND, "--protect", never)
 
     shown = " ".join(done.stdout.split())
     assert "4 companies" not in shown  # one of the four is not there
@@ -168,7 +168,7 @@ def test_a_file_with_mistakes(sandbox: Sandbox, tmp_path: Path) -> None:
     assert is_nothing_done(sandbox, pairs)
 
 
-@pytest.mark.parametrize("option", [(), ("--never", "none.txt")])
+@pytest.mark.parametrize("option", [(), ("--protect", "none.txt")])
 def test_a_file_that_is_not_there(
     sandbox: Sandbox, tmp_path: Path, option: tuple[str, ...]
 ) -> None:
@@ -308,7 +308,7 @@ def test_rules(sandbox: Sandbox, tmp_path: Path) -> None:
     pairs = write(tmp_path, "1,2,", "3,4,", "3,5,", "3,6,", "7,8,", "9,8,", "10,11,")
     never = tmp_path / "never.txt"
     _ = never.write_text("2\n")
-    rules = ("--never", never, "--max-cluster", "3")
+    rules = ("--protect", never, "--max-cluster", "3")
 
     assert merge(pairs, *rules).exit_code == Exit.WRONG_USE
     done = merge(pairs, *rules, "--on-conflict", "first")
@@ -418,7 +418,7 @@ def test_the_next_step(sandbox: Sandbox, pairs: Path, tmp_path: Path) -> None:
     """A plan ends with the command that merges just this one, where it has a file to name."""
     never = tmp_path / "ids of ours.txt"
     _ = never.write_text("6\n")
-    shown = run("plan", pairs, *KIND, "--never", never).stdout.splitlines()[-1]
+    shown = run("plan", pairs, *KIND, "--protect", never).stdout.splitlines()[-1]
     words = shlex.split(shown.removeprefix("Merge it: "))
     assert words[:2] == ["aiotasks", "merge"]
     assert run(*words[1:], "--yes").exit_code == Exit.FAILED

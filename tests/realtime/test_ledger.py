@@ -20,7 +20,7 @@ import pytest
 
 from aiotasks import LedgerError
 from aiotasks.dedupe.ledger import Ledger, schema
-from aiotasks.dedupe.models import Change, Pair, PairState
+from aiotasks.dedupe.models import Pair, PairState, Transition
 from aiotasks.dedupe.plan import Plan
 
 
@@ -38,7 +38,7 @@ async def go_through(ledger: Ledger, numbers: Iterator[int]) -> None:
     """Take pairs from planned to succeeded, and print each step once it is acknowledged."""
     for number in numbers:
         for state in (SENDING, STARTED, SUCCEEDED):
-            seq = await ledger.change(Change(number=number, state=state, at=2.0))
+            seq = await ledger.record(Transition(number=number, state=state, at=2.0))
             _ = os.write(1, f"{seq} {number} {state}\n".encode())
 
 
@@ -104,7 +104,7 @@ async def check_against(path: Path, steps: list[tuple[int, int, str]]) -> None:
     async with Ledger(path) as ledger:
         history = await ledger.history()
         pairs = {pair.number: pair for pair in await ledger.pairs()}
-    logged = {each.seq: (each.change.number, each.change.state) for each in history}
+    logged = {each.seq: (each.transition.number, each.transition.state) for each in history}
     assert {seq: (number, state) for seq, number, state in steps}.items() <= logged.items()
     expected = {
         number: Pair(
@@ -118,7 +118,7 @@ async def check_against(path: Path, steps: list[tuple[int, int, str]]) -> None:
         for number in range(1, PAIRS + 1)
     }
     for each in history:
-        expected[each.change.number] = expected[each.change.number].after(each.change)
+        expected[each.transition.number] = expected[each.transition.number].after(each.transition)
     assert pairs == expected
 
 
@@ -184,15 +184,15 @@ async def test_a_full_database(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     async with Ledger(path) as ledger:
         await begin(ledger, 100)
     monkeypatch.setattr(Small, "pages", path.stat().st_size // 4096)
-    steps = [Change(number=n, state=SENDING, at=2.0, reason="x" * 500) for n in range(1, 101)]
+    steps = [Transition(number=n, state=SENDING, at=2.0, reason="x" * 500) for n in range(1, 101)]
     async with Ledger(path, connect=connect_small) as ledger:
-        changes = [ledger.change(step) for step in steps]
-        errors = await asyncio.gather(*changes, return_exceptions=True)
+        transitions = [ledger.record(step) for step in steps]
+        errors = await asyncio.gather(*transitions, return_exceptions=True)
         assert {type(error) for error in errors} == {LedgerError}
         assert all("free space" in str(error) for error in errors)
         assert (await ledger.totals())[PLANNED] == 100
     async with Ledger(path) as ledger:
-        assert len({await ledger.change(step) for step in steps}) == 100
+        assert len({await ledger.record(step) for step in steps}) == 100
 
 
 async def test_two_processes(tmp_path: Path) -> None:
@@ -249,7 +249,7 @@ async def test_reading_beside_the_writer(tmp_path: Path) -> None:
         await begin(ledger, 3)
         async with Ledger.reading(path) as reader:
             for number in (1, 2, 3):
-                _ = await ledger.change(Change(number=number, state=SENDING, at=2.0))
+                _ = await ledger.record(Transition(number=number, state=SENDING, at=2.0))
                 assert (await reader.totals())[SENDING] == number
     async with Ledger.reading(path) as reader:
         assert len(await reader.history()) == 3
@@ -431,7 +431,7 @@ async def use(path: Path) -> None:
     async with Ledger.reading(path) as reader:
         await read_all(reader)
     async with Ledger(path) as ledger:
-        _ = await ledger.change(Change(number=30, state=SENDING, at=3.0))
+        _ = await ledger.record(Transition(number=30, state=SENDING, at=3.0))
         await read_all(ledger)
 
 
@@ -454,7 +454,7 @@ async def crashed(tmp_path: Path) -> dict[str, bytes]:
         await ledger.note(anchor="7")
     async with Ledger(path) as ledger:
         for number in range(1, 20):
-            _ = await ledger.change(Change(number=number, state=SENDING, at=2.0))
+            _ = await ledger.record(Transition(number=number, state=SENDING, at=2.0))
         return {name: (path.parent / name).read_bytes() for name in ("job.db", "job.db-wal")}
 
 
@@ -530,8 +530,8 @@ async def session(path: Path) -> None:
             await begin(ledger, 3)
         async with asyncio.TaskGroup() as group:
             for number in (1, 2, 3):
-                step = Change(number=number, state=SENDING, at=2.0)
-                _ = group.create_task(ledger.change(step))
+                step = Transition(number=number, state=SENDING, at=2.0)
+                _ = group.create_task(ledger.record(step))
         _ = await ledger.pairs()
 
 
@@ -553,7 +553,7 @@ async def test_cancelled_at_any_time(tmp_path: Path) -> None:
         assert asyncio.all_tasks() == tasks
         async with Ledger(path) as ledger:
             sending = [pair.number for pair in await ledger.pairs(SENDING)]
-            assert sending == sorted(each.change.number for each in await ledger.history())
+            assert sending == sorted(each.transition.number for each in await ledger.history())
     assert was_cancelled[0]
 
 

@@ -242,11 +242,11 @@ async def own_errors() -> None:
 
 
 async def jobs(client: Client) -> None:
-    plan = dedupe.Plan.read("pairs.csv", kind="company", on_conflict="first", never=[7])
+    plan = dedupe.Plan.read("pairs.csv", kind="company", on_conflict="first", protect=[7])
     _ = dedupe.Plan.of([(1, 2)], kind="persons")  # type: ignore[arg-type]
     assert_type(plan.fingerprint, str)
     assert_type(plan.cost(limit=900, month_limit=None).calls, int)
-    preview = await dedupe.look(client, plan)
+    preview = await dedupe.preview(client, plan)
     assert_type(preview.label(1), str)
     async with dedupe.Ledger("pairs.job.db") as ledger:
         result = await dedupe.run(client, plan, ledger, preview=preview, on_progress=show_job)

@@ -9,7 +9,7 @@ import pytest
 from aiohttp import ClientPayloadError
 
 from aiotasks import Client, LedgerError
-from aiotasks.dedupe import Change, Ledger, LedgerReader, PairState, Plan
+from aiotasks.dedupe import Ledger, LedgerReader, PairState, Plan, Transition
 from aiotasks.sandbox import Sandbox
 from aiotasks.web import _app, _events
 from aiotasks.web._background import Scope
@@ -32,8 +32,10 @@ class Writer:
 
     async def step(self, *numbers: int, state: PairState = SENDING) -> None:
         """Let pairs take a step."""
-        changes = [Change(number=number, state=state, at=1_800_000_000.0) for number in numbers]
-        self.seqs += await asyncio.gather(*map(self._ledger.change, changes))
+        transitions = [
+            Transition(number=number, state=state, at=1_800_000_000.0) for number in numbers
+        ]
+        self.seqs += await asyncio.gather(*map(self._ledger.record, transitions))
 
 
 @pytest.fixture

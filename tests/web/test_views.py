@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from aiotasks import ConfigurationError
-from aiotasks.dedupe import Change, JobInfo, JobProgress, Pair, PairState, Plan
+from aiotasks.dedupe import JobInfo, JobProgress, Pair, PairState, Plan, Transition
 from aiotasks.dedupe.ledger import holder
 from aiotasks.dedupe.ledger.holder import present_holder
 from aiotasks.models import Quota
@@ -59,7 +59,7 @@ class TestPairs:
     def test_a_step(self, state: PairState) -> None:
         """A step is told as it was, and not as the pair is by now."""
         now = pair(1, REFUSED, reason="later", ended_at=5000.0)
-        told = _json.step_view(now, Change(number=1, state=state, at=60.0), {})
+        told = _json.transition_view(now, Transition(number=1, state=state, at=60.0), {})
         is_end = state in {SUCCEEDED, FAILED, REFUSED, UNSETTLED}
         assert told["state"] == state
         assert told["reason"] is None

@@ -11,7 +11,7 @@ from typing import Final, NamedTuple, TypeAlias
 
 from msgspec import Struct
 
-from aiotasks.dedupe.models import LoggedChange, Pair, PairState
+from aiotasks.dedupe.models import LoggedTransition, Pair, PairState
 from aiotasks.models import CompanyMergeState, PersonMergeState
 
 
@@ -61,16 +61,16 @@ class Journal:
         self._ids = {pair.number: _ids(pair) for pair in pairs}
         self._own: dict[tuple[str, int, int], _Own] = {}
 
-    def learn(self, changes: Iterable[LoggedChange]) -> None:
+    def learn(self, transitions: Iterable[LoggedTransition]) -> None:
         """Take in further steps of the log."""
-        for logged in changes:
+        for logged in transitions:
             self.seq = logged.seq
-            change = logged.change
-            if change.state is PairState.SENDING:
-                self.sent[change.number] = logged.seq
-            elif change.state is PairState.STARTED and change.task_url is not None:
-                sent = self.sent.get(change.number, 0)
-                key = (_task_id(change.task_url), *self._ids[change.number])
+            transition = logged.transition
+            if transition.state is PairState.SENDING:
+                self.sent[transition.number] = logged.seq
+            elif transition.state is PairState.STARTED and transition.task_url is not None:
+                sent = self.sent.get(transition.number, 0)
+                key = (_task_id(transition.task_url), *self._ids[transition.number])
                 self._own[key] = _Own(sent, logged.seq)
 
     def own(self, merge: Merge) -> _Own | None:

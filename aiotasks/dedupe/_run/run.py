@@ -25,7 +25,7 @@ from aiotasks.dedupe._progress import (
 )
 from aiotasks.dedupe._taskgroups import plain_errors
 from aiotasks.dedupe.ledger import Ledger
-from aiotasks.dedupe.models import Change, JobInfo, Pair, PairState, StopReason
+from aiotasks.dedupe.models import JobInfo, Pair, PairState, StopReason, Transition
 from aiotasks.errors import (
     AffinityError,
     AuthenticationError,
@@ -229,14 +229,14 @@ class Work:
         task_url: str | None = None,
     ) -> Pair:
         """Write a step down; whoever acts on it does so afterwards."""
-        change = Change(
+        transition = Transition(
             number=pair.number, state=state, at=self._clock(), reason=reason, task_url=task_url
         )
-        seq = await self._ledger.change(change)
+        seq = await self._ledger.record(transition)
         self._seq = max(self._seq, seq)
         self._totals[pair.state] -= 1
         self._totals[state] += 1
-        pair = pair.after(change)
+        pair = pair.after(transition)
         self._tell(PairChanged(seq=seq, pair=pair))
         return pair
 

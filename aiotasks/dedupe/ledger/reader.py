@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, Self, TypeAlias
 
 import aiosqlite
 
-from aiotasks.dedupe.models import JobInfo, LoggedChange, Pair, PairState
+from aiotasks.dedupe.models import JobInfo, LoggedTransition, Pair, PairState
 from aiotasks.dedupe.plan import Plan
 from aiotasks.errors import LedgerError
 
@@ -206,8 +206,8 @@ class LedgerReader:
         with file.reading(self.path):
             return dict.fromkeys(PairState, 0) | schema.to_dict(rows, dict[PairState, int])
 
-    async def history(self, *, after: int = 0, limit: int | None = None) -> list[LoggedChange]:
-        """Return the steps since the one that ``change`` has numbered ``after``, in their order.
+    async def history(self, *, after: int = 0, limit: int | None = None) -> list[LoggedTransition]:
+        """Return the steps since the one that ``transition`` has numbered ``after``, in their order.
 
         Of more than ``limit``, the first so many.
 

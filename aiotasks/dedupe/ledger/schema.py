@@ -7,7 +7,14 @@ from typing import Any, Final, Protocol, Self, TypeVar
 
 import msgspec
 
-from aiotasks.dedupe.models import FOLLOWERS, Change, JobInfo, LoggedChange, Pair, PairState
+from aiotasks.dedupe.models import (
+    ALLOWED_TRANSITIONS,
+    JobInfo,
+    LoggedTransition,
+    Pair,
+    PairState,
+    Transition,
+)
 from aiotasks.dedupe.plan import Plan
 
 
@@ -69,11 +76,13 @@ PRAGMA fullfsync = ON;
 """
 
 _ALLOWED = ", ".join(
-    f"('{state}', '{follower}')" for state in PairState for follower in sorted(FOLLOWERS[state])
+    f"('{state}', '{follower}')"
+    for state in PairState
+    for follower in sorted(ALLOWED_TRANSITIONS[state])
 )
 # The log is appended to only where the pair's state on disk allows the step; its trigger then
 # changes the pair. So neither is ever ahead of the other.
-STEP: Final = f"""
+TRANSITION: Final = f"""
 INSERT INTO log (seq, number, state, at, reason, task_url, merge_id)
 SELECT ?, ?, ?, ?, ?, ?, ? FROM pairs WHERE number = ? AND (state, ?) IN (VALUES {_ALLOWED})
 """  # noqa: S608 - made of our own words
@@ -192,10 +201,10 @@ def pair_rows(plan: Plan, at: float) -> Iterator[tuple[Any, ...]]:
         yield (*ids, str(PairState.REFUSED), 0, None, extra, left.reason, None, at)
 
 
-def step_row(seq: int, change: Change) -> tuple[Any, ...]:
+def transition_row(seq: int, transition: Transition) -> tuple[Any, ...]:
     """Return the row of a step, as ``STEP`` wants it."""
-    number, state = change.number, str(change.state)
-    told = (change.at, change.reason, change.task_url, change.merge_id)
+    number, state = transition.number, str(transition.state)
+    told = (transition.at, transition.reason, transition.task_url, transition.merge_id)
     return (seq, number, state, *told, number, state)
 
 
@@ -218,13 +227,14 @@ def to_pairs(rows: Iterable[Sequence[Any]]) -> list[Pair]:
     return msgspec.convert(pairs, list[Pair])
 
 
-def to_history(rows: Iterable[Sequence[Any]]) -> list[LoggedChange]:
+def to_history(rows: Iterable[Sequence[Any]]) -> list[LoggedTransition]:
     """Return the steps that ``GET_LOG`` has found."""
-    fields = Change.__struct_fields__
+    fields = Transition.__struct_fields__
     steps = [
-        {"seq": seq, "change": dict(zip(fields, change, strict=True))} for seq, *change in rows
+        {"seq": seq, "change": dict(zip(fields, transition, strict=True))}
+        for seq, *transition in rows
     ]
-    return msgspec.convert(steps, list[LoggedChange])
+    return msgspec.convert(steps, list[LoggedTransition])
 
 
 def to_dict(rows: Iterable[Sequence[Any]], kind: type[T]) -> T:

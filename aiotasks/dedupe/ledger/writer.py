@@ -15,7 +15,7 @@ from typing import Any, NamedTuple, TypeAlias
 import aiosqlite
 from filelock import FileLock, Timeout
 
-from aiotasks.dedupe.models import FOLLOWERS, Change, JobInfo, PairState
+from aiotasks.dedupe.models import ALLOWED_TRANSITIONS, JobInfo, PairState, Transition
 from aiotasks.dedupe.plan import Plan
 from aiotasks.errors import LedgerError
 
@@ -84,7 +84,7 @@ class Ledger(LedgerReader):
         *,
         origin: str,
         records: Mapping[int, bytes],
-        findings: Sequence[Change],
+        findings: Sequence[Transition],
         at: float,
     ) -> None:
         """Write down a job before its first merge: all of it, or nothing.
@@ -105,12 +105,12 @@ class Ledger(LedgerReader):
             raise self._error(message)
         self._require_allowed(plan, findings)
         job = schema.job_of(plan, origin=origin, at=at)
-        steps = [schema.step_row(self._next_seq(), finding) for finding in findings]
+        steps = [schema.transition_row(self._next_seq(), finding) for finding in findings]
         written = self._written(
             (schema.JOB, [schema.job_row(job)]),
             (schema.PAIR, [*schema.pair_rows(plan, at)]),
             (schema.RECORD, [*records.items()]),
-            (schema.STEP, steps),
+            (schema.TRANSITION, steps),
         )
         # A cancelled call is written all the same, so it is known before it is waited for.
         self._job = job
@@ -120,7 +120,7 @@ class Ledger(LedgerReader):
             self._job = None
             raise
 
-    async def change(self, change: Change) -> int:
+    async def record(self, transition: Transition) -> int:
         """Take down a step of a pair and return its number in the log.
 
         Raises:
@@ -128,9 +128,11 @@ class Ledger(LedgerReader):
                 or when the file cannot be written.
         """
         seq = self._next_seq()
-        accepted = await self._written((schema.STEP, [schema.step_row(seq, change)]))
+        accepted = await self._written(
+            (schema.TRANSITION, [schema.transition_row(seq, transition)])
+        )
         if seq not in accepted:
-            raise await self._refusal(change)
+            raise await self._refusal(transition)
         return seq
 
     async def identify(self, merge_ids: Mapping[int, int]) -> None:
@@ -154,22 +156,22 @@ class Ledger(LedgerReader):
         self._seq += 1
         return self._seq
 
-    def _require_allowed(self, plan: Plan, findings: Sequence[Change]) -> None:
+    def _require_allowed(self, plan: Plan, findings: Sequence[Transition]) -> None:
         states = dict.fromkeys(range(1, len(plan.merges) + 1), PairState.PLANNED)
         for finding in findings:
             state = states.get(finding.number)
-            if state is None or finding.state not in FOLLOWERS[state]:
+            if state is None or finding.state not in ALLOWED_TRANSITIONS[state]:
                 message = f"no step leads pair {finding.number} to {finding.state} at the beginning"
                 raise self._error(message)
             states[finding.number] = finding.state
 
-    async def _refusal(self, change: Change) -> LedgerError:
-        for (state,) in await self._select(schema.GET_STATE, change.number):
+    async def _refusal(self, transition: Transition) -> LedgerError:
+        for (state,) in await self._select(schema.GET_STATE, transition.number):
             return self._error(
-                f"pair {change.number} did not become {change.state}: that is no step from where "
+                f"pair {transition.number} did not become {transition.state}: that is no step from where "
                 f"it was (now it is {state})"
             )
-        return self._error(f"there is no pair {change.number}")
+        return self._error(f"there is no pair {transition.number}")
 
     def _written(self, *statements: Statement) -> "asyncio.Future[frozenset[int]]":
         if self._database is None or self._is_leaving:
