@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator, Callable, Iterable
 from copy import copy
 
 from ._http import urls, wire
-from ._polling.peeks import Peeks
+from ._polling.peeks import PeekCache
 from ._polling.poller import Poller
 from ._polling.watch import Watch
 from .backoff import Backoff, poll_backoff
@@ -19,7 +19,7 @@ class TaskService:
 
     def __init__(self, poller: Callable[[], Poller]) -> None:
         self._poller = poller
-        self._peeks = Peeks()
+        self._peeks = PeekCache()
 
     async def get(self, task_url: str) -> MergeTask:
         """Look at a task once.

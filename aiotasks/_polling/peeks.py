@@ -8,7 +8,7 @@ from aiotasks.backoff import poll_backoff
 from aiotasks.models import MergeTask
 from aiotasks.outcomes import Outcome, OutcomeState, TaskSnapshot
 
-from .pending import Pending, Terms
+from .pending import PendingTask, WaitOptions
 from .poller import Poller
 
 
@@ -28,17 +28,17 @@ class _Seen(NamedTuple):
 class _Look:
     """One look at a task, and all who wait for what it shows."""
 
-    pending: Pending
+    pending: PendingTask
 
     def __init__(self) -> None:
         self.news: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
         self.watchers = 0
 
-    def deliver(self, _: Pending, outcome: Outcome) -> None:
+    def deliver(self, _: PendingTask, outcome: Outcome) -> None:
         self.news.set_result(outcome)
 
 
-class Peeks:
+class PeekCache:
     """Answers what is known of a task, and looks at it when that is older than an interval."""
 
     def __init__(self) -> None:
@@ -72,8 +72,10 @@ class Peeks:
         look = self._looks.get(ref)
         if look is None:
             look = _Look()
-            terms = Terms(patience, _BACKOFF, look.deliver, is_urgent=True, is_once=True)
-            look.pending = Pending(ref, url, terms, now=asyncio.get_running_loop().time(), index=0)
+            terms = WaitOptions(patience, _BACKOFF, look.deliver, is_urgent=True, is_once=True)
+            look.pending = PendingTask(
+                ref, url, terms, now=asyncio.get_running_loop().time(), index=0
+            )
             poller.add(look.pending)
             self._looks[ref] = look
         look.watchers += 1

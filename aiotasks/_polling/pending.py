@@ -12,7 +12,7 @@ from aiotasks.models import Kind, MergeTask, ResultsSummary, TaskStatus
 from aiotasks.outcomes import Outcome, OutcomeState
 
 
-PAYS: Final = 2
+MIN_DUE: Final = 2
 """How many due tasks a page must answer to be cheaper than asking for each."""
 
 _SLACK = 0.2
@@ -20,7 +20,7 @@ _SHOWN_AHEAD = 256
 _PAGE = 100
 
 
-class Terms(NamedTuple):
+class WaitOptions(NamedTuple):
     """What is the same for all tasks of one wait.
 
     A wait that ``is_urgent`` goes first, one that ``is_once`` ends with the first news.
@@ -28,7 +28,7 @@ class Terms(NamedTuple):
 
     timeout: float
     backoff: Backoff
-    deliver: Callable[["Pending", Outcome], None]
+    deliver: Callable[["PendingTask", Outcome], None]
     is_urgent: bool = False
     is_once: bool = False
 
@@ -36,14 +36,14 @@ class Terms(NamedTuple):
 class Phase(Enum):
     """What a pending task waits for."""
 
-    LATER = "its next look"
-    LOOK = "its turn to be asked for"
-    ASKED = "an answer"
-    REASON = "the reason of its failure"
-    SETTLED = "nothing"
+    WAITING = "its next look"
+    DUE = "its turn to be asked for"
+    IN_FLIGHT = "an answer"
+    FETCHING_REASON = "the reason of its failure"
+    DONE = "nothing"
 
 
-class Pending:
+class PendingTask:
     """A task that somebody waits for.
 
     There may be a hundred thousand, so what can be derived is not kept: the task as it was last
@@ -69,7 +69,9 @@ class Pending:
         "wake",
     )
 
-    def __init__(self, ref: TaskRef, url: str, terms: Terms, *, now: float, index: int) -> None:
+    def __init__(
+        self, ref: TaskRef, url: str, terms: WaitOptions, *, now: float, index: int
+    ) -> None:
         self.kind: Kind
         self.kind, self.id = ref
         self.url = url
@@ -78,15 +80,15 @@ class Pending:
         self.since = now
         self.looked = now
         self.wake = now
-        self.phase = Phase.LATER
+        self.phase = Phase.WAITING
         self.looks = 0
         self.polls = 0
         self.is_last_look = False
         self.status: TaskStatus | None = None
         self.summary: ResultsSummary | None = None
-        self.leaf: Leaf | None = None
+        self.leaf: ListPage | None = None
         # The next who waits for the same task.
-        self.twin: Pending | None = None
+        self.twin: PendingTask | None = None
 
     @property
     def ref(self) -> TaskRef:
@@ -101,11 +103,11 @@ class Pending:
     @property
     def is_due(self) -> bool:
         """Whether news of it is due, or even under way."""
-        return self.phase is Phase.LOOK or self.phase is Phase.ASKED
+        return self.phase is Phase.DUE or self.phase is Phase.IN_FLIGHT
 
     def is_due_soon(self, now: float) -> bool:
         """Say whether so little is left of its interval that it may be looked at now."""
-        is_later = self.phase is Phase.LATER
+        is_later = self.phase is Phase.WAITING
         return is_later and self.wake - now <= _SLACK * (self.wake - self.looked)
 
     def value(self, now: float) -> float:
@@ -120,15 +122,15 @@ class Pending:
         return MergeTask(id=self.id, status=self.status, results_summary=self.summary)
 
 
-def cut_short(pending: Pending, now: float) -> Outcome:
+def cut_short(pending: PendingTask, now: float) -> Outcome:
     """Return what a wait comes to if it ends now."""
-    if pending.phase is Phase.REASON:
+    if pending.phase is Phase.FETCHING_REASON:
         return failed(pending, None, now)
     error = TaskTimeoutError(pending.url, pending.task, now - pending.since)
     return outcome(pending, OutcomeState.RUNNING, now, error)
 
 
-def failed(pending: Pending, reason: str | None, now: float) -> Outcome:
+def failed(pending: PendingTask, reason: str | None, now: float) -> Outcome:
     """Return the outcome of a task that was seen to have failed."""
     task = pending.task
     assert task is not None  # noqa: S101 - it was seen
@@ -137,7 +139,7 @@ def failed(pending: Pending, reason: str | None, now: float) -> Outcome:
 
 
 def outcome(
-    pending: Pending,
+    pending: PendingTask,
     state: OutcomeState,
     now: float,
     error: AffinityError | None,
@@ -155,7 +157,7 @@ def outcome(
     )
 
 
-class Leaf:
+class ListPage:
     """One page of a list, and the pending tasks that it is known or thought to show."""
 
     __slots__ = (
@@ -176,12 +178,12 @@ class Leaf:
         self._sum = 0.0
         self._squares = 0.0
         self.request = request
-        self.members: list[Pending] = []
+        self.members: list[PendingTask] = []
         self.size = 0
         self.due = 0
         self.is_asked = False
 
-    def join(self, pending: "Pending") -> None:
+    def join(self, pending: "PendingTask") -> None:
         """Take in a task."""
         if pending.leaf is not None:
             pending.leaf.leave(pending)
@@ -190,7 +192,7 @@ class Leaf:
         self.size += 1
         self.weigh(pending, pending.is_due)
 
-    def leave(self, pending: "Pending") -> None:
+    def leave(self, pending: "PendingTask") -> None:
         """Let a task go."""
         pending.leaf = None
         self.size -= 1
@@ -198,12 +200,12 @@ class Leaf:
         if len(self.members) > 2 * self.size + _SHOWN_AHEAD:
             self.members = self.present()
 
-    def present(self) -> list["Pending"]:
+    def present(self) -> list["PendingTask"]:
         """Return the tasks that are on it now."""
         # Whoever left and came back stands there twice.
         return list(dict.fromkeys(pending for pending in self.members if pending.leaf is self))
 
-    def weigh(self, pending: "Pending", sign: int) -> None:
+    def weigh(self, pending: "PendingTask", sign: int) -> None:
         """Count a task as due (1), or as due no more (-1)."""
         looked = pending.looked - self.born
         self.due += sign
@@ -225,9 +227,9 @@ class Leaf:
     def pays(self, now: float) -> bool:
         """Say whether enough tasks on it are due, or will be so soon that a look may be now."""
         count = self.due
-        for pending in self.members[:_SHOWN_AHEAD] if count < PAYS else ():
+        for pending in self.members[:_SHOWN_AHEAD] if count < MIN_DUE else ():
             count += pending.leaf is self and pending.is_due_soon(now)
-        return count >= PAYS
+        return count >= MIN_DUE
 
 
 _MOST_SUMMARIES = 256

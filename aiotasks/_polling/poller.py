@@ -26,10 +26,10 @@ from aiotasks.errors import (
 from aiotasks.models import Kind, MergeState, TaskStatus
 from aiotasks.outcomes import OutcomeState
 
-from .pending import Leaf, Pending
-from .schedule import GRACE, Question, Schedule
+from .pending import ListPage, PendingTask
+from .schedule import GRACE, PollTarget, Schedule
 from .started import Hints
-from .webhooks import Hint
+from .webhooks import WebhookHint
 
 
 REASON_LINGER: Final = 10.0
@@ -39,7 +39,7 @@ _REASONS_PER_CALL = 100
 _REASON_PAGES = 5
 _PAGE = 100
 _MAX_LEAD = 1.0
-_IN_PASSING = (NetworkError, RateLimitError, ServerError)
+_TRANSIENT = (NetworkError, RateLimitError, ServerError)
 
 
 class Poller:
@@ -55,7 +55,7 @@ class Poller:
         self._loop = asyncio.get_running_loop()
         self._schedule = Schedule()
         self._hints = Hints()
-        self._asks: dict[Question, asyncio.Task[None]] = {}
+        self._asks: dict[PollTarget, asyncio.Task[None]] = {}
         # In the order of their failing.
         self._failed: dict[TaskRef, None] = {}
         self._failures = 0
@@ -72,7 +72,7 @@ class Poller:
         """How many tasks are waited for."""
         return self._schedule.count
 
-    def add(self, pending: Pending) -> None:
+    def add(self, pending: PendingTask) -> None:
         """Take in a task. Its outcome is delivered, unless it is discarded first."""
         if self._is_closed:
             raise ClosedError
@@ -80,7 +80,7 @@ class Poller:
         self._note_count()
         self._arm()
 
-    def discard(self, pending: Pending) -> None:
+    def discard(self, pending: PendingTask) -> None:
         """Forget a task; the server goes on with it."""
         self._schedule.discard(pending)
         self._note_count()
@@ -89,11 +89,11 @@ class Poller:
         if not self._schedule.count:
             self._tick(self._loop.time())
 
-    def seen(self, ref: TaskRef) -> Pending | None:
+    def seen(self, ref: TaskRef) -> PendingTask | None:
         """Return somebody who waits for a task and has been told of it, if there is one."""
         return self._schedule.seen(ref)
 
-    def follow(self, hint: Hint) -> bool:
+    def follow(self, hint: WebhookHint) -> bool:
         """Look at once at what a hint may be about; say whether anything was brought forward."""
         now = self._loop.time()
         pending = self._schedule.next_of(hint.kind, self._hints.task_of(hint))
@@ -148,7 +148,7 @@ class Poller:
         # Loops fire early by up to their clock's resolution, and would do so again and again.
         self._tick(max(when, self._loop.time()))
 
-    def _drop_unwanted(self, question: Question) -> None:
+    def _drop_unwanted(self, question: PollTarget) -> None:
         ask = self._asks.get(question)
         if ask is not None and not self._schedule.is_wanted(question):
             # Not at once: a task that is cancelled before its first step never gives its slot back.
@@ -167,7 +167,7 @@ class Poller:
                 _ = await asyncio.wait([ask])
                 await asyncio.sleep(retry_delay(self._failures) if self._failures else 0)
 
-    async def _next_question(self) -> Question | None:
+    async def _next_question(self) -> PollTarget | None:
         # The slot comes first: what is most worth asking is known when the request can go.
         slots = self.transport.slots
         try:
@@ -182,10 +182,10 @@ class Poller:
             self._due.clear()
         return question
 
-    async def _ask(self, question: Question) -> None:
+    async def _ask(self, question: PollTarget) -> None:
         failures = self._failures + 1
         try:
-            if isinstance(question, Leaf):
+            if isinstance(question, ListPage):
                 await self._ask_page(question)
             else:
                 await self._ask_task(question)
@@ -203,7 +203,7 @@ class Poller:
         if self._schedule.see(ref, task, now=self._loop.time(), lead=self._lead):
             self._failed[ref] = None
 
-    async def _ask_page(self, leaf: Leaf) -> None:
+    async def _ask_page(self, leaf: ListPage) -> None:
         page = await self.transport.exchange(leaf.request)
         following = wire.follow(leaf.request, page, self.transport.origin)
         failures = self._schedule.see_page(
@@ -218,15 +218,15 @@ class Poller:
         rounds = 1 + self._schedule.tasks / _PAGE / self.transport.slots.pacer.allowed
         return min(max(0.0, self.transport.latency * rounds - GRACE / 2), _MAX_LEAD)
 
-    def _take_error(self, question: Question, error: AffinityError, failures: int) -> None:
+    def _take_error(self, question: PollTarget, error: AffinityError, failures: int) -> None:
         now = self._loop.time()
-        if isinstance(error, _IN_PASSING):
+        if isinstance(error, _TRANSIENT):
             self._take_outage(error, failures)
             return
         self._failures = 0
         if isinstance(error, AuthenticationError):
             self._give_up_all(OutcomeState.UNKNOWN, error)
-        elif isinstance(question, Leaf):
+        elif isinstance(question, ListPage):
             # If the key may not look at tasks either, the next question will tell.
             self._schedule.refuse(question, now)
         elif isinstance(error, AuthorizationError):
@@ -298,7 +298,7 @@ class Poller:
                 await self._read_reasons(request, ids, reasons)
                 break
             except AffinityError as error:
-                if isinstance(error, _IN_PASSING) or not isinstance(error, ResponseError):
+                if isinstance(error, _TRANSIENT) or not isinstance(error, ResponseError):
                     break
         for ref in refs:
             self._schedule.explain(ref, reasons.get(ref.id), self._loop.time())

@@ -15,10 +15,10 @@ from aiotasks.errors import AffinityError, UnknownStatusError
 from aiotasks.models import Kind, MergeTask
 from aiotasks.outcomes import Outcome, OutcomeState
 
-from .pending import PAYS, Leaf, Pending, Phase, Summaries, cut_short, failed, outcome
+from .pending import MIN_DUE, ListPage, PendingTask, Phase, Summaries, cut_short, failed, outcome
 from .started import Fresh
-from .task_list import Catalogue
-from .timers import Timetable, Wakes
+from .task_list import TaskList
+from .timers import SharedDelays, WakeQueue
 from .waiters import Waiters
 
 
@@ -29,7 +29,7 @@ _LEFT_BEHIND = 64
 _EARLY_SHARE = 0.1
 
 Listing: TypeAlias = Request[Page[MergeTask]]
-Question: TypeAlias = Leaf | TaskRef
+PollTarget: TypeAlias = ListPage | TaskRef
 
 
 class Schedule:
@@ -39,41 +39,41 @@ class Schedule:
         self.count = 0
         self._ended = 0
         self._early = 0
-        self.catalogues = {kind: Catalogue(kind) for kind in get_args(Kind)}
+        self.catalogues = {kind: TaskList(kind) for kind in get_args(Kind)}
         self._waiters = Waiters()
-        self._timetable = Timetable()
-        self._due: deque[Pending] = deque()
+        self._timetable = WakeQueue()
+        self._due: deque[PendingTask] = deque()
         self._asked: set[TaskRef] = set()
         self._fresh = Fresh()
         self._summaries = Summaries()
-        self._wakes = Wakes()
+        self._wakes = SharedDelays()
 
     @property
     def tasks(self) -> int:
         """How many different tasks are waited for."""
         return len(self._waiters)
 
-    def wanted(self, ref: TaskRef) -> list[Pending]:
+    def wanted(self, ref: TaskRef) -> list[PendingTask]:
         """Return those who wait for a task."""
         return self._waiters.of(ref.kind, ref.id)
 
-    def seen(self, ref: TaskRef) -> Pending | None:
+    def seen(self, ref: TaskRef) -> PendingTask | None:
         """Return somebody who waits for a task and has been told of it, if there is one."""
         return self._waiters.told(ref.kind, ref.id)
 
-    def next_of(self, kind: Kind, ref: TaskRef | None) -> Pending | None:
+    def next_of(self, kind: Kind, ref: TaskRef | None) -> PendingTask | None:
         """Return what waits for its next look: a task, or one of a kind."""
         waiting = self.wanted(ref) if ref else (each for each in self._waiters if each.kind == kind)
-        later = (each for each in waiting if each.phase is Phase.LATER)
+        later = (each for each in waiting if each.phase is Phase.WAITING)
         return min(later, key=attrgetter("looked"), default=None)
 
-    def hasten(self, pending: Pending, now: float) -> None:
+    def hasten(self, pending: PendingTask, now: float) -> None:
         """Let what waits for its next look be due at once."""
         self._wake_at(pending, now)
 
-    def is_wanted(self, question: Question) -> bool:
+    def is_wanted(self, question: PollTarget) -> bool:
         """Say whether anybody still waits for what a question will tell."""
-        if isinstance(question, Leaf):
+        if isinstance(question, ListPage):
             return question.size > 0
         return question in self._waiters
 
@@ -85,7 +85,7 @@ class Schedule:
         """Take in that this client has started a task just now."""
         self._fresh.note(ref, now)
 
-    def add(self, pending: Pending) -> None:
+    def add(self, pending: PendingTask) -> None:
         """Take in a task. It is due at once, unless it was started by this client just now."""
         self._waiters.add(pending)
         self.count += 1
@@ -113,14 +113,14 @@ class Schedule:
                 elif when > pending.deadline:
                     self._run_out(pending, now)
                 elif self._holds(when, pending):
-                    self._enter(pending, Phase.LOOK)
+                    self._enter(pending, Phase.DUE)
                     (self._due.appendleft if pending.terms.is_urgent else self._due.append)(pending)
                     if now > when + GRACE:
                         late.add(pending)
         self._sweep()
 
-    def _run_out(self, pending: Pending, now: float) -> None:
-        if pending.phase is not Phase.SETTLED:
+    def _run_out(self, pending: PendingTask, now: float) -> None:
+        if pending.phase is not Phase.DONE:
             self._deliver(pending, cut_short(pending, now))
 
     @property
@@ -131,7 +131,7 @@ class Schedule:
             self._resume_walks()
         return bool(self._due)
 
-    def take(self, now: float) -> Question | None:
+    def take(self, now: float) -> PollTarget | None:
         """Return what to ask now, a page or a task; it counts as asked from here.
 
         Of the pages that pay, the one that is worth most; or the task that has been due for
@@ -151,9 +151,9 @@ class Schedule:
         self._asked.add(head.ref)
         return head.ref
 
-    def put_back(self, question: Question) -> None:
+    def put_back(self, question: PollTarget) -> None:
         """Queue again what a question was to tell and did not."""
-        if isinstance(question, Leaf):
+        if isinstance(question, ListPage):
             if question.is_asked:
                 question.is_asked = False
                 self._requeue(question.present())
@@ -170,13 +170,13 @@ class Schedule:
         waiting = self.wanted(ref)
         for pending in waiting:
             self._take_in(pending, task, now, lead)
-            if pending.leaf is None and pending.phase is not Phase.SETTLED:
+            if pending.leaf is None and pending.phase is not Phase.DONE:
                 self.catalogues[ref.kind].walk.join(pending)
-        return any(pending.phase is Phase.REASON for pending in waiting)
+        return any(pending.phase is Phase.FETCHING_REASON for pending in waiting)
 
     def see_page(
         self,
-        leaf: Leaf,
+        leaf: ListPage,
         page: Page[MergeTask],
         following: Listing | None,
         *,
@@ -192,16 +192,16 @@ class Schedule:
         for task in page.data:
             waiting = self._waiters.of(leaf.kind, task.id)
             for pending in waiting:
-                answered += pending.phase is not Phase.REASON
+                answered += pending.phase is not Phase.FETCHING_REASON
                 self._take_in(pending, task, now, lead)
-                if pending.leaf is not target and pending.phase is not Phase.SETTLED:
+                if pending.leaf is not target and pending.phase is not Phase.DONE:
                     target.join(pending)
-            if waiting and waiting[0].phase is Phase.REASON:
+            if waiting and waiting[0].phase is Phase.FETCHING_REASON:
                 failures.append(waiting[0].ref)
-        self._after_page(leaf, following, now, lead, has_paid=answered >= PAYS)
+        self._after_page(leaf, following, now, lead, has_paid=answered >= MIN_DUE)
         return failures
 
-    def refuse(self, leaf: Leaf, now: float) -> None:
+    def refuse(self, leaf: ListPage, now: float) -> None:
         """Take in that a page was refused: its tasks are asked for by themselves."""
         leaf.is_asked = False
         catalogue = self.catalogues[leaf.kind]
@@ -223,7 +223,7 @@ class Schedule:
     def explain(self, ref: TaskRef, reason: str | None, now: float) -> None:
         """Settle a failed task, with the server's reason if it gave one."""
         for pending in self.wanted(ref):
-            if pending.phase is Phase.REASON:
+            if pending.phase is Phase.FETCHING_REASON:
                 self._deliver(pending, failed(pending, reason, now))
 
     def give_up(self, ref: TaskRef, error: AffinityError, now: float) -> None:
@@ -234,25 +234,27 @@ class Schedule:
     def give_up_all(self, state: OutcomeState, now: float, error: AffinityError) -> None:
         """Settle everything, because nothing more can be learned of anything."""
         for pending in list(self._waiters):
-            is_known = pending.phase is Phase.REASON
+            is_known = pending.phase is Phase.FETCHING_REASON
             end = cut_short(pending, now) if is_known else outcome(pending, state, now, error)
             self._deliver(pending, end)
 
-    def discard(self, pending: Pending) -> None:
+    def discard(self, pending: PendingTask) -> None:
         """Forget a task that nobody waits for any more."""
-        if pending.phase is Phase.SETTLED:
+        if pending.phase is Phase.DONE:
             return
         if pending.leaf is not None:
             pending.leaf.leave(pending)
-        pending.phase = Phase.SETTLED
+        pending.phase = Phase.DONE
         self.count -= 1
         self._waiters.remove(pending)
         self._sweep()
 
-    def _undecided(self, ref: TaskRef) -> list[Pending]:
-        return [pending for pending in self.wanted(ref) if pending.phase is not Phase.REASON]
+    def _undecided(self, ref: TaskRef) -> list[PendingTask]:
+        return [
+            pending for pending in self.wanted(ref) if pending.phase is not Phase.FETCHING_REASON
+        ]
 
-    def _page_of(self, pending: Pending, now: float) -> Leaf | None:
+    def _page_of(self, pending: PendingTask, now: float) -> ListPage | None:
         leaf = pending.leaf
         if leaf is None or self.catalogues[pending.kind].is_resting(now):
             return None
@@ -262,10 +264,10 @@ class Schedule:
         # Whoever is passed over here is queued again when the answer that is under way fails.
         while self._due:
             head = self._due[0]
-            if head.phase is Phase.LOOK:
+            if head.phase is Phase.DUE:
                 if not (head.leaf and head.leaf.is_asked) and head.ref not in self._asked:
                     return
-                head.phase = Phase.ASKED
+                head.phase = Phase.IN_FLIGHT
             self._due.popleft()
 
     def _resume_walks(self) -> None:
@@ -276,22 +278,22 @@ class Schedule:
                 self._requeue(catalogue.walk.present())
         self._skip_asked()
 
-    def _requeue(self, waiting: Iterable[Pending]) -> None:
+    def _requeue(self, waiting: Iterable[PendingTask]) -> None:
         for pending in waiting:
-            if pending.phase is Phase.ASKED:
-                pending.phase = Phase.LOOK
+            if pending.phase is Phase.IN_FLIGHT:
+                pending.phase = Phase.DUE
                 self._due.append(pending)
 
     def _after_page(
-        self, leaf: Leaf, following: Listing | None, now: float, lead: float, *, has_paid: bool
+        self, leaf: ListPage, following: Listing | None, now: float, lead: float, *, has_paid: bool
     ) -> None:
         catalogue = self.catalogues[leaf.kind]
         if leaf is not catalogue.walk:
             unseen = [pending for pending in leaf.present() if pending.is_due]
             self._to_walk(leaf, unseen)
         else:
-            below = catalogue.below(PAYS)
-            if catalogue.step(following, has_paid=has_paid and len(below) >= PAYS):
+            below = catalogue.below(MIN_DUE)
+            if catalogue.step(following, has_paid=has_paid and len(below) >= MIN_DUE):
                 # One of them is enough to keep the walk going.
                 self._requeue(below[:1])
                 return
@@ -299,7 +301,7 @@ class Schedule:
         if has_paid or unseen:
             catalogue.note(now, has_paid=has_paid)
 
-    def _to_walk(self, leaf: Leaf, unseen: list[Pending]) -> None:
+    def _to_walk(self, leaf: ListPage, unseen: list[PendingTask]) -> None:
         catalogue = self.catalogues[leaf.kind]
         for pending in unseen:
             catalogue.walk.join(pending)
@@ -307,7 +309,7 @@ class Schedule:
         if not leaf.size:
             catalogue.close(leaf)
 
-    def _end_walk(self, catalogue: Catalogue, now: float, lead: float) -> list[Pending]:
+    def _end_walk(self, catalogue: TaskList, now: float, lead: float) -> list[PendingTask]:
         # The list may lag: a task that was started just now is given time to appear in it, unless
         # somebody waits for just this one.
         catalogue.walk.members = catalogue.walk.present()
@@ -324,17 +326,17 @@ class Schedule:
         self._requeue(catalogue.walk.present())
         return late
 
-    def _may_wait(self, pending: Pending, now: float) -> bool:
+    def _may_wait(self, pending: PendingTask, now: float) -> bool:
         return self._fresh.has(pending.ref, now) and not pending.terms.is_urgent
 
-    def _skip_first_look(self, pending: Pending) -> None:
+    def _skip_first_look(self, pending: PendingTask) -> None:
         # Tasks that end before the second look are rare, or were so far; if that changes, such a
         # task is noticed one interval late.
-        if pending.phase is Phase.LATER and self._early < _EARLY_SHARE * self._ended:
+        if pending.phase is Phase.WAITING and self._early < _EARLY_SHARE * self._ended:
             self._look_later(pending, pending.wake, 0.0)
 
-    def _take_in(self, pending: Pending, task: MergeTask, now: float, lead: float) -> None:
-        if pending.phase is Phase.REASON:
+    def _take_in(self, pending: PendingTask, task: MergeTask, now: float, lead: float) -> None:
+        if pending.phase is Phase.FETCHING_REASON:
             return
         pending.status = task.status
         pending.summary = self._summaries.shared(task.results_summary)
@@ -350,18 +352,18 @@ class Schedule:
                 self._early += pending.polls <= 1
                 self._deliver(pending, outcome(pending, OutcomeState.SUCCESS, now, None))
             case OutcomeState.FAILED:
-                self._enter(pending, Phase.REASON)
+                self._enter(pending, Phase.FETCHING_REASON)
             case OutcomeState.UNKNOWN:  # pragma: no branch - there is no other
                 error = UnknownStatusError(pending.url, task)
                 self._deliver(pending, outcome(pending, OutcomeState.UNKNOWN, now, error))
 
-    def _look_later(self, pending: Pending, now: float, lead: float) -> None:
+    def _look_later(self, pending: PendingTask, now: float, lead: float) -> None:
         # The look that others needed is not the last one of a task that waits for its own.
         if (pending.is_last_look and pending.is_due) or now >= pending.deadline:
             self._deliver(pending, cut_short(pending, now))
             return
         # The looks of others bring news, but must not make this wait any slower.
-        if pending.phase is not Phase.LATER or not pending.polls:
+        if pending.phase is not Phase.WAITING or not pending.polls:
             pending.looks += 1
         try:
             wake = self._wakes.of(pending, now)
@@ -371,31 +373,31 @@ class Schedule:
         last_look = max(pending.deadline - lead, now)
         pending.is_last_look = wake >= last_look
         when = min(wake, last_look)
-        is_set = pending.phase is Phase.LATER and pending.wake == when
-        self._enter(pending, Phase.LATER)
+        is_set = pending.phase is Phase.WAITING and pending.wake == when
+        self._enter(pending, Phase.WAITING)
         pending.looked = now
         # The looks of others leave a last look where it is: it needs no second entry.
         if not is_set:
             self._wake_at(pending, when)
 
-    def _enter(self, pending: Pending, phase: Phase) -> None:
+    def _enter(self, pending: PendingTask, phase: Phase) -> None:
         was_due, pending.phase = pending.is_due, phase
         change = pending.is_due - was_due
         if change and pending.leaf is not None:
             pending.leaf.weigh(pending, change)
 
-    def _deliver(self, pending: Pending, end: Outcome) -> None:
+    def _deliver(self, pending: PendingTask, end: Outcome) -> None:
         self.discard(pending)
         pending.terms.deliver(pending, end)
 
-    def _wake_at(self, pending: Pending, when: float) -> None:
+    def _wake_at(self, pending: PendingTask, when: float) -> None:
         pending.wake = when
         self._timetable.put(when, pending)
 
-    def _holds(self, when: float, pending: Pending) -> bool:
+    def _holds(self, when: float, pending: PendingTask) -> bool:
         if when > pending.deadline:
-            return pending.phase is not Phase.SETTLED
-        return pending.phase is Phase.LATER and pending.wake == when
+            return pending.phase is not Phase.DONE
+        return pending.phase is Phase.WAITING and pending.wake == when
 
     def _sweep(self) -> None:
         # Entries are left behind where they lie; now and then they are swept out together.

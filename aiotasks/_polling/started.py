@@ -5,7 +5,7 @@ from typing import Final
 
 from aiotasks._http.urls import TaskRef
 
-from .webhooks import Hint
+from .webhooks import WebhookHint
 
 
 VISIBILITY: Final = 30.0
@@ -44,16 +44,16 @@ class Hints:
     """Which task a hint is about, and whether it may be followed now."""
 
     def __init__(self) -> None:
-        self._tasks: dict[Hint, TaskRef] = {}
+        self._tasks: dict[WebhookHint, TaskRef] = {}
         self._followed_at = float("-inf")
 
     def note(self, ref: TaskRef, duplicate_id: int) -> None:
         """Remember what a task merges away."""
-        self._tasks[Hint(ref.kind, duplicate_id)] = ref
+        self._tasks[WebhookHint(ref.kind, duplicate_id)] = ref
         if len(self._tasks) > KEPT:
             del self._tasks[next(iter(self._tasks))]
 
-    def task_of(self, hint: Hint) -> TaskRef | None:
+    def task_of(self, hint: WebhookHint) -> TaskRef | None:
         """Return the task that a hint is about, if this client has started it."""
         return self._tasks.get(hint)
 

@@ -2,7 +2,7 @@
 
 A page answers a hundred tasks for the price of one. New tasks are found by walking down a list
 from its newest page. Links to further pages are anchored at a task, so a page that was found once
-can be asked for again without the walk: such a page is a ``Leaf``. Only what a page shows counts,
+can be asked for again without the walk: such a page is a ``ListPage``. Only what a page shows counts,
 so a wrong guess costs a call and nothing else.
 """
 
@@ -12,7 +12,7 @@ from itertools import islice
 from aiotasks._http.wire import Page, Request, list_tasks
 from aiotasks.models import Kind, MergeTask
 
-from .pending import PAYS, Leaf, Pending
+from .pending import MIN_DUE, ListPage, PendingTask
 
 
 _log = logging.getLogger("aiotasks")
@@ -23,7 +23,7 @@ _FIRST_REST = 60.0
 _LONGEST_REST = 900.0
 
 
-class Catalogue:
+class TaskList:
     """What is known of one kind's list: the walk from its newest page, and the leaves below.
 
     The walk holds the tasks that were not seen on a page yet, and those on the newest page, which
@@ -31,8 +31,8 @@ class Catalogue:
     """
 
     def __init__(self, kind: Kind) -> None:
-        self.walk = Leaf(kind, list_tasks(kind), 0.0)
-        self.leaves: list[Leaf] = []
+        self.walk = ListPage(kind, list_tasks(kind), 0.0)
+        self.leaves: list[ListPage] = []
         self._first = self.walk.request
         self.began = 0.0
         self._unpaid = 0
@@ -43,29 +43,29 @@ class Catalogue:
         """Say whether the list is left alone for a while."""
         return now < self._rests_until
 
-    def best(self, now: float) -> Leaf | None:
+    def best(self, now: float) -> ListPage | None:
         """Return the page that is most worth a look, if any pays."""
         if self.is_resting(now):
             return None
         paying = [
-            leaf for leaf in (self.walk, *self.leaves) if leaf.due >= PAYS and not leaf.is_asked
+            leaf for leaf in (self.walk, *self.leaves) if leaf.due >= MIN_DUE and not leaf.is_asked
         ]
         return max(paying, key=lambda leaf: leaf.value(now), default=None)
 
-    def opened(self, leaf: Leaf, now: float) -> Leaf:
+    def opened(self, leaf: ListPage, now: float) -> ListPage:
         """Return where the tasks are to be put that a look at ``leaf`` shows."""
         if leaf is not self.walk:
             return leaf
         if leaf.request == self._first:
             self.began = now
             return leaf
-        found = Leaf(leaf.kind, leaf.request, now)
+        found = ListPage(leaf.kind, leaf.request, now)
         # Those that emptied without a look at them go here.
         self.leaves = [other for other in self.leaves if other.size or other.is_asked]
         self.leaves.append(found)
         return found
 
-    def below(self, most: int | None = None) -> list[Pending]:
+    def below(self, most: int | None = None) -> list[PendingTask]:
         """Return the due tasks that the walk has yet to find.
 
         What was looked at since the walk began, or added since then, stands above.
@@ -76,7 +76,7 @@ class Catalogue:
         found = (p for p in due if (p.looked, p.polls) < began)
         return list(islice(found, most))
 
-    def close(self, leaf: Leaf) -> None:
+    def close(self, leaf: ListPage) -> None:
         """Forget a page on which nothing is pending."""
         if leaf is not self.walk and leaf in self.leaves:
             self.leaves.remove(leaf)

@@ -6,10 +6,10 @@ from collections.abc import Callable, Iterator
 
 from aiotasks.backoff import poll_delay
 
-from .pending import Pending
+from .pending import PendingTask
 
 
-class Timetable:
+class WakeQueue:
     """Rows of tasks that wake at the same moment.
 
     Tasks that were seen on one page wake together, so that a row costs little more than one task.
@@ -19,7 +19,7 @@ class Timetable:
 
     def __init__(self) -> None:
         # A task that wakes alone has no row of its own: a hundred thousand lists weigh.
-        self._rows: dict[float, Pending | list[Pending]] = {}
+        self._rows: dict[float, PendingTask | list[PendingTask]] = {}
         self._times: list[float] = []
         self._entries = 0
 
@@ -31,7 +31,7 @@ class Timetable:
         """The time of the first row; infinite if there is none."""
         return self._times[0] if self._times else math.inf
 
-    def put(self, when: float, pending: Pending) -> None:
+    def put(self, when: float, pending: PendingTask) -> None:
         """Wake a task at a time; never, if that is infinite."""
         if when == math.inf:
             return
@@ -39,13 +39,13 @@ class Timetable:
         if row is None:
             self._rows[when] = pending
             heapq.heappush(self._times, when)
-        elif isinstance(row, Pending):
+        elif isinstance(row, PendingTask):
             self._rows[when] = [row, pending]
         else:
             row.append(pending)
         self._entries += 1
 
-    def pop(self, now: float) -> Iterator[tuple[float, list[Pending]]]:
+    def pop(self, now: float) -> Iterator[tuple[float, list[PendingTask]]]:
         """Take out the rows up to ``now``, one after the other."""
         while self.next <= now:
             when = heapq.heappop(self._times)
@@ -53,7 +53,7 @@ class Timetable:
             self._entries -= len(row)
             yield when, row
 
-    def sweep(self, holds: Callable[[float, Pending], bool]) -> None:
+    def sweep(self, holds: Callable[[float, PendingTask], bool]) -> None:
         """Throw out the entries that hold no more."""
         before, self._rows, self._times, self._entries = self._rows, {}, [], 0
         for when, row in before.items():
@@ -62,11 +62,11 @@ class Timetable:
                     self.put(when, pending)
 
 
-def _all(row: Pending | list[Pending]) -> list[Pending]:
-    return [row] if isinstance(row, Pending) else row
+def _all(row: PendingTask | list[PendingTask]) -> list[PendingTask]:
+    return [row] if isinstance(row, PendingTask) else row
 
 
-class Wakes:
+class SharedDelays:
     """Tasks that were looked at together stay together: one draw of the jitter for all."""
 
     def __init__(self) -> None:
@@ -76,7 +76,7 @@ class Wakes:
         """Begin with the next answer."""
         self._drawn.clear()
 
-    def of(self, pending: Pending, now: float) -> float:
+    def of(self, pending: PendingTask, now: float) -> float:
         """Return when a task that was looked at now is to be looked at next.
 
         Raises:

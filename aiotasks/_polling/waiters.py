@@ -6,14 +6,14 @@ from typing import get_args
 from aiotasks._http.urls import TaskRef
 from aiotasks.models import Kind
 
-from .pending import Pending
+from .pending import PendingTask
 
 
 class Waiters:
     """All pending tasks by their names; who waits for the same task is chained as twins."""
 
     def __init__(self) -> None:
-        self._first: dict[Kind, dict[str, Pending]] = {kind: {} for kind in get_args(Kind)}
+        self._first: dict[Kind, dict[str, PendingTask]] = {kind: {} for kind in get_args(Kind)}
 
     def __len__(self) -> int:
         """How many different tasks are waited for."""
@@ -22,29 +22,29 @@ class Waiters:
     def __contains__(self, ref: TaskRef) -> bool:
         return ref.id in self._first[ref.kind]
 
-    def __iter__(self) -> Iterator[Pending]:
+    def __iter__(self) -> Iterator[PendingTask]:
         for known in self._first.values():
             for first in known.values():
                 yield from _chain(first)
 
-    def of(self, kind: Kind, task_id: str) -> list[Pending]:
+    def of(self, kind: Kind, task_id: str) -> list[PendingTask]:
         """Return those who wait for a task."""
         first = self._first[kind].get(task_id)
         # Most of what a page shows may be other people's.
         return [] if first is None else list(_chain(first))
 
-    def told(self, kind: Kind, task_id: str) -> Pending | None:
+    def told(self, kind: Kind, task_id: str) -> PendingTask | None:
         """Return the first of them who has been told anything."""
         waiting = _chain(self._first[kind].get(task_id))
         return next((pending for pending in waiting if pending.polls), None)
 
-    def add(self, pending: Pending) -> None:
+    def add(self, pending: PendingTask) -> None:
         """Take in one more."""
         known = self._first[pending.kind]
         pending.twin = known.get(pending.id)
         known[pending.id] = pending
 
-    def remove(self, pending: Pending) -> None:
+    def remove(self, pending: PendingTask) -> None:
         """Let one go."""
         known = self._first[pending.kind]
         # Outcomes are delivered from the first on: thousands who wait for one task leave at once.
@@ -58,7 +58,7 @@ class Waiters:
             known[pending.id] = rest[0]
 
 
-def _chain(pending: Pending | None) -> Iterator[Pending]:
+def _chain(pending: PendingTask | None) -> Iterator[PendingTask]:
     while pending is not None:
         following = pending.twin
         yield pending

@@ -11,7 +11,7 @@ from aiotasks.backoff import Backoff
 from aiotasks.errors import ClosedError, ConfigurationError
 from aiotasks.outcomes import Outcome, OutcomeState
 
-from .pending import Pending, Phase, Terms, cut_short
+from .pending import PendingTask, Phase, WaitOptions, cut_short
 from .poller import Poller
 
 
@@ -38,8 +38,8 @@ class Watch:
     ) -> None:
         self._poller = poller
         self._urls = urls
-        self._terms = Terms(timeout, backoff, self._deliver, is_urgent)
-        self._pending: list[Pending] = []
+        self._terms = WaitOptions(timeout, backoff, self._deliver, is_urgent)
+        self._pending: list[PendingTask] = []
         self._left = 0
         self._outcomes: deque[tuple[int, Outcome]] = deque()
         self._changed = asyncio.Event()
@@ -133,15 +133,15 @@ class Watch:
         except ConfigurationError as error:
             self._emit(index, Outcome(url=url, state=OutcomeState.UNKNOWN, error=error))
             return
-        pending = Pending(ref, url, self._terms, now=now, index=index)
+        pending = PendingTask(ref, url, self._terms, now=now, index=index)
         self._poller.add(pending)
         self._left += 1
         self._pending.append(pending)
         if len(self._pending) > 2 * self._left + _SETTLED_KEPT:
             self._pending = self._present()
 
-    def _present(self) -> list[Pending]:
-        return [pending for pending in self._pending if pending.phase is not Phase.SETTLED]
+    def _present(self) -> list[PendingTask]:
+        return [pending for pending in self._pending if pending.phase is not Phase.DONE]
 
     def _forget(self) -> None:
         self._is_open = False
@@ -151,7 +151,7 @@ class Watch:
         self._left = 0
         self._changed.set()
 
-    def _deliver(self, pending: Pending, outcome: Outcome) -> None:
+    def _deliver(self, pending: PendingTask, outcome: Outcome) -> None:
         self._left -= 1
         self._emit(pending.index, outcome)
 

@@ -12,7 +12,7 @@ _LARGEST = 1024 * 1024
 _KIND_OF: Mapping[str, Kind] = {"organization.merged": "company", "person.merged": "person"}
 
 
-class Hint(NamedTuple):
+class WebhookHint(NamedTuple):
     """What was merged away, as somebody says."""
 
     kind: Kind
@@ -37,7 +37,7 @@ class _Event(msgspec.Struct):
 _EVENT = msgspec.json.Decoder(_Event)
 
 
-def read_hint(payload: object) -> Hint | None:
+def read_hint(payload: object) -> WebhookHint | None:
     """Read a webhook's body: as it came, or parsed already. Whatever else it is counts for nothing."""
     try:
         if isinstance(payload, bytes | bytearray | str):
@@ -50,5 +50,5 @@ def read_hint(payload: object) -> Hint | None:
         return None
     kind, body = _KIND_OF[event.type], event.body
     if kind == "person":
-        return Hint(kind, body.removed_person.id)
-    return Hint(kind, body.removed_company.id or body.removed_organization.id)
+        return WebhookHint(kind, body.removed_person.id)
+    return WebhookHint(kind, body.removed_company.id or body.removed_organization.id)

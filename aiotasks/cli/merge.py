@@ -46,7 +46,7 @@ from .options import (
     MaxFailureRate,
     MaxOpen,
     Page,
-    Pairs,
+    PairsFile,
     PollInterval,
     Protect,
     RetryFailed,
@@ -55,7 +55,7 @@ from .options import (
     settings_of,
 )
 from .output import say
-from .progress import JobScreen
+from .progress import JobProgressBar
 from .serve import page_beside
 
 
@@ -83,7 +83,7 @@ class _Terms(TypedDict):
 
 @commands.command(epilog=EXIT_CODES)
 def plan(
-    pairs: Pairs,
+    pairs: PairsFile,
     *,
     kind: KindOption,
     on_conflict: Conflicts = "refuse",
@@ -109,7 +109,7 @@ def plan(
 
 @commands.command(epilog=EXIT_CODES)
 def merge(
-    pairs: Pairs,
+    pairs: PairsFile,
     *,
     kind: KindOption,
     ledger: Annotated[
@@ -298,7 +298,7 @@ async def _work(
 ) -> Exit:
     async with Ledger(path) as ledger, Client.from_env(**settings) as client:
         stop = asyncio.Event()
-        screen = JobScreen()
+        screen = JobProgressBar()
         with screen, _interruptible(stop, terms["grace"]):
             try:
                 async with _shown(screen, client, path, stop, is_page=is_page) as show:
@@ -319,7 +319,7 @@ async def _work(
 
 
 def _shown(
-    screen: JobScreen, client: Client, path: Path, stop: asyncio.Event, *, is_page: bool
+    screen: JobProgressBar, client: Client, path: Path, stop: asyncio.Event, *, is_page: bool
 ) -> AbstractAsyncContextManager[Callable[[JobProgress], object]]:
     if not is_page:
         return nullcontext(screen.show)

@@ -12,7 +12,7 @@ from aiotasks.models import Kind
 from .command import fail
 
 
-Pairs = Annotated[
+PairsFile = Annotated[
     Path,
     typer.Argument(
         metavar="PAIRS",

@@ -21,7 +21,7 @@ _MOST_PROBLEMS = 10
 errors_console = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
 
 
-class Tally:
+class OutcomeSummary:
     """Counts outcomes, and keeps what is to be said of them at the end."""
 
     def __init__(self, places: Mapping[str, str] | None = None) -> None:

@@ -22,7 +22,7 @@ _CUT_OFF = (
 )
 
 
-class JobScreen:
+class JobProgressBar:
     """Shows a job's progress; the job calls it.
 
     On a terminal it is drawn by the event loop: rich's own refreshing would leave a thread behind.
@@ -108,7 +108,7 @@ def _month(progress: JobProgress) -> str:
 _REFRESH = 0.25
 
 
-class Screen:
+class WaitProgressBar:
     """A line of progress on standard error, if that is a terminal.
 
     It is drawn by the event loop: rich's own refreshing would leave a thread behind.

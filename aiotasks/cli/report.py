@@ -13,7 +13,7 @@ from aiotasks._text import printable
 from aiotasks.client import Client
 from aiotasks.dedupe import JobInfo, Ledger, LedgerReader, PairState, report_lines, snapshot_lines
 from aiotasks.dedupe._preview import service_of
-from aiotasks.dedupe.ledger.holder import present_holder
+from aiotasks.dedupe.ledger.holder import live_holder
 from aiotasks.dedupe.report import ReportFormat, csv_line
 from aiotasks.errors import LedgerError
 from aiotasks.models import Kind
@@ -86,7 +86,7 @@ async def _status(path: Path) -> Exit:
     async with Ledger.reading(path) as ledger:
         totals = await ledger.totals()
         notes = await ledger.notes()
-        holder = present_holder(ledger.holder, host=socket.gethostname())
+        holder = live_holder(ledger.holder, host=socket.gethostname())
         for line in job_text.status(_job(ledger), totals, notes, holder):
             typer.echo(line)
     typer.echo(job_text.counted(totals))

@@ -15,8 +15,8 @@ from aiotasks.sandbox import Sandbox
 
 from .command import fail, run_command
 from .exit_codes import EXIT_CODES, Exit
-from .output import Tally, say
-from .progress import Screen
+from .output import OutcomeSummary, say
+from .progress import WaitProgressBar
 
 
 commands = typer.Typer()
@@ -108,14 +108,14 @@ async def _demo(merges: int) -> Exit:
             (found.primary_profile.id, found.duplicate_profiles[0].id)
             async for found in client.companies.suggestions()
         ][:merges]
-        with Screen("Starting merges", len(pairs), client) as screen:
+        with WaitProgressBar("Starting merges", len(pairs), client) as screen:
             async with asyncio.TaskGroup() as group:
                 starts = [group.create_task(client.companies.merge(*pair)) for pair in pairs]
                 for start in starts:
                     start.add_done_callback(lambda _: screen.advance())
         say(f"{len(pairs)} merges are under way, {now() - started:.1f} s after the start.")
-        tally = Tally()
-        with Screen("Waiting", len(pairs), client) as screen:
+        tally = OutcomeSummary()
+        with WaitProgressBar("Waiting", len(pairs), client) as screen:
 
             def show(progress: WaitProgress) -> None:
                 tally.add(progress.outcome)
@@ -126,7 +126,7 @@ async def _demo(merges: int) -> Exit:
     return Exit.SUCCEEDED
 
 
-def _summarise(tally: "Tally", merges: int, quota: Quota, seconds: float) -> None:
+def _summarise(tally: "OutcomeSummary", merges: int, quota: Quota, seconds: float) -> None:
     typer.echo(f"\n{merges} duplicates in {seconds:.1f} s: {tally.counted()}")
     for reason, count in tally.reasons.most_common():
         typer.echo(f"  {count:>4} failed: {reason}")

@@ -15,8 +15,8 @@ from aiotasks.outcomes import OutcomeState
 from .command import fail, run_command
 from .exit_codes import EXIT_CODES, EXIT_OF_STATE, Exit
 from .options import ApiVersion, BaseUrl, settings_of
-from .output import Tally, print_line, print_outcome, print_task
-from .progress import Screen
+from .output import OutcomeSummary, print_line, print_outcome, print_task
+from .progress import WaitProgressBar
 
 
 _LIMITS = ("limit", "remaining", "reset", "org_limit", "org_remaining", "org_reset")
@@ -74,13 +74,13 @@ def quota(*, base_url: BaseUrl = None, api_version: ApiVersion = None) -> None:
 
 
 async def _wait(given: list["_Given"], terms: "_Terms", settings: dict[str, str]) -> Exit:
-    tally = Tally({item.url: item.place for item in given})
+    tally = OutcomeSummary({item.url: item.place for item in given})
     async with (
         Client.from_env(**settings) as client,
         client.tasks.watch([item.url for item in given], **terms) as watch,
     ):
         try:
-            with Screen("Waiting", len(given), client) as screen:
+            with WaitProgressBar("Waiting", len(given), client) as screen:
                 async for outcome in watch:
                     print_outcome(outcome)
                     tally.add(outcome)

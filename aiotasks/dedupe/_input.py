@@ -54,7 +54,7 @@ class Problem(NamedTuple):
     text: str
 
 
-class Pairs(NamedTuple):
+class ParsedPairs(NamedTuple):
     """What an input holds: the rows that can be read, and the problems with the others."""
 
     source: Source
@@ -64,10 +64,10 @@ class Pairs(NamedTuple):
     problems: Sequence[Problem]
 
 
-def read_pairs(chunks: Iterable[bytes], *, kind: Kind, source: str) -> Pairs:
+def read_pairs(chunks: Iterable[bytes], *, kind: Kind, source: str) -> ParsedPairs:
     """Read CSV or JSON lines, given line by line as a binary file gives them."""
-    lines = _Lines(chunks, Source(source))
-    reader = _Reader(lines, kind)
+    lines = InputLines(chunks, Source(source))
+    reader = PairParser(lines, kind)
     reader.read()
     return reader.pairs()
 
@@ -78,7 +78,7 @@ def read_ids(chunks: Iterable[bytes], *, source: str) -> frozenset[int]:
     Raises:
         PlanError: with all problems, when a line is none of these.
     """
-    lines = _Lines(chunks, Source(source))
+    lines = InputLines(chunks, Source(source))
     ids, problems = set[int](), list[Problem]()
     for number, line in enumerate(lines, 1):
         text = line.partition("#")[0].strip()
@@ -103,7 +103,7 @@ def flaw_of_size(number: int) -> str | None:
     return f"is larger than any id ({MAX_ID})" if number > MAX_ID else None
 
 
-class _Lines:
+class InputLines:
     """The lines of an input as text, hashed while they are read.
 
     A program that cannot write UTF-8 writes many lines wrong, all with one remedy. So these are one
@@ -157,7 +157,7 @@ class _Lines:
         return [Problem(self._flaw.line, f"{self._flaw.text}{others}: {advice}")]
 
 
-class _Columns:
+class InputColumns:
     """What the cells of a row mean, by the names of the columns."""
 
     def __init__(self, names: Sequence[str], kind: Kind) -> None:
@@ -199,8 +199,8 @@ def _unique_names(names: Sequence[str], further: Iterable[int]) -> Iterator[tupl
         yield index, name
 
 
-class _Reader:
-    def __init__(self, lines: _Lines, kind: Kind) -> None:
+class PairParser:
+    def __init__(self, lines: InputLines, kind: Kind) -> None:
         self._lines = lines
         self._kind = kind
         self._is_json = False
@@ -227,18 +227,18 @@ class _Reader:
         else:
             self._read_csv(lines, self._delimiter(first))
 
-    def pairs(self) -> Pairs:
+    def pairs(self) -> ParsedPairs:
         source, digest = self._lines.source, self._lines.digest.hexdigest()
         problems = [*self._lines.problems, *self._problems]
         if not self._rows and not problems:
             hint = f"{source.name}: there is no pair in it: give at least one row with two ids"
             problems.append(Problem(0, hint))
-        return Pairs(source, digest, self._rows, tuple(self._columns), problems)
+        return ParsedPairs(source, digest, self._rows, tuple(self._columns), problems)
 
     def _note(self, line: int, text: str) -> None:
         self._problems.append(Problem(line, self._lines.source.at(line) + text))
 
-    def _label(self, columns: _Columns, index: int) -> str:
+    def _label(self, columns: InputColumns, index: int) -> str:
         name = shorten(columns.names[index])[1:-1]
         return name if self._is_json else f"column {index + 1} ({name})"
 
@@ -246,7 +246,7 @@ class _Reader:
         # Names may contain the other separators: what tells the ids apart is the right one.
         def fitness(delimiter: str) -> tuple[int, int]:
             names = next(csv.reader([header[:_LONGEST]], delimiter=delimiter))
-            return len(_Columns(names, self._kind).ids), len(names)
+            return len(InputColumns(names, self._kind).ids), len(names)
 
         return max(_DELIMITERS, key=fitness)
 
@@ -255,7 +255,7 @@ class _Reader:
         line, header = next(rows, (0, list[str]()))
         if not header or self._problems:
             return
-        columns = _Columns([name.strip() for name in header], self._kind)
+        columns = InputColumns([name.strip() for name in header], self._kind)
         flaws = [*columns.flaws, *_flaws_of_header(columns, delimiter)]
         for flaw in flaws:
             self._note(line, f": {flaw}")
@@ -288,7 +288,7 @@ class _Reader:
                 yield line, cells
 
     def _read_json(self, lines: Iterable[str]) -> None:
-        columns = _Columns((), self._kind)
+        columns = InputColumns((), self._kind)
         for line, text in enumerate(lines, 1):
             if not text.strip():
                 continue
@@ -298,14 +298,14 @@ class _Reader:
                 continue
             # Nearly always a line has the names of the line before.
             if tuple(cells) != columns.names:
-                columns = _Columns(tuple(cells), self._kind)
+                columns = InputColumns(tuple(cells), self._kind)
             for flaw in columns.flaws:
                 self._note(line, f": {flaw}")
             if not columns.flaws:
                 self._columns.update((name, None) for _, name in columns.further)
                 self._add(line, columns, list(cells.values()))
 
-    def _add(self, line: int, columns: _Columns, cells: Sequence[str]) -> None:
+    def _add(self, line: int, columns: InputColumns, cells: Sequence[str]) -> None:
         ids: list[int] = []
         for role in _ROLES:
             index = columns.ids.get(role)
@@ -343,7 +343,7 @@ def _id_of(text: str) -> int | str:
     return int(short) if flaw is None else f"{shorten(digits)} {flaw}"
 
 
-def _flaws_of_header(columns: _Columns, delimiter: str) -> list[str]:
+def _flaws_of_header(columns: InputColumns, delimiter: str) -> list[str]:
     missing = columns.missing
     if not missing:
         return []

@@ -12,7 +12,7 @@ from aiotasks.client import Client
 from aiotasks.errors import MergedEntityError, NotFoundError
 from aiotasks.models import Kind, Record
 
-from ._taskgroups import plain_errors
+from ._taskgroups import unwrap_errors
 from .models import PairState, PlannedMerge, Transition
 from .plan import Plan
 
@@ -114,7 +114,7 @@ async def _in_parallel(work: Any, items: Iterator[Any]) -> None:
         for item in items:
             await work(item)
 
-    with plain_errors():
+    with unwrap_errors():
         async with asyncio.TaskGroup() as group:
             for _ in range(_READERS):
                 _ = group.create_task(reader())

@@ -5,7 +5,7 @@ from contextlib import contextmanager
 
 
 @contextmanager
-def plain_errors() -> Iterator[None]:
+def unwrap_errors() -> Iterator[None]:
     """Raise the first error of a group as itself: what a group did inside is nobody's affair."""
     try:
         yield

@@ -21,9 +21,9 @@ from aiotasks.errors import (
 from . import _preview
 from ._preview import Preview, service_of
 from ._progress import OnEvent, OnProgress
-from ._run.queue import Board
-from ._run.run import Terms, Work
-from ._taskgroups import plain_errors
+from ._run.queue import MergeQueue
+from ._run.run import JobRun, Terms
+from ._taskgroups import unwrap_errors
 from .ledger import Ledger
 from .models import JobInfo, Pair, PairState, StopReason, Transition
 from .plan import Plan
@@ -204,7 +204,7 @@ async def _go_on(
     totals = await ledger.totals()
     board = await _board(ledger, pairs, terms)
     async with client.tasks.watch(timeout=None, poll_interval=terms.poll_interval) as watch:
-        work = Work(
+        work = JobRun(
             client,
             ledger,
             watch,
@@ -251,7 +251,7 @@ def _job_of(ledger: Ledger, client: Client) -> JobInfo:
 
 async def _plan_again(ledger: Ledger, at: float) -> None:
     failed = await ledger.pairs(*_AGAIN)
-    with plain_errors():
+    with unwrap_errors():
         async with asyncio.TaskGroup() as group:
             for pair in failed:
                 if pair.is_planned:
@@ -279,12 +279,12 @@ async def _newest(client: Client, job: JobInfo) -> str:
     return ""
 
 
-async def _board(ledger: Ledger, pairs: list[Pair], terms: Terms) -> Board:
+async def _board(ledger: Ledger, pairs: list[Pair], terms: Terms) -> MergeQueue:
     was_stopped = (await ledger.notes()).get("stopped") == StopReason.FAILURES
     # What had been merged before this job has tried nothing.
     tried = [pair for pair in await ledger.pairs(PairState.SUCCEEDED) if pair.task_url is not None]
     is_tried = len(tried) >= terms.canary and not was_stopped
-    return Board(
+    return MergeQueue(
         [pair for pair in pairs if pair.state is PairState.PLANNED],
         _open_of(pairs),
         max_open=terms.max_open,

@@ -15,7 +15,7 @@ from aiotasks._checks import reject, shorten
 from aiotasks.errors import PlanError
 from aiotasks.models import Kind
 
-from ._input import Pairs, Problem, Source, flaw_of_size, read_pairs, sentences
+from ._input import ParsedPairs, Problem, Source, flaw_of_size, read_pairs, sentences
 from ._planner import Planner, PlanRules, plan_rules
 from .models import OnConflict, PlannedMerge, Rewrite, Row, SkippedRow
 
@@ -128,7 +128,7 @@ class Plan(Struct, frozen=True, kw_only=True):
         return cls._of(plan_rules(kind, on_conflict, protect, max_cluster), _numbered(pairs))
 
     @classmethod
-    def _of(cls, rules: PlanRules, pairs: Pairs) -> Self:
+    def _of(cls, rules: PlanRules, pairs: ParsedPairs) -> Self:
         planner = Planner(pairs.source, rules)
         planner.understand(pairs.rows)
         problems = [*pairs.problems]
@@ -186,7 +186,7 @@ class Plan(Struct, frozen=True, kw_only=True):
         )
 
 
-def _numbered(pairs: Iterable[tuple[int, int]]) -> Pairs:
+def _numbered(pairs: Iterable[tuple[int, int]]) -> ParsedPairs:
     source = Source("the pairs", "pair")
     rows, problems = list[Row](), list[Problem]()
     for number, pair in enumerate(pairs, 1):
@@ -197,7 +197,7 @@ def _numbered(pairs: Iterable[tuple[int, int]]) -> Pairs:
     if not rows and not problems:
         problems.append(Problem(0, "There is no pair: give at least one."))
     text = "".join(f"{row.primary_id},{row.duplicate_id}\n" for row in rows)
-    return Pairs(source, sha256(text.encode()).hexdigest(), rows, (), problems)
+    return ParsedPairs(source, sha256(text.encode()).hexdigest(), rows, (), problems)
 
 
 def _flaws_of(pair: object) -> list[str]:

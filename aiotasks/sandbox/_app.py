@@ -12,11 +12,11 @@ from aiotasks.sandbox._limits import Cause, Limits
 from aiotasks.sandbox._pages import Page, cut
 from aiotasks.sandbox._records import COMPANY, KindName, Record, Suggestion
 from aiotasks.sandbox._reply import Problem, Reply
-from aiotasks.sandbox._routes import Call, Route
+from aiotasks.sandbox._routes import ApiRequest, Route
 from aiotasks.sandbox._state import FAILED, IN_PROGRESS, SUCCESS, Merge, State, Task
 
 
-Handler = Callable[[Call, Route, float], Reply]
+Handler = Callable[[ApiRequest, Route, float], Reply]
 _STATUSES = (IN_PROGRESS, SUCCESS, FAILED)
 _BETA = frozenset({"suggestions", "rate_limit"})
 _ADMIN = frozenset({"merge", "merges", "get_merge", "task", "tasks", "suggestions"})
@@ -43,7 +43,7 @@ class Clock:
 
 
 @dataclass(kw_only=True)
-class Rules:
+class ApiSettings:
     """What the key may do, and how the API presents itself."""
 
     api_key: str = "sandbox-key"
@@ -60,7 +60,7 @@ class App:
         states: Mapping[KindName, State],
         *,
         limits: Limits,
-        rules: Rules,
+        rules: ApiSettings,
         clock: Clock,
         task_origin: str,
     ) -> None:
@@ -82,7 +82,7 @@ class App:
             "whoami": self._whoami,
         }
 
-    def admit(self, call: Call, now: float, *, in_flight: int) -> Problem | None:
+    def admit(self, call: ApiRequest, now: float, *, in_flight: int) -> Problem | None:
         """Check the key and count the request against the limits, or say why not."""
         cause: Cause | None = "concurrency" if self.limits.crowded(in_flight) else None
         if cause is None:
@@ -101,7 +101,7 @@ class App:
             routes.VERSION_HEADER: self._rules.api_version,
         } | self.limits.headers(now)
 
-    def answer(self, call: Call, route: Route, now: float) -> Reply:
+    def answer(self, call: ApiRequest, route: Route, now: float) -> Reply:
         """Do what was asked for, or say why not, in the version that was asked for."""
         version = self._rules.api_version
         try:
@@ -115,7 +115,7 @@ class App:
     def task_url(self, kind: KindName, task: Task) -> str:
         return f"{self._task_origin}/v2/tasks/{kind}-merges/{task.id}"
 
-    def _perform(self, call: Call, route: Route, now: float, *, version: str) -> Reply:
+    def _perform(self, call: ApiRequest, route: Route, now: float, *, version: str) -> Reply:
         if route.operation in _BETA and version == routes.VERSIONS[0]:
             raise Problem(404, f"API version {version} has nothing at this path.")
         if route.operation not in self._handlers:
@@ -126,12 +126,12 @@ class App:
 
     # One method for each operation
 
-    def _merge(self, call: Call, route: Route, now: float) -> Reply:
+    def _merge(self, call: ApiRequest, route: Route, now: float) -> Reply:
         primary_id, duplicate_id = routes.pair(call, route.kind)
         task = self.states[route.kind.name].post(primary_id, duplicate_id, now)
         return Reply.json({"taskUrl": self.task_url(route.kind.name, task)}, status=202)
 
-    def _merges(self, call: Call, route: Route, now: float) -> Reply:
+    def _merges(self, call: ApiRequest, route: Route, now: float) -> Reply:
         state = self.states[route.kind.name]
         page = state.merge_page(
             now,
@@ -142,16 +142,16 @@ class App:
         views = [self._view(state, state.merges[number - 1], now) for number in page.numbers]
         return _page(call, page, views)
 
-    def _get_merge(self, _call: Call, route: Route, now: float) -> Reply:
+    def _get_merge(self, _call: ApiRequest, route: Route, now: float) -> Reply:
         state = self.states[route.kind.name]
         merge = state.merge(routes.number(route.name, "mergeId"))
         return Reply.json(self._view(state, merge, now))
 
-    def _task(self, _call: Call, route: Route, now: float) -> Reply:
+    def _task(self, _call: ApiRequest, route: Route, now: float) -> Reply:
         task = self.states[route.kind.name].task(routes.task_id(route.name), now)
         return Reply.json(task.view(now))
 
-    def _tasks(self, call: Call, route: Route, now: float) -> Reply:
+    def _tasks(self, call: ApiRequest, route: Route, now: float) -> Reply:
         state = self.states[route.kind.name]
         page = state.task_page(
             now,
@@ -161,11 +161,11 @@ class App:
         )
         return _page(call, page, [state.tasks[number - 1].view(now) for number in page.numbers])
 
-    def _record(self, _call: Call, route: Route, now: float) -> Reply:
+    def _record(self, _call: ApiRequest, route: Route, now: float) -> Reply:
         record_id = routes.number(route.name, f"{route.kind.name}Id")
         return Reply.json(self.states[route.kind.name].record(record_id, now))
 
-    def _records(self, call: Call, route: Route, now: float) -> Reply:
+    def _records(self, call: ApiRequest, route: Route, now: float) -> Reply:
         state = self.states[route.kind.name]
         wanted = [routes.number(text, "ids") for text in call.query.get("ids", ())]
         known = {record_id for record_id in wanted if record_id in state.directory}
@@ -178,7 +178,7 @@ class App:
         )
         return _page(call, page, [state.record(record_id, now) for record_id in page.numbers])
 
-    def _suggestions(self, call: Call, route: Route, now: float) -> Reply:
+    def _suggestions(self, call: ApiRequest, route: Route, now: float) -> Reply:
         state = self.states[route.kind.name]
         found = _search(call, state, now)
         page = cut(
@@ -191,10 +191,10 @@ class App:
         more = {"totalCount": len(found)} if routes.flag(call, "totalCount") else {}
         return _page(call, page, shown, **more)
 
-    def _rate_limit(self, _call: Call, _route: Route, now: float) -> Reply:
+    def _rate_limit(self, _call: ApiRequest, _route: Route, now: float) -> Reply:
         return Reply.json(self.limits.view(now))
 
-    def _whoami(self, _call: Call, _route: Route, _now: float) -> Reply:
+    def _whoami(self, _call: ApiRequest, _route: Route, _now: float) -> Reply:
         created = self._clock.stamp(self._clock.started)
         return Reply.json(
             {
@@ -224,7 +224,7 @@ class App:
         }
 
 
-def _page(call: Call, page: Page, data: Sequence[Any], **more: Any) -> Reply:
+def _page(call: ApiRequest, page: Page, data: Sequence[Any], **more: Any) -> Reply:
     def url(cursor: object) -> str | None:
         if cursor is None:
             return None
@@ -235,7 +235,7 @@ def _page(call: Call, page: Page, data: Sequence[Any], **more: Any) -> Reply:
     return Reply.json({"data": data, "pagination": pagination})
 
 
-def _search(call: Call, state: State, now: float) -> list[Suggestion]:
+def _search(call: ApiRequest, state: State, now: float) -> list[Suggestion]:
     where = routes.where(call, {"matchCriteria": state.kind.match_criteria})
     term = routes.term(call)
     order = routes.choice(call, "orderBy", _ORDERS) or "createdAt"

@@ -48,7 +48,7 @@ class Route:
 
 
 @dataclass(frozen=True, slots=True)
-class Call:
+class ApiRequest:
     """One request, as far as the API looks at it."""
 
     method: str
@@ -82,7 +82,7 @@ def refuse(route: Route) -> Problem:
     return Problem(405, "This path has no such method.", headers=headers)
 
 
-def version(call: Call, default: str) -> str:
+def version(call: ApiRequest, default: str) -> str:
     """Resolve the API version that answers."""
     wanted = call.headers.get(VERSION_HEADER, default)
     if wanted == "current":
@@ -107,26 +107,26 @@ def task_id(text: str) -> str:
         raise Problem(400, message, param="taskId") from None
 
 
-def limit(call: Call, default: int) -> int:
+def limit(call: ApiRequest, default: int) -> int:
     text = call.one("limit")
     return default if text is None else number(text, "limit", maximum=MAX_LIMIT)
 
 
-def cursor(call: Call) -> Cursor | None:
+def cursor(call: ApiRequest) -> Cursor | None:
     text = call.one("cursor")
     return None if text is None else Cursor.parse(text)
 
 
-def where(call: Call, properties: Mapping[str, Collection[str] | None]) -> Filter | None:
+def where(call: ApiRequest, properties: Mapping[str, Collection[str] | None]) -> Filter | None:
     text = call.one("filter")
     return None if text is None else Filter.parse(text, properties)
 
 
-def flag(call: Call, name: str) -> bool:
+def flag(call: ApiRequest, name: str) -> bool:
     return choice(call, name, ("true", "false")) == "true"
 
 
-def choice(call: Call, name: str, choices: Collection[str]) -> str | None:
+def choice(call: ApiRequest, name: str, choices: Collection[str]) -> str | None:
     text = call.one(name)
     if text is not None and text not in choices:
         message = f"{name} is one of {', '.join(choices)}, not {text!r}."
@@ -134,14 +134,14 @@ def choice(call: Call, name: str, choices: Collection[str]) -> str | None:
     return text
 
 
-def term(call: Call) -> str:
+def term(call: ApiRequest) -> str:
     text = call.one("term")
     if text is not None and len(text) < MIN_TERM:
         raise Problem(400, f"term has at least {MIN_TERM} characters.", param="term")
     return (text or "").lower()
 
 
-def pair(call: Call, kind: Kind) -> tuple[int, int]:
+def pair(call: ApiRequest, kind: Kind) -> tuple[int, int]:
     """Read the body of a merge."""
     content_type = call.headers.get("Content-Type", "").partition(";")[0].strip().lower()
     if content_type != JSON:

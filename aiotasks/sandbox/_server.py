@@ -20,7 +20,7 @@ from aiotasks.sandbox._faults import OPERATIONS, Fault, Faults, is_share
 from aiotasks.sandbox._limits import MONTH, Limits, Window
 from aiotasks.sandbox._records import KINDS, Directory, KindName
 from aiotasks.sandbox._reply import Reply
-from aiotasks.sandbox._routes import Call, Route, find
+from aiotasks.sandbox._routes import ApiRequest, Route, find
 from aiotasks.sandbox._settings import Settings
 from aiotasks.sandbox._state import IN_PROGRESS, SUCCESS, Draw, Pair, State, Task, draw
 
@@ -297,7 +297,7 @@ class Sandbox(Settings):
     async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
         route = find(request.method, request.path)
         with self._counted(route.operation, request.task):
-            call = Call(
+            call = ApiRequest(
                 method=request.method,
                 path=request.path,
                 query=parse_qs(request.rel_url.raw_query_string, keep_blank_values=True),
@@ -323,7 +323,7 @@ class Sandbox(Settings):
             self.in_flight -= 1
             self._handlers.discard(handler)
 
-    def _reply(self, call: Call, route: Route) -> Reply:
+    def _reply(self, call: ApiRequest, route: Route) -> Reply:
         now = self._now()
         refusal = self._app.admit(call, now, in_flight=self.in_flight)
         fault = None if refusal else self._faults.take(route.operation)

@@ -5,17 +5,17 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
-from aiotasks.sandbox._app import Rules
+from aiotasks.sandbox._app import ApiSettings
 from aiotasks.sandbox._faults import Fault
 from aiotasks.sandbox._routes import VERSIONS
-from aiotasks.sandbox._state import Draw, Habits
+from aiotasks.sandbox._state import Draw, MergeSettings
 
 
 _DRAW = "0 seconds or more, a pair of such numbers, or a function"
 
 
 @dataclass(kw_only=True, eq=False)
-class Settings(Habits, Rules):
+class Settings(MergeSettings, ApiSettings):
     """The settings of a sandbox, checked."""
 
     host: str = "127.0.0.1"

@@ -35,7 +35,7 @@ def draw(source: Draw, random: Random) -> float:
 
 
 @dataclass(kw_only=True)
-class Habits:
+class MergeSettings:
     """How merges run when nothing else is said."""
 
     duration: Draw = 2.0
@@ -103,7 +103,9 @@ def _sum_up(statuses: list[str]) -> str:
 class State:
     """Everything that the sandbox knows about one kind of record."""
 
-    def __init__(self, kind: Kind, directory: Directory, *, habits: Habits, random: Random) -> None:
+    def __init__(
+        self, kind: Kind, directory: Directory, *, habits: MergeSettings, random: Random
+    ) -> None:
         self.kind = kind
         self.directory = directory
         self.posted: Counter[Pair] = Counter()

@@ -20,14 +20,14 @@ _TOKEN = re.compile(r"[!-~]+", re.ASCII)
 _BEARER = "bearer "
 
 
-class Rules(Struct, frozen=True):
+class AccessRules(Struct, frozen=True):
     """To which hosts an application answers, and to whom."""
 
     hosts: frozenset[str]
     token: str | None
 
     @classmethod
-    def of(cls, hosts: Iterable[str], token: str | None) -> "Rules":
+    def of(cls, hosts: Iterable[str], token: str | None) -> "AccessRules":
         """Return the rules for settings as users give them."""
         if isinstance(hosts, str):
             message = f"hosts must be names, such as ({hosts!r},), not one text"
@@ -45,7 +45,9 @@ def is_our_host(host: str, hosts: frozenset[str]) -> bool:
     return name in _LOOPBACK or name in hosts or host in hosts
 
 
-def refusal(method: str, hosts: Iterable[str], headers: Mapping[str, str], rules: Rules) -> str:
+def refusal(
+    method: str, hosts: Iterable[str], headers: Mapping[str, str], rules: AccessRules
+) -> str:
     """Say why a request is refused because of where it comes from, or nothing.
 
     A page of another site can make a browser send requests here, under its own name (which the

@@ -17,14 +17,14 @@ from aiotasks.dedupe import Ledger, LedgerReader, report_lines, snapshot_lines
 from aiotasks.errors import AffinityError
 
 from . import _html, _json, _requests, _responses
-from ._access import Rules
-from ._background import EndingError, Scope
-from ._events import Reader, Tails
+from ._access import AccessRules
+from ._background import BackgroundTasks, EndingError
+from ._events import Followers, Subscriber
 from ._folder import Folder, OneLedger, plain_name
 from ._middleware import NONCE, Gate, Handler
-from ._queries import Facts, job_of
+from ._queries import JobQueries, job_of
 from ._responses import Refusal
-from ._runner import Run, Runner
+from ._runner import JobRunner, RunningJob
 
 
 _HEARTBEAT: Final = 15.0
@@ -61,7 +61,7 @@ def jobs_app(
     Raises:
         ConfigurationError: when there is no such folder, or a setting cannot be used.
     """
-    rules = Rules.of(hosts, token)
+    rules = AccessRules.of(hosts, token)
     jobs = _Jobs(client, Folder(folder), max_upload=max_upload)
     app = _application(jobs, rules, "jobs")
     _ = app.router.add_get("/jobs", jobs.list)
@@ -81,10 +81,10 @@ class JobApp:
         self._job_id = ledger.job_id
         self._jobs = _Jobs(client, ledger, max_upload=0, is_alone=True)
         self.path = f"jobs/{ledger.job_id}"
-        self.app = _application(self._jobs, Rules.of((), None), self.path)
+        self.app = _application(self._jobs, AccessRules.of((), None), self.path)
         _ = self.app.router.add_get("/jobs", _redirect(self.path))
 
-    def showing(self, run: Run) -> AbstractContextManager[None]:
+    def showing(self, run: RunningJob) -> AbstractContextManager[None]:
         """Show a run, and let people stop it, until it is over."""
         return self._jobs.runner.showing(self._job_id, run)
 
@@ -93,7 +93,7 @@ class JobApp:
         await self._jobs.tails.deserted()
 
 
-def _application(jobs: "_Jobs", rules: Rules, start: str) -> web.Application:
+def _application(jobs: "_Jobs", rules: AccessRules, start: str) -> web.Application:
     gate = Gate(rules)
     app = web.Application(middlewares=[gate.middleware])
     gate.mount = app.router.add_get("/", _redirect(start))
@@ -125,10 +125,10 @@ class _Jobs:
         self._folder = folder
         self._max_upload = max_upload
         self._is_alone = is_alone
-        self._scope = Scope()
-        self.runner = Runner(client, self._scope)
-        self.tails = Tails(self._scope, self.runner)
-        self._facts = Facts(client, folder, self.runner)
+        self._scope = BackgroundTasks()
+        self.runner = JobRunner(client, self._scope)
+        self.tails = Followers(self._scope, self.runner)
+        self._facts = JobQueries(client, folder, self.runner)
         self._plans = asyncio.Semaphore(_MOST_PLANS)
 
     async def open(self, _: web.Application) -> None:
@@ -207,7 +207,7 @@ class _Jobs:
 
     async def events(self, request: web.Request) -> web.StreamResponse:
         last = request.headers.get("Last-Event-ID") or request.query.get("after", "0")
-        reader = Reader(_requests.whole("after", last), lambda: request.transport is None)
+        reader = Subscriber(_requests.whole("after", last), lambda: request.transport is None)
         answer = web.StreamResponse(headers=_EVENTS)
         with self.tails.watching(_id(request), self._path(request), reader) as tail:
             _ = await self._scope.complete(tail.opened.wait())
@@ -341,7 +341,7 @@ async def _batches(lines: AsyncIterator[str]) -> AsyncGenerator[bytes]:
     yield bytes(batch)
 
 
-async def _rest(reader: Reader, answer: web.StreamResponse) -> None:
+async def _rest(reader: Subscriber, answer: web.StreamResponse) -> None:
     try:
         async with asyncio.timeout(_HEARTBEAT):
             _ = await reader.wake.wait()

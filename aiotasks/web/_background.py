@@ -20,7 +20,7 @@ class EndingError(AffinityError):
         super().__init__("The server is being shut down: try again when it is back")
 
 
-class Scope:
+class BackgroundTasks:
     """Holds all that an application runs beside its handlers, and ends all of it.
 
     It is opened at the start of an application and left at its end, perhaps in other tasks.

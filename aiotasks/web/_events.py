@@ -14,9 +14,9 @@ from aiotasks.dedupe import JobInfo, Ledger, LedgerReader, LoggedTransition
 from aiotasks.errors import AffinityError
 
 from . import _json
-from ._background import Scope
+from ._background import BackgroundTasks
 from ._queries import job_of, names_of
-from ._runner import Run, Runner
+from ._runner import JobRunner, RunningJob
 
 
 _TICK: Final = 1.0
@@ -36,7 +36,7 @@ class Event(NamedTuple):
     data: bytes
 
 
-class Piece(NamedTuple):
+class Chunk(NamedTuple):
     """Events that follow a place in the log, and the place that they lead to."""
 
     data: bytes
@@ -49,7 +49,7 @@ class Ring:
     def __init__(self, start: int) -> None:
         self.start = self.end = start
         self._events: list[Event] = []
-        self._pieces: dict[int, Piece] = {}
+        self._pieces: dict[int, Chunk] = {}
 
     def append(self, events: Sequence[Event]) -> None:
         """Take what has been learned, and forget the oldest in its place."""
@@ -61,7 +61,7 @@ class Ring:
             self._events = self._events[-_RING // 2 :]
         self._pieces.clear()
 
-    def after(self, seq: int) -> Piece:
+    def after(self, seq: int) -> Chunk:
         """Return what follows a place that is not before the start."""
         if seq not in self._pieces:
             if len(self._pieces) == _PIECES_KEPT:
@@ -71,7 +71,7 @@ class Ring:
         return self._pieces[seq]
 
 
-class Reader:
+class Subscriber:
     """One who watches: a place in the log, and which news of the job itself were told."""
 
     def __init__(self, seq: int, is_gone: Callable[[], bool]) -> None:
@@ -82,15 +82,17 @@ class Reader:
         self.endings = 0
 
 
-class Tail:
+class LedgerFollower:
     """Follows one ledger, for as long as anybody watches.
 
     Steps are read once a second, and each is encoded once. Whoever comes late, or is slow, gets
     what has left the ring by the page, from the ledger again: the newest such pages are kept.
     """
 
-    def __init__(self, path: Path, run: Callable[[], Run | None], ended: Callable[[], int]) -> None:
-        self.readers: set[Reader] = set()
+    def __init__(
+        self, path: Path, run: Callable[[], RunningJob | None], ended: Callable[[], int]
+    ) -> None:
+        self.readers: set[Subscriber] = set()
         self.opened = asyncio.Event()
         self.failure: AffinityError | None = None
         self.is_over = False
@@ -126,7 +128,7 @@ class Tail:
             self.opened.set()
             self._wake()
 
-    def join(self, reader: Reader) -> None:
+    def join(self, reader: Subscriber) -> None:
         """Let somebody watch from now on; what has ended before is no news."""
         reader.endings = self._endings
         self.readers.add(reader)
@@ -135,7 +137,7 @@ class Tail:
         """Look at once."""
         self._kicked.set()
 
-    async def news(self, reader: Reader) -> bytes:
+    async def news(self, reader: Subscriber) -> bytes:
         """Return the next piece of what a reader was not told yet, or nothing."""
         seq = min(reader.seq, self._ring.end)
         piece = self._ring.after(seq) if seq >= self._ring.start else await self._older(seq)
@@ -167,7 +169,7 @@ class Tail:
                 reader.wake.set()
 
     async def _tell(
-        self, ledger: LedgerReader, job: JobInfo, run: Run | None, *, has_ended: bool
+        self, ledger: LedgerReader, job: JobInfo, run: RunningJob | None, *, has_ended: bool
     ) -> None:
         totals, notes = await ledger.totals(), await ledger.notes()
         is_running = run is not None
@@ -197,7 +199,7 @@ class Tail:
         for reader in self.readers:
             reader.wake.set()
 
-    async def _older(self, seq: int) -> Piece:
+    async def _older(self, seq: int) -> Chunk:
         assert self._ledger is not None  # noqa: S101 - it was opened
         page = seq // _PAGE
         async with self._paging:
@@ -218,18 +220,18 @@ class Tail:
         return await _encoded(ledger, job_of(ledger), steps)
 
 
-class Tails:
+class Followers:
     """The ledgers that are watched."""
 
-    def __init__(self, scope: Scope, runner: Runner) -> None:
+    def __init__(self, scope: BackgroundTasks, runner: JobRunner) -> None:
         self._scope = scope
         self._runner = runner
-        self._tails: dict[str, tuple[Tail, asyncio.Task[None]]] = {}
+        self._tails: dict[str, tuple[LedgerFollower, asyncio.Task[None]]] = {}
         self._left = asyncio.Event()
         runner.on_change = self._kick
 
     @contextmanager
-    def watching(self, job_id: str, path: Path, reader: Reader) -> Iterator[Tail]:
+    def watching(self, job_id: str, path: Path, reader: Subscriber) -> Iterator[LedgerFollower]:
         """Let somebody watch a ledger; the last to leave lets it go.
 
         Raises:
@@ -254,9 +256,9 @@ class Tails:
             self._left.clear()
             _ = await self._left.wait()
 
-    def _follow(self, job_id: str, path: Path) -> tuple[Tail, asyncio.Task[None]]:
+    def _follow(self, job_id: str, path: Path) -> tuple[LedgerFollower, asyncio.Task[None]]:
         runner = self._runner
-        tail = Tail(path, lambda: runner.run_of(job_id), lambda: runner.ended(job_id))
+        tail = LedgerFollower(path, lambda: runner.run_of(job_id), lambda: runner.ended(job_id))
         task = self._scope.run(tail.follow(), name=f"watch of {job_id}")
         self._tails[job_id] = (tail, task)
         return tail, task
@@ -286,5 +288,5 @@ async def _encoded(
     ]
 
 
-def _piece(events: Sequence[Event], seq: int) -> Piece:
-    return Piece(b"".join(event.data for event in events), events[-1].seq if events else seq)
+def _piece(events: Sequence[Event], seq: int) -> Chunk:
+    return Chunk(b"".join(event.data for event in events), events[-1].seq if events else seq)

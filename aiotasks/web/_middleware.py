@@ -29,7 +29,7 @@ class Gate:
 
     mount: web.AbstractRoute
 
-    def __init__(self, rules: _access.Rules) -> None:
+    def __init__(self, rules: _access.AccessRules) -> None:
         self._rules = rules
 
     @web.middleware

@@ -9,23 +9,23 @@ from typing import Any, Final
 from aiotasks.client import Client
 from aiotasks.dedupe import JobInfo, Ledger, LedgerReader, Pair
 from aiotasks.dedupe._preview import label_of
-from aiotasks.dedupe.ledger.holder import present_holder
+from aiotasks.dedupe.ledger.holder import live_holder
 from aiotasks.errors import AffinityError, LedgerError
 from aiotasks.models import Quota
 
 from . import _json
 from ._folder import Folder
-from ._runner import Runner
+from ._runner import JobRunner
 
 
 _MOST_READS: Final = 8
 _HERE: Final[dict[str, Any]] = {"is_running": True, "holder": None, "stopped": None}
 
 
-class Facts:
+class JobQueries:
     """Reads ledgers, only a few at a time, however many ask."""
 
-    def __init__(self, client: Client, folder: Folder, runner: Runner) -> None:
+    def __init__(self, client: Client, folder: Folder, runner: JobRunner) -> None:
         self._client = client
         self._folder = folder
         self._runner = runner
@@ -101,7 +101,7 @@ async def _summary(job_id: str, ledger: LedgerReader) -> dict[str, Any]:
         await ledger.totals(),
         await ledger.notes(),
         is_running=False,
-        holder=present_holder(ledger.holder, host=socket.gethostname()),
+        holder=live_holder(ledger.holder, host=socket.gethostname()),
     )
 
 

@@ -10,14 +10,14 @@ from aiotasks.client import Client
 from aiotasks.dedupe import JobProgress, Ledger, resume
 from aiotasks.errors import AffinityError, LedgerError
 
-from ._background import Scope
+from ._background import BackgroundTasks
 
 
 class BusyError(AffinityError):
     """Raised when a job cannot be started or stopped as it is now."""
 
 
-class Run:
+class RunningJob:
     """A job that runs here, from the moment that somebody asked for it."""
 
     def __init__(self, path: Path) -> None:
@@ -33,18 +33,18 @@ class Run:
         self.progress = progress
 
 
-class Runner:
+class JobRunner:
     """Runs jobs, each at most once at a time, with one client for all."""
 
-    def __init__(self, client: Client, scope: Scope) -> None:
+    def __init__(self, client: Client, scope: BackgroundTasks) -> None:
         self._client = client
         self._scope = scope
-        self._runs: dict[str, Run] = {}
+        self._runs: dict[str, RunningJob] = {}
         self._errors: dict[str, str] = {}
         self._ended = Counter[str]()
         self.on_change: Callable[[str], object] = lambda _: None
 
-    def run_of(self, job_id: str) -> Run | None:
+    def run_of(self, job_id: str) -> RunningJob | None:
         """Return the run of a job, if it runs here."""
         return self._runs.get(job_id)
 
@@ -67,7 +67,7 @@ class Runner:
         if job_id in self._runs:
             message = "The job runs already"
             raise BusyError(message)
-        run = Run(path)
+        run = RunningJob(path)
         work = self._run(job_id, run, retry_failed=retry_failed)
         run.task = self._scope.run(work, name=f"job {job_id}")
         self._runs[job_id] = run
@@ -78,7 +78,7 @@ class Runner:
             raise run.refusal
 
     @contextmanager
-    def showing(self, job_id: str, run: Run) -> Iterator[None]:
+    def showing(self, job_id: str, run: RunningJob) -> Iterator[None]:
         """Show a job that something else in this process runs, for as long as it does."""
         self._runs[job_id] = run
         run.opened.set()
@@ -103,7 +103,7 @@ class Runner:
             _ = run.task.cancel()
         run.stop.set()
 
-    async def _run(self, job_id: str, run: Run, *, retry_failed: bool) -> None:
+    async def _run(self, job_id: str, run: RunningJob, *, retry_failed: bool) -> None:
         try:
             async with Ledger(run.path) as ledger:
                 _ = self._errors.pop(job_id, None)
@@ -118,14 +118,14 @@ class Runner:
             self._errors[job_id] = "It ended unexpectedly: the log of the server tells more"
             raise
 
-    def _leave(self, job_id: str, run: Run) -> None:
+    def _leave(self, job_id: str, run: RunningJob) -> None:
         del self._runs[job_id]
         # What was refused has not begun.
         self._ended[job_id] += run.opened.is_set()
         run.opened.set()
         self.on_change(job_id)
 
-    async def _work(self, run: Run, ledger: Ledger, *, retry_failed: bool) -> None:
+    async def _work(self, run: RunningJob, ledger: Ledger, *, retry_failed: bool) -> None:
         await ledger.note(error=None)
         try:
             result = await resume(

@@ -10,7 +10,7 @@ from aiotasks.client import Client
 from aiotasks.dedupe import JobProgress
 
 from ._app import JobApp
-from ._runner import Run
+from ._runner import RunningJob
 from ._server import Serving
 
 
@@ -20,7 +20,7 @@ _FAREWELL = 1.0
 class JobPage:
     """A page that is served: ``link`` leads to it, and ``show`` is a job's ``on_progress``."""
 
-    def __init__(self, link: str, run: Run) -> None:
+    def __init__(self, link: str, run: RunningJob) -> None:
         self.link = link
         self._run = run
 
@@ -47,7 +47,7 @@ async def serve_job(
     Raises:
         ConfigurationError: when there is no free port.
     """
-    run = Run(Path(path))
+    run = RunningJob(Path(path))
     run.stop = stop
     run.task = asyncio.current_task()
     site = JobApp(client, path)

@@ -8,7 +8,7 @@ import pytest
 
 from aiotasks import Client, ClosedError
 from aiotasks._polling import started
-from aiotasks._polling.webhooks import Hint
+from aiotasks._polling.webhooks import WebhookHint
 from tests.client.conftest import Recorded, connect, now
 
 
@@ -134,5 +134,5 @@ async def test_only_the_newest_merges_are_remembered(
     known = client._scope.poller._hints
     for number in (1, 3):
         _ = await client.companies.merge(number, number + 1)
-    assert known.task_of(Hint("company", 2)) is None
-    assert known.task_of(Hint("company", 4)) is not None
+    assert known.task_of(WebhookHint("company", 2)) is None
+    assert known.task_of(WebhookHint("company", 4)) is not None

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from aiotasks.dedupe._run.outages import Outage
-from aiotasks.dedupe._run.queue import JUDGED, Board
+from aiotasks.dedupe._run.queue import JUDGED, MergeQueue
 from aiotasks.dedupe.models import Pair, PairState, StopReason
 
 
@@ -30,8 +30,8 @@ def board_of(
     max_open: int = 200,
     canary: int = 0,
     max_failure_rate: float = 1.0,
-) -> Board:
-    return Board(
+) -> MergeQueue:
+    return MergeQueue(
         pairs(*clusters),
         opened,
         max_open=max_open,
@@ -40,12 +40,12 @@ def board_of(
     )
 
 
-def taken(board: Board) -> list[int]:
+def taken(board: MergeQueue) -> list[int]:
     """Take all that may start now, and return the numbers."""
     return [each.number for each in iter(board.take, None)]
 
 
-def end_next(board: Board, state: PairState = PairState.SUCCEEDED) -> None:
+def end_next(board: MergeQueue, state: PairState = PairState.SUCCEEDED) -> None:
     """Start a pair and let it end."""
     started = board.take()
     assert started is not None
@@ -283,7 +283,7 @@ class Job(RuleBasedStateMachine):
         self.begun: set[int] = set()
         self.ended: list[bool] = []
         self.stopped: StopReason | None = None
-        self.board = Board(
+        self.board = MergeQueue(
             pairs(*planned),
             self.open.values(),
             max_open=max_open,

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aiotasks.dedupe._input import MAX_ID, Pairs, read_ids, read_pairs, sentences
+from aiotasks.dedupe._input import MAX_ID, ParsedPairs, read_ids, read_pairs, sentences
 from aiotasks.dedupe.models import REPORT_COLUMNS, Row
 from aiotasks.errors import PlanError
 from aiotasks.models import Kind
@@ -20,7 +20,7 @@ HEADER = b"primary_id,duplicate_id\n"
 FURTHER = ("name", "owner")
 
 
-def read(content: bytes, *, kind: Kind = "company", source: str = "pairs.csv") -> Pairs:
+def read(content: bytes, *, kind: Kind = "company", source: str = "pairs.csv") -> ParsedPairs:
     return read_pairs(io.BytesIO(content), kind=kind, source=source)
 
 

@@ -11,7 +11,12 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from aiotasks import CompanyMergeState, MergeState, PersonMergeState, TaskStatus
 from aiotasks.dedupe._preview import survivor
-from aiotasks.dedupe._run.evidence import WITNESS_AFTER, Doubt, Journal, Listing
+from aiotasks.dedupe._run.evidence import (
+    WITNESS_AFTER,
+    IndeterminateMerge,
+    MergeListScan,
+    OwnMerges,
+)
 from aiotasks.dedupe.models import LoggedTransition, Pair, PairState, Transition
 
 
@@ -61,17 +66,17 @@ def log_of(*steps: tuple[int, PairState, int | None]) -> list[LoggedTransition]:
 PAIRS = [pair(number) for number in range(1, 100)]
 
 
-def journal_of(*steps: tuple[int, PairState, int | None]) -> Journal:
-    journal = Journal(PAIRS)
+def journal_of(*steps: tuple[int, PairState, int | None]) -> OwnMerges:
+    journal = OwnMerges(PAIRS)
     journal.learn(log_of(*steps))
     return journal
 
 
-def doubt_of(number: int, *, ended: int, age: float = 0.0) -> Doubt:
-    return Doubt(pair=pair(number), ended=ended, since=0.0, age=age)
+def doubt_of(number: int, *, ended: int, age: float = 0.0) -> IndeterminateMerge:
+    return IndeterminateMerge(pair=pair(number), ended=ended, since=0.0, age=age)
 
 
-def read(listing: Listing, merges: Iterable[CompanyMergeState]) -> list[int]:
+def read(listing: MergeListScan, merges: Iterable[CompanyMergeState]) -> list[int]:
     """Let a list be read as far as is wanted, and return the ids of what was read."""
     seen = []
     for merge in merges:
@@ -82,7 +87,7 @@ def read(listing: Listing, merges: Iterable[CompanyMergeState]) -> list[int]:
     return seen
 
 
-def is_absent(listing: Listing, doubt: Doubt, *, now: float = 0.0) -> bool:
+def is_absent(listing: MergeListScan, doubt: IndeterminateMerge, *, now: float = 0.0) -> bool:
     return listing.is_absent(doubt, now=now, settle_after=SETTLE_AFTER)
 
 
@@ -90,7 +95,7 @@ class TestFound:
     def test_a_merge_without_an_answer_is_found(self) -> None:
         """The merge in question has the ids of its pair and a task that this job never got."""
         doubt = doubt_of(1, ended=1)
-        listing = Listing(journal_of((1, SENDING, None)), [doubt], anchor=None)
+        listing = MergeListScan(journal_of((1, SENDING, None)), [doubt], anchor=None)
         assert read(listing, [listed(9, 2), listed(8, 1)]) == [9, 8]
         found = listing.found(doubt)
         assert found is not None
@@ -99,7 +104,7 @@ class TestFound:
     def test_persons_too(self) -> None:
         """Merges of persons are told apart like those of companies."""
         doubt = doubt_of(1, ended=1)
-        listing = Listing(journal_of((1, SENDING, None)), [doubt], anchor=None)
+        listing = MergeListScan(journal_of((1, SENDING, None)), [doubt], anchor=None)
         merge = PersonMergeState(
             id=8, status=TaskStatus.SUCCESS, task_id="8", primary_id=1, duplicate_id=101
         )
@@ -109,7 +114,7 @@ class TestFound:
     def test_the_reverse_is_another_merge(self) -> None:
         """The same records the other way round are not the merge in question."""
         doubt = doubt_of(1, ended=1)
-        listing = Listing(journal_of((1, SENDING, None)), [doubt], anchor=None)
+        listing = MergeListScan(journal_of((1, SENDING, None)), [doubt], anchor=None)
         reverse = CompanyMergeState(
             id=8, status=TaskStatus.SUCCESS, task_id="8", primary_id=101, duplicate_id=1
         )
@@ -126,7 +131,7 @@ class TestFound:
             (1, SENDING, None),
         )
         doubt = doubt_of(1, ended=5)
-        listing = Listing(journal, [doubt], anchor=None)
+        listing = MergeListScan(journal, [doubt], anchor=None)
         assert read(listing, [listed(5, 1), listed(4, 1)]) == [5]
         assert listing.found(doubt) is None
 
@@ -141,7 +146,7 @@ class TestFound:
             (1, SENDING, None),
         )
         doubt = doubt_of(1, ended=6)
-        listing = Listing(journal_of(*steps), [doubt], anchor=None)
+        listing = MergeListScan(journal_of(*steps), [doubt], anchor=None)
         assert read(listing, [listed(7, 2), listed(5, 1)]) == [7, 5]
         assert listing.found(doubt) is None
 
@@ -153,7 +158,9 @@ class TestFound:
             [LoggedTransition(seq=9, transition=Transition(number=1, state=SENDING, at=0.0))]
         )
         doubt = doubt_of(1, ended=9)
-        listing = Listing(journal, [doubt, *(doubt_of(each, ended=9) for each in others)], anchor=1)
+        listing = MergeListScan(
+            journal, [doubt, *(doubt_of(each, ended=9) for each in others)], anchor=1
+        )
         seen = read(listing, [listed(6, 3), listed(5, 1), listed(4, 2), listed(1, 8)])
         assert seen == ([6, 5, 4, 1] if others else [6])
         assert listing.found(doubt) is None
@@ -162,7 +169,7 @@ class TestFound:
     def test_the_newest_counts(self) -> None:
         """Of two merges with the same ids, the newest is the one in question."""
         doubt = doubt_of(1, ended=1)
-        listing = Listing(journal_of((1, SENDING, None)), [doubt], anchor=None)
+        listing = MergeListScan(journal_of((1, SENDING, None)), [doubt], anchor=None)
         assert read(listing, [listed(9, 1), listed(8, 1)]) == [9, 8]
         found = listing.found(doubt)
         assert found is not None
@@ -180,14 +187,14 @@ class TestReading:
             (3, STARTED, 5),
         )
         doubts = [doubt_of(2, ended=5)]
-        listing = Listing(journal, doubts, anchor=None)
+        listing = MergeListScan(journal, doubts, anchor=None)
         assert read(listing, [listed(5, 3), listed(4, 9), listed(3, 1), listed(2, 8)]) == [5, 4, 3]
 
     def test_what_was_sent_before_may_be_newer(self) -> None:
         """A merge that was sent before the doubt, but answered after, does not end the reading."""
         steps = ((2, SENDING, None), (1, SENDING, None), (2, STARTED, 6))
         doubt = doubt_of(1, ended=3)
-        listing = Listing(journal_of(*steps), [doubt], anchor=None)
+        listing = MergeListScan(journal_of(*steps), [doubt], anchor=None)
         assert read(listing, [listed(6, 2), listed(5, 1)]) == [6, 5]
         assert listing.found(doubt) is not None
 
@@ -202,7 +209,7 @@ class TestReading:
             (4, STARTED, 5),
         )
         doubts = [doubt_of(1, ended=6), doubt_of(3, ended=6)]
-        listing = Listing(journal_of(*steps), doubts, anchor=None)
+        listing = MergeListScan(journal_of(*steps), doubts, anchor=None)
         assert listing.read(listed(6, 2))
         assert listing.read(listed(5, 4))
         assert is_absent(listing, doubts[0], now=SETTLE_AFTER)
@@ -210,18 +217,18 @@ class TestReading:
 
     def test_it_stops_at_the_anchor(self) -> None:
         """What was there before the job is not read past."""
-        listing = Listing(journal_of((1, SENDING, None)), [doubt_of(1, ended=1)], anchor=7)
+        listing = MergeListScan(journal_of((1, SENDING, None)), [doubt_of(1, ended=1)], anchor=7)
         assert read(listing, [listed(8, 2), listed(7, 3), listed(6, 1)]) == [8, 7]
 
     def test_without_doubts_all_of_it_is_read(self) -> None:
         """Nothing says how far back to read where nothing is in doubt."""
-        listing = Listing(journal_of(), [], anchor=None)
+        listing = MergeListScan(journal_of(), [], anchor=None)
         assert read(listing, [listed(2, 1), listed(1, 1)]) == [2, 1]
 
     def test_the_journal_goes_on_where_it_was(self) -> None:
         """A log that is learned in parts tells the same as one learned at once."""
         log = log_of((1, SENDING, None), (1, STARTED, 5), (2, SENDING, None))
-        journal = Journal(PAIRS)
+        journal = OwnMerges(PAIRS)
         for step in log:
             journal.learn([step])
             assert journal.seq == step.seq
@@ -241,7 +248,7 @@ class TestAbsent:
     def test_time_proves_it(self) -> None:
         """Once a list has had its time, what it does not have is not there."""
         doubt = doubt_of(1, ended=1)
-        listing = Listing(journal_of((1, SENDING, None)), [doubt], anchor=None)
+        listing = MergeListScan(journal_of((1, SENDING, None)), [doubt], anchor=None)
         assert read(listing, [listed(9, 2)]) == [9]
         assert not is_absent(listing, doubt, now=SETTLE_AFTER - 1)
         assert is_absent(listing, doubt, now=SETTLE_AFTER)
@@ -249,7 +256,7 @@ class TestAbsent:
     def test_the_time_of_an_earlier_process_counts(self) -> None:
         """A doubt that comes from before has its age already."""
         doubt = doubt_of(1, ended=1, age=50.0)
-        listing = Listing(journal_of((1, SENDING, None)), [doubt], anchor=None)
+        listing = MergeListScan(journal_of((1, SENDING, None)), [doubt], anchor=None)
         listing.end()
         assert doubt.age_at(8.0) == 58.0
         assert not is_absent(listing, doubt, now=8.0)
@@ -259,7 +266,7 @@ class TestAbsent:
         """If a merge is listed that was sent after the request was over, so would be this one."""
         steps = ((1, SENDING, None), (2, SENDING, None), (2, STARTED, 9))
         doubt = doubt_of(1, ended=1)
-        listing = Listing(journal_of(*steps), [doubt], anchor=None)
+        listing = MergeListScan(journal_of(*steps), [doubt], anchor=None)
         assert read(listing, [listed(9, 2)]) == [9]
         assert is_absent(listing, doubt, now=WITNESS_AFTER)
 
@@ -267,7 +274,7 @@ class TestAbsent:
         """What answered in the server's place may have passed the request on all the same."""
         steps = ((1, SENDING, None), (2, SENDING, None), (2, STARTED, 9))
         doubt = doubt_of(1, ended=1)
-        listing = Listing(journal_of(*steps), [doubt], anchor=None)
+        listing = MergeListScan(journal_of(*steps), [doubt], anchor=None)
         assert read(listing, [listed(9, 2)]) == [9]
         assert not is_absent(listing, doubt, now=WITNESS_AFTER - 0.1)
         assert listing.is_absent(doubt, now=1.0, settle_after=1.0)
@@ -276,7 +283,7 @@ class TestAbsent:
         """A task is a batch: what else is in one of ours is neither ours nor proves anything."""
         steps = ((1, SENDING, None), (1, STARTED, 9), (2, SENDING, None))
         doubt = doubt_of(2, ended=3)
-        listing = Listing(journal_of(*steps), [doubt], anchor=None)
+        listing = MergeListScan(journal_of(*steps), [doubt], anchor=None)
         batch = listed(10, 2, task=9)
         assert listing.read(listed(11, 50, task=9))
         assert listing.read(batch)
@@ -287,7 +294,7 @@ class TestAbsent:
         """A merge that was sent before the request was over may be the older one."""
         steps = ((1, SENDING, None), (2, SENDING, None), (2, STARTED, 9))
         doubt = doubt_of(1, ended=2)
-        listing = Listing(journal_of(*steps), [doubt], anchor=None)
+        listing = MergeListScan(journal_of(*steps), [doubt], anchor=None)
         assert read(listing, [listed(9, 2)]) == [9]
         assert not is_absent(listing, doubt)
 
@@ -295,7 +302,7 @@ class TestAbsent:
         """Before the list was read back far enough, nothing is absent."""
         steps = ((1, SENDING, None), (2, SENDING, None), (2, STARTED, 9))
         doubt = doubt_of(1, ended=1)
-        listing = Listing(journal_of(*steps), [doubt], anchor=None)
+        listing = MergeListScan(journal_of(*steps), [doubt], anchor=None)
         assert not is_absent(listing, doubt, now=SETTLE_AFTER)
         assert listing.read(listed(9, 2))
         assert not is_absent(listing, doubt, now=SETTLE_AFTER)
@@ -305,14 +312,14 @@ class TestAbsent:
     def test_what_is_found_is_not_absent(self) -> None:
         """What the list has is not absent, however old the doubt is."""
         doubt = doubt_of(1, ended=1)
-        listing = Listing(journal_of((1, SENDING, None)), [doubt], anchor=None)
+        listing = MergeListScan(journal_of((1, SENDING, None)), [doubt], anchor=None)
         assert read(listing, [listed(9, 1)]) == [9]
         assert not is_absent(listing, doubt, now=1000.0)
 
     def test_what_the_log_never_sent_is_never_absent(self) -> None:
         """Without its intent in the log, nothing says how far back a merge can be."""
         doubt = doubt_of(1, ended=1)
-        listing = Listing(journal_of(), [doubt], anchor=None)
+        listing = MergeListScan(journal_of(), [doubt], anchor=None)
         assert read(listing, []) == []
         assert not is_absent(listing, doubt, now=1000.0)
 
@@ -355,7 +362,7 @@ class Attempt:
     merge: CompanyMergeState | None = None
     is_over: bool = False
     has_answer: bool = False
-    doubt: Doubt | None = None
+    doubt: IndeterminateMerge | None = None
 
 
 def some_of(data: st.DataObject, numbers: list[int]) -> list[int]:
@@ -380,7 +387,7 @@ class Server(RuleBasedStateMachine):
         self.now = 0.0
         self.merges: list[Listed] = []
         self.log: list[LoggedTransition] = []
-        self.journal = Journal(PAIRS)
+        self.journal = OwnMerges(PAIRS)
         self.states = dict.fromkeys(range(1, 11), PLANNED)
         self.attempts: dict[int, Attempt] = {}
         for number in before:
@@ -440,7 +447,9 @@ class Server(RuleBasedStateMachine):
             attempt = self.attempts[number]
             attempt.is_over = True
             if attempt.merge is None or is_lost:
-                attempt.doubt = Doubt(pair=attempt.pair, ended=len(self.log), since=self.now)
+                attempt.doubt = IndeterminateMerge(
+                    pair=attempt.pair, ended=len(self.log), since=self.now
+                )
             else:
                 attempt.has_answer = True
                 self.write(number, STARTED, attempt.merge)
@@ -456,22 +465,24 @@ class Server(RuleBasedStateMachine):
     @rule()
     def crash(self) -> None:
         """All that is not answered is in doubt, and all that is known is in the log."""
-        self.journal = Journal(PAIRS)
+        self.journal = OwnMerges(PAIRS)
         for attempt in self.attempts.values():
             if not attempt.has_answer:
                 attempt.is_over = True
-                attempt.doubt = Doubt(pair=attempt.pair, ended=len(self.log), since=self.now)
+                attempt.doubt = IndeterminateMerge(
+                    pair=attempt.pair, ended=len(self.log), since=self.now
+                )
 
-    def doubts(self) -> dict[int, Doubt]:
+    def doubts(self) -> dict[int, IndeterminateMerge]:
         return {
             number: attempt.doubt
             for number, attempt in self.attempts.items()
             if attempt.doubt is not None and not attempt.has_answer
         }
 
-    def look(self, at: float) -> tuple[Listing, list[CompanyMergeState]]:
+    def look(self, at: float) -> tuple[MergeListScan, list[CompanyMergeState]]:
         self.journal.learn(self.log[self.journal.seq :])
-        listing = Listing(self.journal, self.doubts().values(), anchor=self.anchor)
+        listing = MergeListScan(self.journal, self.doubts().values(), anchor=self.anchor)
         visible = self.visible(at)
         _ = read(listing, visible)
         return listing, visible

@@ -24,7 +24,7 @@ from aiotasks import Outcome, OutcomeState, Quota, __main__
 from aiotasks.cli.app import app
 from aiotasks.cli.command import complete
 from aiotasks.cli.exit_codes import Exit
-from aiotasks.cli.output import Tally
+from aiotasks.cli.output import OutcomeSummary
 from aiotasks.cli.sandbox import _summarise
 
 
@@ -348,7 +348,7 @@ async def test_progress_says_what_it_waits_for(serve: Serve) -> None:
 
 def test_the_summary_names_each_reason_once(capsys: pytest.CaptureFixture[str]) -> None:
     """Failures are summed up by their reasons, the frequent ones first."""
-    tally = Tally()
+    tally = OutcomeSummary()
     for reason in ("Locked", "Gone", "Locked", None):
         tally.add(Outcome(url="", state=OutcomeState.FAILED, reason=reason))
     _summarise(tally, 4, Quota(sent=8, refused=1), 2.0)

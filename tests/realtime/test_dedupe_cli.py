@@ -27,10 +27,10 @@ from aiotasks.cli import progress as progress_module
 from aiotasks.cli.app import app
 from aiotasks.cli.exit_codes import Exit
 from aiotasks.cli.job_text import status
-from aiotasks.cli.progress import JobScreen
+from aiotasks.cli.progress import JobProgressBar
 from aiotasks.dedupe import JobInfo, JobProgress, PairState, Stopping, StopReason
 from aiotasks.dedupe._run import reconciler
-from aiotasks.dedupe._run.evidence import Listing
+from aiotasks.dedupe._run.evidence import MergeListScan
 from aiotasks.sandbox import Sandbox
 
 
@@ -514,7 +514,7 @@ def test_what_cannot_be_settled(
 ) -> None:
     """Pairs of which nothing can be learned are told as such, and how to ask again."""
     monkeypatch.setattr(reconciler, "PATIENCE", 0.2)
-    monkeypatch.setattr(Listing, "is_absent", lambda *_, **__: False)
+    monkeypatch.setattr(MergeListScan, "is_absent", lambda *_, **__: False)
     sandbox.inject("disconnect@merge", times=None)
 
     done = merge(pairs, "--settle-after", "1")
@@ -685,7 +685,7 @@ def progress(**settings: Any) -> JobProgress:
 
 async def test_an_outage_is_told(capsys: pytest.CaptureFixture[str]) -> None:
     """When the API stops to answer, and when it answers again, that is said once."""
-    screen = JobScreen()
+    screen = JobProgressBar()
     with screen:
         for is_cut_off in (False, True, True, False):
             screen.show(progress(is_cut_off=is_cut_off))
@@ -696,7 +696,7 @@ async def test_an_outage_is_told(capsys: pytest.CaptureFixture[str]) -> None:
 
 async def test_lines_of_progress(capsys: pytest.CaptureFixture[str]) -> None:
     """Without a terminal there is a line every half minute, with what matters."""
-    screen = JobScreen()
+    screen = JobProgressBar()
     with screen:
         for _ in range(3):
             screen.show(
@@ -728,7 +728,7 @@ def test_progress_on_a_terminal(
     """On a terminal progress is drawn."""
     console = Console(stderr=True, force_terminal=True, width=80)
     monkeypatch.setattr(progress_module, "errors_console", console)
-    screen = JobScreen()
+    screen = JobProgressBar()
     with screen:
         screen.show(progress(totals={PairState.SUCCEEDED: 3}))
 

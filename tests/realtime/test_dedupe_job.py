@@ -22,7 +22,7 @@ from aiotasks.cli.exit_codes import Exit
 from aiotasks.dedupe import Ledger, PairState
 from aiotasks.sandbox import Sandbox
 from aiotasks.sandbox._reply import Reply
-from aiotasks.sandbox._routes import Call, Route
+from aiotasks.sandbox._routes import ApiRequest, Route
 
 
 # These two have to hold for the files and signals of the system, which are the same for all
@@ -44,7 +44,7 @@ class Judge(Sandbox):
         super().__post_init__()
         self.repeated: list[bytes] = []
 
-    def _reply(self, call: Call, route: Route) -> Reply:
+    def _reply(self, call: ApiRequest, route: Route) -> Reply:
         reply = super()._reply(call, route)
         if route.operation == "merge" and reply.status in {409, 422}:
             self.repeated.append(call.body)

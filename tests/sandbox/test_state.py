@@ -10,11 +10,11 @@ from hypothesis import strategies as st
 
 from aiotasks.sandbox._records import COMPANY, PERSON, Directory, Kind
 from aiotasks.sandbox._reply import Problem
-from aiotasks.sandbox._state import REASONS, Habits, State
+from aiotasks.sandbox._state import REASONS, MergeSettings, State
 
 
 def make(kind: Kind = COMPANY, *, ids: Any = 100, seed: int = 0, **habits: Any) -> State:
-    return State(kind, Directory(kind, ids), habits=Habits(**habits), random=Random(seed))
+    return State(kind, Directory(kind, ids), habits=MergeSettings(**habits), random=Random(seed))
 
 
 def refusal(state: State, primary_id: int, duplicate_id: int, now: float = 0.0) -> Problem:

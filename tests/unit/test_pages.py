@@ -8,15 +8,15 @@ from hypothesis import strategies as st
 
 from aiotasks._http.urls import TaskRef
 from aiotasks._http.wire import Page, Request, list_tasks
-from aiotasks._polling.pending import PAYS, Leaf, Pending, Phase, Terms
-from aiotasks._polling.task_list import Catalogue
+from aiotasks._polling.pending import MIN_DUE, ListPage, PendingTask, Phase, WaitOptions
+from aiotasks._polling.task_list import TaskList
 from aiotasks.models import Kind, MergeTask
 
 
 # How fast examples are made is the machine's affair.
 SLOW = [HealthCheck.too_slow]
 
-TERMS = Terms(1000.0, lambda state: 1.0, lambda pending, outcome: None)
+TERMS = WaitOptions(1000.0, lambda state: 1.0, lambda pending, outcome: None)
 Listing = Request[Page[MergeTask]]
 FIRST = list_tasks("company")
 
@@ -29,18 +29,18 @@ def pending(
     name: str = "a",
     *,
     looked: float = 0.0,
-    phase: Phase = Phase.LOOK,
+    phase: Phase = Phase.DUE,
     wake: float | None = None,
-) -> Pending:
-    made = Pending(TaskRef("company", name), name, TERMS, now=looked, index=0)
+) -> PendingTask:
+    made = PendingTask(TaskRef("company", name), name, TERMS, now=looked, index=0)
     made.phase = phase
     if wake is not None:
         made.wake = wake
     return made
 
 
-def leaf(*pendings: Pending, born: float = 0.0) -> Leaf:
-    made = Leaf("company", listing("x"), born)
+def leaf(*pendings: PendingTask, born: float = 0.0) -> ListPage:
+    made = ListPage("company", listing("x"), born)
     for each in pendings:
         made.join(each)
     return made
@@ -49,8 +49,8 @@ def leaf(*pendings: Pending, born: float = 0.0) -> Leaf:
 class TestMembers:
     def test_who_joins_and_leaves(self) -> None:
         """A page counts who is on it, and who of these is due."""
-        due, asked = pending("a"), pending("b", phase=Phase.ASKED)
-        later, failed = pending("c", phase=Phase.LATER), pending("d", phase=Phase.REASON)
+        due, asked = pending("a"), pending("b", phase=Phase.IN_FLIGHT)
+        later, failed = pending("c", phase=Phase.WAITING), pending("d", phase=Phase.FETCHING_REASON)
         page = leaf(due, asked, later, failed)
         assert (page.size, page.due) == (4, 2)
         assert page.present() == [due, asked, later, failed]
@@ -89,7 +89,7 @@ class TestValue:
     def test_nothing_due_is_worth_nothing(self) -> None:
         """A page without a due task is worth no look, however many stand on it."""
         assert leaf().value(100.0) == 0
-        assert leaf(*(pending(str(n), phase=Phase.LATER) for n in range(9))).value(100.0) == 0
+        assert leaf(*(pending(str(n), phase=Phase.WAITING) for n in range(9))).value(100.0) == 0
 
     @given(
         born=st.floats(0, 1e5),
@@ -120,11 +120,11 @@ class TestPays:
     )
     def test_two_that_are_due_or_nearly(self, due: int, soon: int, others: int, pays: bool) -> None:
         """A page pays when it answers two: such as are due, or will be very soon."""
-        assert PAYS == 2
+        assert MIN_DUE == 2
         page = leaf(
             *(pending(f"due {n}") for n in range(due)),
-            *(pending(f"soon {n}", phase=Phase.LATER, wake=10.0) for n in range(soon)),
-            *(pending(f"late {n}", phase=Phase.LATER, wake=11.0) for n in range(others)),
+            *(pending(f"soon {n}", phase=Phase.WAITING, wake=10.0) for n in range(soon)),
+            *(pending(f"late {n}", phase=Phase.WAITING, wake=11.0) for n in range(others)),
         )
         assert page.pays(8.0) is pays
 
@@ -133,26 +133,26 @@ class TestPays:
     )
     def test_what_is_soon(self, now: float, is_soon: bool) -> None:
         """A task may be looked at when a fifth of its interval is left."""
-        assert pending(looked=0.0, phase=Phase.LATER, wake=20.0).is_due_soon(now) is is_soon
+        assert pending(looked=0.0, phase=Phase.WAITING, wake=20.0).is_due_soon(now) is is_soon
 
-    @pytest.mark.parametrize("phase", [each for each in Phase if each is not Phase.LATER])
+    @pytest.mark.parametrize("phase", [each for each in Phase if each is not Phase.WAITING])
     def test_only_what_waits_for_its_look_is_due_soon(self, phase: Phase) -> None:
         """What is asked for already, or has failed, or is settled is not looked at sooner."""
         assert not pending(phase=phase, wake=20.0).is_due_soon(20.0)
 
     def test_who_has_left_is_not_counted(self) -> None:
         """A task that stands on another page now does not make this one pay."""
-        moved = pending("moved", phase=Phase.LATER, wake=0.0)
+        moved = pending("moved", phase=Phase.WAITING, wake=0.0)
         page = leaf(pending("due"), moved)
         leaf().join(moved)
         assert not page.pays(100.0)
 
 
-def catalogue(kind: Kind = "company") -> Catalogue:
-    return Catalogue(kind)
+def catalogue(kind: Kind = "company") -> TaskList:
+    return TaskList(kind)
 
 
-def add_leaf(known: Catalogue, name: str, *pendings: Pending, now: float = 0.0) -> Leaf:
+def add_leaf(known: TaskList, name: str, *pendings: PendingTask, now: float = 0.0) -> ListPage:
     known.walk.request = listing(name)
     opened = known.opened(known.walk, now)
     for each in pendings:
@@ -239,11 +239,11 @@ class TestWalk:
     def test_what_is_yet_to_find(self) -> None:
         """Due tasks that were not looked at since the walk began are yet to be found."""
         known = catalogue()
-        old, asked = pending("a", looked=1.0), pending("b", looked=1.0, phase=Phase.ASKED)
+        old, asked = pending("a", looked=1.0), pending("b", looked=1.0, phase=Phase.IN_FLIGHT)
         new = pending("new", looked=5.0)
         above, seen = pending("above", looked=6.0), pending("seen", looked=5.0)
         seen.polls = 1
-        later = pending("later", looked=1.0, phase=Phase.LATER)
+        later = pending("later", looked=1.0, phase=Phase.WAITING)
         left = pending("left", looked=1.0)
         for each in (left, old, seen, asked, above, later, new):
             known.walk.join(each)

@@ -34,8 +34,8 @@ from aiotasks import (
 )
 from aiotasks._http.urls import TaskRef
 from aiotasks._http.wire import Page, Request, list_tasks
-from aiotasks._polling.pending import Leaf, Pending, Phase, Terms, cut_short
-from aiotasks._polling.schedule import GRACE, Question, Schedule
+from aiotasks._polling.pending import ListPage, PendingTask, Phase, WaitOptions, cut_short
+from aiotasks._polling.schedule import GRACE, PollTarget, Schedule
 from aiotasks._polling.started import VISIBILITY
 from aiotasks.backoff import Backoff, poll_backoff
 
@@ -70,7 +70,7 @@ class Waiters:
         self.schedule = Schedule()
         if not has_lists:
             self.schedule.catalogues["company"]._rests_until = math.inf
-        self.outcomes: list[tuple[Pending, Outcome]] = []
+        self.outcomes: list[tuple[PendingTask, Outcome]] = []
 
     def add(
         self,
@@ -80,9 +80,11 @@ class Waiters:
         timeout: float = 100.0,
         backoff: Backoff = lambda state: 10.0,
         is_urgent: bool = False,
-    ) -> Pending:
-        terms = Terms(timeout, backoff, lambda *settled: self.outcomes.append(settled), is_urgent)
-        pending = Pending(ref(name), f"url of {name}", terms, now=now, index=0)
+    ) -> PendingTask:
+        terms = WaitOptions(
+            timeout, backoff, lambda *settled: self.outcomes.append(settled), is_urgent
+        )
+        pending = PendingTask(ref(name), f"url of {name}", terms, now=now, index=0)
         self.schedule.add(pending)
         return pending
 
@@ -90,10 +92,10 @@ class Waiters:
         """Let time pass and return what is to be asked for, in order."""
         self.schedule.advance(now)
         taken = self.questions(now)
-        assert not any(isinstance(question, Leaf) for question in taken)
-        return [question.id for question in taken if not isinstance(question, Leaf)]
+        assert not any(isinstance(question, ListPage) for question in taken)
+        return [question.id for question in taken if not isinstance(question, ListPage)]
 
-    def questions(self, now: float) -> list[Question]:
+    def questions(self, now: float) -> list[PollTarget]:
         """Let time pass and return all questions that are to be asked, in order."""
         self.schedule.advance(now)
         return list(iter(lambda: self.schedule.take(now), None))
@@ -604,9 +606,9 @@ class Reader:
     def task(self, name: str) -> MergeTask:
         return task("success" if name in self.ended else "in-progress", name=name)
 
-    def answer(self, question: Question, now: float) -> None:
+    def answer(self, question: PollTarget, now: float) -> None:
         schedule = self.waiters.schedule
-        if isinstance(question, Leaf):
+        if isinstance(question, ListPage):
             self.calls["page"] += 1
             start = int(question.request.target.partition("cursor=")[2] or 0)
             end = start + self.size
@@ -709,9 +711,9 @@ class TestPages:
     def test_who_was_seen_together_wakes_together(self, paged: Waiters) -> None:
         """Jitter does not tear apart the tasks of one wait that one page shows."""
         delays = iter(range(10, 1000))
-        terms = Terms(1e6, lambda state: next(delays), lambda pending, outcome: None)
+        terms = WaitOptions(1e6, lambda state: next(delays), lambda pending, outcome: None)
         for name in NAMED[:50]:
-            paged.schedule.add(Pending(ref(name), name, terms, now=0.0, index=0))
+            paged.schedule.add(PendingTask(ref(name), name, terms, now=0.0, index=0))
         reader = Reader(paged, NAMED)
         assert reader.read(0.0) == {"page": 1}
         assert paged.schedule.next_wake() == 10.0
@@ -723,7 +725,7 @@ class TestPages:
         for name in NAMED[:3]:
             paged.add(name)
         (walk,) = paged.questions(0.0)
-        assert isinstance(walk, Leaf)
+        assert isinstance(walk, ListPage)
         paged.schedule.refuse(walk, 0.0)
         paged.schedule.put_back(walk)
         assert paged.due(0.0) == NAMED[:3]
@@ -752,7 +754,7 @@ class TestPages:
         for name in (*NAMED[:3], NAMED[0]):
             paged.add(name)
         (walk,) = paged.questions(0.0)
-        assert isinstance(walk, Leaf)
+        assert isinstance(walk, ListPage)
         shown = page(*(task("failed", name=name) for name in NAMED[:2]), task("success", name="x"))
         failures = paged.schedule.see_page(walk, shown, None, now=0.0, lead=0.0)
         assert failures == [ref(name) for name in NAMED[:2]]
@@ -779,7 +781,7 @@ class TestPages:
         assert not paged.schedule.is_urgent(ref(NAMED[0]))
         first, second = paged.questions(0.0)
         assert first == ref("other")
-        assert isinstance(second, Leaf)
+        assert isinstance(second, ListPage)
 
     @pytest.mark.parametrize("count", [30, 300, 900])
     def test_every_due_task_is_asked_within_its_bound(self, paged: Waiters, count: int) -> None:
@@ -909,7 +911,7 @@ class TestSummaries:
 class Wait:
     """What the model knows of one wait."""
 
-    pending: Pending
+    pending: PendingTask
     deadline: float
     lead: float = 0.0
     outcome: Outcome | None = None
@@ -931,9 +933,9 @@ class Model:
     """What a schedule ought to know."""
 
     now: float = 1000.0
-    waits: dict[Pending, Wait] = field(default_factory=dict)
+    waits: dict[PendingTask, Wait] = field(default_factory=dict)
     started: dict[str, float] = field(default_factory=dict)
-    looking: list[Question] = field(default_factory=list)
+    looking: list[PollTarget] = field(default_factory=list)
 
     def live(self, name: str | None = None) -> Iterator[Wait]:
         waits = list(self.waits.values())
@@ -956,7 +958,7 @@ class ScheduleMachine(RuleBasedStateMachine):
         self.schedule = Schedule()
         self.model = Model()
 
-    def deliver(self, pending: Pending, outcome: Outcome) -> None:
+    def deliver(self, pending: PendingTask, outcome: Outcome) -> None:
         wait, now = self.model.waits[pending], self.model.now
         assert not wait.is_over, "settled twice, or after it was discarded"
         assert now <= wait.deadline + GRACE + 1e-6, "settled too late"
@@ -976,13 +978,13 @@ class ScheduleMachine(RuleBasedStateMachine):
     )
     def add(
         self, name: str, timeout: float, delay: float, *, is_urgent: bool, is_own: bool
-    ) -> Pending:
-        terms = Terms(timeout, lambda state: delay, self.deliver, is_urgent)
+    ) -> PendingTask:
+        terms = WaitOptions(timeout, lambda state: delay, self.deliver, is_urgent)
         model = self.model
         if is_own:
             self.schedule.note_started(ref(name), model.now)
             model.started[name] = model.now
-        pending = Pending(ref(name), name, terms, now=model.now, index=len(model.waits))
+        pending = PendingTask(ref(name), name, terms, now=model.now, index=len(model.waits))
         model.waits[pending] = Wait(pending, model.now + timeout)
         self.schedule.add(pending)
         return pending
@@ -1003,7 +1005,7 @@ class ScheduleMachine(RuleBasedStateMachine):
         while (question := self.schedule.take(self.model.now)) is not None:
             assert question not in self.model.looking, "asked for twice at once"
             assert self.schedule.is_wanted(question)
-            if isinstance(question, Leaf):
+            if isinstance(question, ListPage):
                 assert question.is_asked
                 assert not self.schedule.catalogues[question.kind].is_resting(self.model.now)
             else:
@@ -1011,7 +1013,7 @@ class ScheduleMachine(RuleBasedStateMachine):
             self.model.looking.append(question)
         assert not self.schedule.has_due
 
-    def asked(self, number: int) -> Question:
+    def asked(self, number: int) -> PollTarget:
         return self.model.looking[number % len(self.model.looking)]
 
     @precondition(lambda self: self.model.looking)
@@ -1035,7 +1037,7 @@ class ScheduleMachine(RuleBasedStateMachine):
     ) -> None:
         question, now = self.asked(number), self.model.now
         summary = ResultsSummary(total=1, failed=failed)
-        if not isinstance(question, Leaf):
+        if not isinstance(question, ListPage):
             statuses = {question.id: status}
         seen = {name: task(each, summary, name=name) for name, each in statuses.items()}
         # What a page does not show is given time, too, if it was started just now.
@@ -1044,7 +1046,7 @@ class ScheduleMachine(RuleBasedStateMachine):
         waits = self.model.undecided(*seen)
         for wait in waits:
             wait.has_failed = OutcomeState.of(seen[wait.pending.id]) is OutcomeState.FAILED
-        if isinstance(question, Leaf):
+        if isinstance(question, ListPage):
             link = None if following is None else listing(following)
             failures = self.schedule.see_page(
                 question, page(*seen.values()), link, now=now, lead=lead
@@ -1067,7 +1069,7 @@ class ScheduleMachine(RuleBasedStateMachine):
     @rule(number=st.integers(0, 3), lead=LEADS)
     def fail(self, number: int, lead: float) -> None:
         question, now = self.asked(number), self.model.now
-        if isinstance(question, Leaf):
+        if isinstance(question, ListPage):
             self.schedule.refuse(question, now)
         else:
             waits = self.model.undecided(question.id)
@@ -1086,7 +1088,7 @@ class ScheduleMachine(RuleBasedStateMachine):
     def learn_nothing(self, number: int) -> None:
         self.end_look(self.asked(number))
 
-    def end_look(self, question: Question) -> None:
+    def end_look(self, question: PollTarget) -> None:
         self.model.looking.remove(question)
         self.schedule.put_back(question)
 
@@ -1099,7 +1101,7 @@ class ScheduleMachine(RuleBasedStateMachine):
             assert (wait.outcome.state, wait.outcome.reason) == (OutcomeState.FAILED, reason)
 
     @rule(pending=consumes(pendings))
-    def discard(self, pending: Pending) -> None:
+    def discard(self, pending: PendingTask) -> None:
         wait = self.model.waits[pending]
         wait.is_discarded = wait.outcome is None
         self.schedule.discard(pending)
@@ -1112,7 +1114,7 @@ class ScheduleMachine(RuleBasedStateMachine):
         assert self.schedule.count == len(live)
         assert self.schedule.tasks == len({wait.pending.ref for wait in live})
         for wait in self.model.waits.values():
-            assert wait.is_over == (wait.pending.phase is Phase.SETTLED)
+            assert wait.is_over == (wait.pending.phase is Phase.DONE)
         assert len(self.schedule._timetable) <= 3 * len(live) + 64
 
     @invariant()
@@ -1122,9 +1124,9 @@ class ScheduleMachine(RuleBasedStateMachine):
         for wait in self.model.live():
             pending = wait.pending
             is_asked = pending.ref in self.model.looking or pending.leaf in self.model.looking
-            assert pending.phase is not Phase.LOOK or pending in self.schedule._due
-            assert pending.phase is not Phase.ASKED or is_asked
-            if pending.phase is Phase.LATER:
+            assert pending.phase is not Phase.DUE or pending in self.schedule._due
+            assert pending.phase is not Phase.IN_FLIGHT or is_asked
+            if pending.phase is Phase.WAITING:
                 assert self.schedule.next_wake() <= pending.wake
 
     @invariant()
@@ -1172,16 +1174,16 @@ def test_a_walk_goes_on_without_the_task_that_kept_it_going() -> None:
     """Whoever is passed over while a page is read is asked for, whatever becomes of the others."""
     schedule = Schedule()
     outcomes: list[Outcome] = []
-    terms = Terms(1000.0, tenacity.wait_fixed(5), lambda _, end: outcomes.append(end))
+    terms = WaitOptions(1000.0, tenacity.wait_fixed(5), lambda _, end: outcomes.append(end))
     waiting = [
-        Pending(TaskRef("company", f"t{number}"), "", terms, now=0.0, index=number)
+        PendingTask(TaskRef("company", f"t{number}"), "", terms, now=0.0, index=number)
         for number in range(6)
     ]
     for pending in waiting:
         schedule.add(pending)
     schedule.advance(0.0)
     walk = schedule.take(0.0)
-    assert isinstance(walk, Leaf)
+    assert isinstance(walk, ListPage)
     assert not schedule.has_due  # all are passed over
     running = ResultsSummary(total=1, in_progress=1)
     page = Page(
@@ -1193,7 +1195,7 @@ def test_a_walk_goes_on_without_the_task_that_kept_it_going() -> None:
     following = Request("GET", "/v2/next", walk.request.decoder)
     schedule.see_page(walk, page, following, now=0.1, lead=0.0)
     schedule.put_back(walk)
-    queued = [pending for pending in waiting if pending.phase is Phase.LOOK]
+    queued = [pending for pending in waiting if pending.phase is Phase.DUE]
     assert len(queued) == 1
     schedule.discard(queued[0])
     assert schedule.take(0.2) is walk

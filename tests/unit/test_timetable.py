@@ -7,34 +7,34 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from aiotasks._http.urls import TaskRef
-from aiotasks._polling.pending import Pending, Terms
-from aiotasks._polling.timers import Timetable
+from aiotasks._polling.pending import PendingTask, WaitOptions
+from aiotasks._polling.timers import WakeQueue
 
 
 # How fast examples are made is the machine's affair.
 SLOW = [HealthCheck.too_slow]
 
-TERMS = Terms(100.0, lambda state: 1.0, lambda pending, outcome: None)
+TERMS = WaitOptions(100.0, lambda state: 1.0, lambda pending, outcome: None)
 
 
-def pending(name: str = "a") -> Pending:
-    return Pending(TaskRef("company", name), name, TERMS, now=0.0, index=0)
+def pending(name: str = "a") -> PendingTask:
+    return PendingTask(TaskRef("company", name), name, TERMS, now=0.0, index=0)
 
 
-def popped(timetable: Timetable, now: float) -> list[tuple[float, list[str]]]:
+def popped(timetable: WakeQueue, now: float) -> list[tuple[float, list[str]]]:
     return [(when, [each.id for each in row]) for when, row in timetable.pop(now)]
 
 
 class TestTimetable:
     def test_nothing(self) -> None:
         """An empty one has no next time and nothing to take out."""
-        timetable = Timetable()
+        timetable = WakeQueue()
         assert (len(timetable), timetable.next) == (0, math.inf)
         assert popped(timetable, 1e9) == []
 
     def test_a_row(self) -> None:
         """Tasks of one moment come out together, in the order in which they were put in."""
-        timetable = Timetable()
+        timetable = WakeQueue()
         for name in "abc":
             timetable.put(5.0, pending(name))
         timetable.put(7.0, pending("d"))
@@ -45,13 +45,13 @@ class TestTimetable:
 
     def test_never(self) -> None:
         """What is to wake never costs nothing."""
-        timetable = Timetable()
+        timetable = WakeQueue()
         timetable.put(math.inf, pending())
         assert (len(timetable), timetable.next) == (0, math.inf)
 
     def test_a_row_that_is_filled_again_while_it_is_read(self) -> None:
         """What is put in for the present moment meanwhile comes out too, in a row of its own."""
-        timetable = Timetable()
+        timetable = WakeQueue()
         timetable.put(1.0, pending("a"))
         rows = []
         for when, row in timetable.pop(2.0):
@@ -65,12 +65,12 @@ class TestTimetable:
     @pytest.mark.parametrize("kept", [set("ace"), set(), set("abcde")], ids=len)
     def test_a_sweep(self, kept: set[str]) -> None:
         """What holds no more is thrown out; what stays keeps its time and its order."""
-        timetable = Timetable()
+        timetable = WakeQueue()
         for when, name in ((2.0, "a"), (1.0, "b"), (2.0, "c"), (2.0, "d"), (3.0, "e")):
             timetable.put(when, pending(name))
         asked: list[tuple[float, str]] = []
 
-        def holds(when: float, each: Pending) -> bool:
+        def holds(when: float, each: PendingTask) -> bool:
             asked.append((when, each.id))
             return each.id in kept
 
@@ -90,7 +90,7 @@ class TestTimetable:
     @settings(max_examples=100, deadline=None, suppress_health_check=SLOW)
     def test_the_order(self, times: list[float], now: float) -> None:
         """Entries come out by time and, where that is equal, as they were put in; others stay."""
-        timetable = Timetable()
+        timetable = WakeQueue()
         for number, when in enumerate(times):
             timetable.put(when, pending(str(number)))
         expected = sorted(range(len(times)), key=times.__getitem__)

@@ -12,10 +12,10 @@ from aiotasks import Client, LedgerError
 from aiotasks.dedupe import Ledger, LedgerReader, PairState, Plan, Transition
 from aiotasks.sandbox import Sandbox
 from aiotasks.web import _app, _events
-from aiotasks.web._background import Scope
+from aiotasks.web._background import BackgroundTasks
 from aiotasks.web._events import Event as EncodedEvent
-from aiotasks.web._events import Ring, Tails
-from aiotasks.web._runner import Runner
+from aiotasks.web._events import Followers, Ring
+from aiotasks.web._runner import JobRunner
 from tests.web.conftest import Event, OpenSite, Site
 
 
@@ -362,11 +362,11 @@ async def test_a_page_that_cannot_be_read(
 
 async def test_one_that_breaks_is_replaced(client: Client, tmp_path: Path, writer: Writer) -> None:
     """Who was told by a reader that broke leaves alone the one that came after it."""
-    scope = Scope()
+    scope = BackgroundTasks()
     await scope.open()
-    tails = Tails(scope, Runner(client, scope))
+    tails = Followers(scope, JobRunner(client, scope))
     path = tmp_path / "other.job.db"
-    first, second = (_events.Reader(0, lambda: False) for _ in range(2))
+    first, second = (_events.Subscriber(0, lambda: False) for _ in range(2))
     with tails.watching("other", path, first) as tail:
         tail.is_over = True
         watching = tails.watching("other", path, second)

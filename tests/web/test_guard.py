@@ -5,10 +5,10 @@ from multidict import CIMultiDict
 
 from aiotasks import ConfigurationError
 from aiotasks.web import _access
-from aiotasks.web._access import Rules
+from aiotasks.web._access import AccessRules
 
 
-RULES = Rules.of(["Jobs.Example.org", "box:8080"], None)
+RULES = AccessRules.of(["Jobs.Example.org", "box:8080"], None)
 
 
 def refusal(method: str, host: str, **headers: str) -> str:
@@ -140,13 +140,13 @@ def test_tokens() -> None:
 def test_what_is_no_token(token: str) -> None:
     """An empty token would let in everybody, so there is none."""
     with pytest.raises(ConfigurationError, match="token must be"):
-        _ = Rules.of((), token)
+        _ = AccessRules.of((), token)
 
 
 def test_hosts_are_names() -> None:
     """A single text is not taken for a list of letters."""
     with pytest.raises(ConfigurationError, match=r"\('box',\)"):
-        _ = Rules.of("box", None)
+        _ = AccessRules.of("box", None)
 
 
 def test_the_policy() -> None:

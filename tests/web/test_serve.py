@@ -14,7 +14,7 @@ from aiohttp import web
 from aiotasks import Client, ConfigurationError
 from aiotasks.sandbox import Sandbox
 from aiotasks.web import jobs_app, serve
-from aiotasks.web._background import EndingError, Scope
+from aiotasks.web._background import BackgroundTasks, EndingError
 from tests.web.conftest import OpenSite, Site
 
 
@@ -203,7 +203,7 @@ async def _read(streams: list[aiohttp.ClientResponse]) -> None:
 class TestScope:
     async def test_it_survives_what_it_runs(self, caplog: pytest.LogCaptureFixture) -> None:
         """What fails is logged, and costs nothing else."""
-        scope = Scope()
+        scope = BackgroundTasks()
         await scope.open()
 
         async def fail() -> None:
@@ -221,7 +221,7 @@ class TestScope:
 
     async def test_what_it_completes(self) -> None:
         """What a handler waits for is cut short by the end, and by nothing else."""
-        scope = Scope()
+        scope = BackgroundTasks()
         await scope.open()
         assert await scope.complete(asyncio.sleep(0, "done")) == "done"
 

@@ -11,7 +11,7 @@ import pytest
 from aiotasks import ConfigurationError
 from aiotasks.dedupe import JobInfo, JobProgress, Pair, PairState, Plan, Transition
 from aiotasks.dedupe.ledger import holder
-from aiotasks.dedupe.ledger.holder import present_holder
+from aiotasks.dedupe.ledger.holder import live_holder
 from aiotasks.models import Quota
 from aiotasks.web import _json
 from aiotasks.web._folder import Folder, plain_name
@@ -247,7 +247,7 @@ class TestHolder:
         fields = " ".join(["0"] * 18)
         _ = (tmp_path / "7" / "stat").write_text(f"7 (a) b (c) S {fields} {ticks} 0 0\n")
         _ = (tmp_path / "stat").write_text("cpu 1 2\nintr 1 2\nbtime 1000\nprocesses 9\n")
-        return lambda text: present_holder(text, host="box")
+        return lambda text: live_holder(text, host="box")
 
     def test_who_holds_it(self, holder: Callable[[str], str | None]) -> None:
         """A process of this machine is believed if it is there, and was there then."""
@@ -268,4 +268,4 @@ class TestHolder:
         """Where the system has no such list, whoever held it last is believed."""
         monkeypatch.setattr(holder, "_PROCESSES", tmp_path / "missing")
         text = "process 8 on box since 1970-01-01 00:50:00 UTC"
-        assert present_holder(text, host="box") == text
+        assert live_holder(text, host="box") == text

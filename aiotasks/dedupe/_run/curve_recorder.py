@@ -12,7 +12,7 @@ from aiotasks.dedupe.ledger import Ledger
 _NOTED_EVERY: Final = 30
 
 
-class Sampler:
+class CurveRecorder:
     """Notes the curve of a run about every half minute, and goes on with that of earlier runs."""
 
     def __init__(

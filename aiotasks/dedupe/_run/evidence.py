@@ -25,7 +25,7 @@ WITNESS_AFTER: Final = 10.0
 its place may have passed the request on all the same."""
 
 
-class Doubt(Struct, kw_only=True, eq=False):
+class IndeterminateMerge(Struct, kw_only=True, eq=False):
     """A pair whose merge may have been started.
 
     ``ended`` is the last step in the log when its request was over, and ``age`` seconds have
@@ -49,7 +49,7 @@ class _Own(NamedTuple):
     answered: int
 
 
-class Journal:
+class OwnMerges:
     """The order in which this job's own merges were sent and answered, from the ledger's log.
 
     A task is a batch: merges are told apart by their records as well, should one task have many.
@@ -78,10 +78,12 @@ class Journal:
         return self._own.get((merge.task_id, merge.primary_id, merge.duplicate_id))
 
 
-class Listing:
+class MergeListScan:
     """What a reading of the merge list tells of some doubts."""
 
-    def __init__(self, journal: Journal, doubts: Iterable[Doubt], *, anchor: int | None) -> None:
+    def __init__(
+        self, journal: OwnMerges, doubts: Iterable[IndeterminateMerge], *, anchor: int | None
+    ) -> None:
         self._journal = journal
         self._anchor = anchor
         self._wanted = {_ids(doubt.pair): doubt for doubt in doubts}
@@ -109,11 +111,11 @@ class Listing:
         """Say that the list has been read as far as this job goes back."""
         self._reach(0)
 
-    def found(self, doubt: Doubt) -> Merge | None:
+    def found(self, doubt: IndeterminateMerge) -> Merge | None:
         """Return the merge in question, where the list has it."""
         return self._found.get(doubt.pair.number)
 
-    def is_absent(self, doubt: Doubt, *, now: float, settle_after: float) -> bool:
+    def is_absent(self, doubt: IndeterminateMerge, *, now: float, settle_after: float) -> bool:
         """Say whether the list, when read from ``now`` on, proves that it was never started."""
         if self.found(doubt) is not None or not self._is_read_for(doubt):
             return False
@@ -121,14 +123,14 @@ class Listing:
         needed = min(WITNESS_AFTER, settle_after) if has_witness else settle_after
         return doubt.age_at(now) >= needed
 
-    def _is_read_for(self, doubt: Doubt) -> bool:
+    def _is_read_for(self, doubt: IndeterminateMerge) -> bool:
         """Say whether all merges have been read that can be the one in question."""
         return self._reached is not None and self._reached < self._sent(doubt)
 
     def _reach(self, answered: int) -> None:
         self._reached = answered if self._reached is None else min(self._reached, answered)
 
-    def _sent(self, doubt: Doubt) -> int:
+    def _sent(self, doubt: IndeterminateMerge) -> int:
         return self._journal.sent.get(doubt.pair.number, 0)
 
 

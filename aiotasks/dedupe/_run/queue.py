@@ -15,7 +15,7 @@ _JUDGED_FROM = 10
 _FAILURES = frozenset({PairState.FAILED, PairState.REFUSED, PairState.UNSETTLED})
 
 
-class Board:
+class MergeQueue:
     """The pairs of a run: which wait for their turn, and how many are open.
 
     A plan's clusters share no record, so two open merges share one only within a cluster: each

@@ -20,7 +20,7 @@ from aiotasks.errors import (
 )
 from aiotasks.models import TaskStatus
 
-from .evidence import PATIENCE, Doubt, Journal, Listing
+from .evidence import PATIENCE, IndeterminateMerge, MergeListScan, OwnMerges
 
 
 MOST_DOUBTS: Final = 32
@@ -58,7 +58,7 @@ class Desk(Protocol):
         """Stop the job if nothing can go on after this error, and say whether it was stopped."""
 
 
-class Settler:
+class Reconciler:
     """The merges in doubt, and the loop that settles them."""
 
     def __init__(
@@ -71,10 +71,10 @@ class Settler:
         self._settle_after = settle_after
         self._patience = max(PATIENCE, 2 * settle_after)
         self._loop = asyncio.get_running_loop()
-        self._doubts: dict[int, Doubt] = {}
+        self._doubts: dict[int, IndeterminateMerge] = {}
         self._times: Counter[int] = Counter()
         self._is_cut_off = False
-        self._journal: Journal | None = None
+        self._journal: OwnMerges | None = None
         self._added = asyncio.Event()
 
     def __len__(self) -> int:
@@ -83,7 +83,7 @@ class Settler:
     def add(self, pair: Pair, *, seq: int, age: float = 0.0, task_url: str | None = None) -> None:
         """Find out what became of a pair; its request was over at step ``seq`` of the log."""
         now = self._loop.time()
-        doubt = Doubt(pair=pair, ended=seq, since=now, age=age, task_url=task_url)
+        doubt = IndeterminateMerge(pair=pair, ended=seq, since=now, age=age, task_url=task_url)
         self._doubts[pair.number] = doubt
         self._times[pair.number] += 1
         self._added.set()
@@ -103,7 +103,7 @@ class Settler:
                 await asyncio.sleep(poll_delay(_BACKOFF, rounds))
                 await self._ask_for(list(self._doubts.values()))
 
-    async def _ask_for(self, doubts: list[Doubt]) -> None:
+    async def _ask_for(self, doubts: list[IndeterminateMerge]) -> None:
         self._is_cut_off = False
         unanswered = [doubt for doubt in doubts if doubt.task_url is None]
         # The list proves something for the time when it was asked for, not for when it came.
@@ -131,10 +131,10 @@ class Settler:
             _ = self._desk.stop_for(error)
             return None
 
-    async def _read_list(self, doubts: list[Doubt]) -> Listing:
-        journal = self._journal = self._journal or Journal(await self._ledger.pairs())
+    async def _read_list(self, doubts: list[IndeterminateMerge]) -> MergeListScan:
+        journal = self._journal = self._journal or OwnMerges(await self._ledger.pairs())
         journal.learn(await self._ledger.history(after=journal.seq))
-        listing = Listing(journal, doubts, anchor=self._anchor)
+        listing = MergeListScan(journal, doubts, anchor=self._anchor)
         async with aclosing(self._merges()) as merges:
             async for merge in merges:
                 if not listing.read(merge):
@@ -142,7 +142,9 @@ class Settler:
         listing.end()
         return listing
 
-    async def _learn(self, doubt: Doubt, listing: Listing | None, now: float) -> Step | None:
+    async def _learn(
+        self, doubt: IndeterminateMerge, listing: MergeListScan | None, now: float
+    ) -> Step | None:
         """Return what is to be done with a pair, if it can be told."""
         if doubt.task_url is not None:
             by_task = await self._ask(self._learn_by_task(doubt.pair, doubt.task_url))

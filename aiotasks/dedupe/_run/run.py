@@ -23,7 +23,7 @@ from aiotasks.dedupe._progress import (
     PairChanged,
     Stopping,
 )
-from aiotasks.dedupe._taskgroups import plain_errors
+from aiotasks.dedupe._taskgroups import unwrap_errors
 from aiotasks.dedupe.ledger import Ledger
 from aiotasks.dedupe.models import JobInfo, Pair, PairState, StopReason, Transition
 from aiotasks.errors import (
@@ -41,10 +41,10 @@ from aiotasks.errors import (
 )
 from aiotasks.outcomes import Outcome, OutcomeState
 
-from .curve_recorder import Sampler
+from .curve_recorder import CurveRecorder
 from .outages import Outages
-from .queue import Board
-from .reconciler import MOST_DOUBTS, Settler
+from .queue import MergeQueue
+from .reconciler import MOST_DOUBTS, Reconciler
 
 
 SENDERS: Final = 16
@@ -80,7 +80,7 @@ class Terms(Struct, frozen=True, kw_only=True):
     poll_interval: float
 
 
-class Work:
+class JobRun:
     """One run of a job, from what the ledger has to where it ends or is stopped."""
 
     def __init__(
@@ -90,7 +90,7 @@ class Work:
         watch: Watch,
         *,
         job: JobInfo,
-        board: Board,
+        board: MergeQueue,
         totals: dict[PairState, int],
         terms: Terms,
         anchor: int | None,
@@ -112,7 +112,7 @@ class Work:
         self._on_progress = on_progress
         self._on_event = on_event
         self._service = service_of(client, job.kind)
-        self._settler = Settler(
+        self._settler = Reconciler(
             self, self._service, ledger, anchor=anchor, settle_after=terms.settle_after
         )
         self._loop = asyncio.get_running_loop()
@@ -140,11 +140,11 @@ class Work:
         """Work until all pairs have ended, or the job was stopped and its grace is over."""
         loops = [self._send_merges() for _ in range(SENDERS)]
         loops += [self._take_outcomes(), self._settler.run(), self._heed(stop)]
-        sampler = Sampler(self._ledger, self._clock, self.progress)
+        sampler = CurveRecorder(self._ledger, self._clock, self.progress)
         loops += [self._outages.run(), sampler.run()]
         if self._on_progress is not None:
             loops.append(self._show_progress(self._on_progress))
-        with plain_errors():
+        with unwrap_errors():
             async with self._group as group:
                 crew = [group.create_task(loop) for loop in loops]
                 await self._until_over()

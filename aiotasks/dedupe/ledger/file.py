@@ -42,7 +42,7 @@ def damaged(path: Path, finding: str) -> LedgerError:
     return LedgerError(str(path), problem)
 
 
-def is_there(path: Path) -> bool:
+def exists(path: Path) -> bool:
     """Return whether there is a ledger, and not an empty or no file, before SQLite touches it.
 
     Raises:
@@ -97,7 +97,7 @@ def has_log(path: Path) -> bool:
     return log.exists() and log.stat().st_size > 0
 
 
-async def is_sound(path: Path, database: Database) -> bool:
+async def verify(path: Path, database: Database) -> bool:
     """Check the whole file, without changing it; return false if it has no tables yet.
 
     Raises:

@@ -13,7 +13,7 @@ _SLACK = 2.0
 _HOLDER = re.compile(r"process (\d+) on (\S+) since ([\d-]+ [\d:]+) UTC", re.ASCII)
 
 
-def present_holder(holder: str, *, host: str) -> str | None:
+def live_holder(holder: str, *, host: str) -> str | None:
     """Return who holds a ledger, as far as it can be told from what the last holder has left.
 
     Who was killed has left its name. Of this machine it can be told whether that process is still

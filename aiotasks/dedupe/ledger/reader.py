@@ -117,7 +117,7 @@ class LedgerReader:
     @asynccontextmanager
     async def _opened(self) -> AsyncIterator[Database]:
         with file.reading(self.path):
-            if not file.is_there(self._file):
+            if not file.exists(self._file):
                 raise self._nothing()
             async with self._to_read() as database:
                 if not await self._examine(database):
@@ -138,7 +138,7 @@ class LedgerReader:
 
     async def _examine(self, database: Database) -> bool:
         """Return whether there is a sound ledger, and load what is known without asking."""
-        if not await file.is_sound(self.path, database):
+        if not await file.verify(self.path, database):
             return False
         self._job = schema.to_job(await database.execute_fetchall(schema.GET_JOB))
         for (text,) in await database.execute_fetchall(schema.GET_HOLDER):

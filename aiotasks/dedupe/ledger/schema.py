@@ -231,7 +231,7 @@ def to_history(rows: Iterable[Sequence[Any]]) -> list[LoggedTransition]:
     """Return the steps that ``GET_LOG`` has found."""
     fields = Transition.__struct_fields__
     steps = [
-        {"seq": seq, "change": dict(zip(fields, transition, strict=True))}
+        {"seq": seq, "transition": dict(zip(fields, transition, strict=True))}
         for seq, *transition in rows
     ]
     return msgspec.convert(steps, list[LoggedTransition])

@@ -187,11 +187,11 @@ class Ledger(LedgerReader):
     async def _opened(self) -> AsyncIterator[Database]:
         with file.reading(self.path):
             # Nothing is put beside a file that is not ours, not even a lock.
-            _ = file.is_there(self._file)
+            _ = file.exists(self._file)
             if not self._lock():
                 raise self._in_use(await self._who())
             try:
-                if file.is_there(self._file):
+                if file.exists(self._file):
                     async with self._to_read() as database:
                         _ = await self._examine(database)
                 async with self._connect(f"{self._file.as_uri()}?mode=rwc", uri=True) as database:
