@@ -2,9 +2,10 @@
 
 import math
 import re
-from typing import NoReturn
+from typing import NoReturn, cast, get_args
 
 from .errors import ConfigurationError
+from .models import Kind
 
 
 _LONGEST = 120
@@ -23,6 +24,13 @@ def whole(name: str, value: int, *, at_least: int) -> int:
     if type(value) is not int or value < at_least:
         reject(f"{name} must be a whole number, {at_least} or more, not {value!r}")
     return value
+
+
+def known_kind(kind: str) -> Kind:
+    """Return a kind that is ``"company"`` or ``"person"``."""
+    if kind not in get_args(Kind):
+        reject(f"{shorten(kind)} is not a kind: it is company or person")
+    return cast(Kind, kind)
 
 
 def shorten(value: object) -> str:

@@ -1,6 +1,6 @@
 """The verbs for merges: start one, and look into the history and the suggestions."""
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Iterator
 from itertools import islice
 from typing import Generic, cast
 
@@ -69,7 +69,7 @@ class MergeService(Generic[StateT, ProfileT]):
 
     async def merges(
         self, *, status: str | None = None, task_url: str | None = None
-    ) -> AsyncIterator[StateT]:
+    ) -> AsyncGenerator[StateT]:
         """Iterate over the organization's merges, newest first, page by page.
 
         Args:
@@ -96,7 +96,7 @@ class MergeService(Generic[StateT, ProfileT]):
         request = wire.get_merge(self._kind, merge_id)
         return cast(StateT, await self._poller().transport.send(request))
 
-    async def suggestions(self) -> AsyncIterator[DuplicateSuggestion[ProfileT]]:
+    async def suggestions(self) -> AsyncGenerator[DuplicateSuggestion[ProfileT]]:
         """Iterate over the duplicates that Affinity suggests.
 
         A beta of the API: it needs the version 2026-07-15 or later (``api_version``).
@@ -108,7 +108,7 @@ class MergeService(Generic[StateT, ProfileT]):
         async for suggestion in self._poller().transport.pages(request):
             yield cast(DuplicateSuggestion[ProfileT], suggestion)
 
-    async def records(self, ids: Iterable[int]) -> AsyncIterator[Record[ProfileT]]:
+    async def records(self, ids: Iterable[int]) -> AsyncGenerator[Record[ProfileT]]:
         """Iterate over the records that are there, a hundred a call, in the API's order.
 
         Records that are gone are left out: ``get_record`` tells why.

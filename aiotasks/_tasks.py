@@ -1,7 +1,7 @@
 """The verbs for tasks: look at one, wait for one or for many, list them."""
 
 import math
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncGenerator, Callable, Iterable
 from copy import copy
 
 from ._http import urls, wire
@@ -183,7 +183,7 @@ class TaskService:
             raise ConfigurationError(message)
         return self._watch(task_urls, timeout, poll_interval, max_poll_interval, backoff)
 
-    async def list(self, kind: Kind, *, status: str | None = None) -> AsyncIterator[MergeTask]:
+    async def list(self, kind: Kind, *, status: str | None = None) -> AsyncGenerator[MergeTask]:
         """Iterate over the organization's tasks of a kind, newest first, page by page.
 
         Args:

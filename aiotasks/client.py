@@ -7,11 +7,11 @@ import re
 from contextlib import suppress
 from importlib.metadata import version
 from types import TracebackType
-from typing import Any, NamedTuple, Self
+from typing import Any, Literal, NamedTuple, Self, overload
 
 import aiohttp
 
-from ._checks import positive, whole
+from ._checks import known_kind, positive, whole
 from ._http import urls, wire
 from ._http.limits import limits_of
 from ._http.pacer import Pacer
@@ -24,6 +24,7 @@ from .errors import ClosedError, ConfigurationError, NotFoundError
 from .models import (
     CompanyMergeState,
     CompanyProfile,
+    Kind,
     PersonMergeState,
     PersonProfile,
     Quota,
@@ -87,6 +88,27 @@ class Client:
         self.persons: MergeService[PersonMergeState, PersonProfile] = MergeService(
             self._poller, "person"
         )
+
+    @overload
+    def merges_of(
+        self, kind: Literal["company"]
+    ) -> MergeService[CompanyMergeState, CompanyProfile]: ...
+    @overload
+    def merges_of(
+        self, kind: Literal["person"]
+    ) -> MergeService[PersonMergeState, PersonProfile]: ...
+    def merges_of(
+        self, kind: Kind
+    ) -> (
+        MergeService[CompanyMergeState, CompanyProfile]
+        | MergeService[PersonMergeState, PersonProfile]
+    ):
+        """Return ``companies`` or ``persons``, for code that takes the kind as an argument.
+
+        Raises:
+            ConfigurationError: when the kind is neither ``"company"`` nor ``"person"``.
+        """
+        return self.companies if known_kind(kind) == "company" else self.persons
 
     @classmethod
     def from_env(cls, **settings: Any) -> Self:

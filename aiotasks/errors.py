@@ -273,3 +273,11 @@ class LedgerError(AffinityError):
 
     def __str__(self) -> str:
         return f"{self.path}: {self.problem}"
+
+
+class LedgerInUseError(LedgerError):
+    """Raised when another process holds the ledger: only one may write to it at a time."""
+
+
+class NoJobError(LedgerError):
+    """Raised when a ledger holds no job yet, so that there is nothing to go on with or to report."""

@@ -1,7 +1,7 @@
 """The only path a request takes: slot, send, decode, retry."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from datetime import UTC, datetime
 from typing import Any, Final, TypeVar
 
@@ -103,7 +103,7 @@ class Transport:
             self.slots.give_back()
             raise
 
-    async def pages(self, request: Request[Page[T]]) -> AsyncIterator[T]:
+    async def pages(self, request: Request[Page[T]]) -> AsyncGenerator[T]:
         """Iterate over all that a list holds, from the newest on.
 
         Raises:

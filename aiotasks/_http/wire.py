@@ -5,12 +5,12 @@ Nothing here does I/O or knows the time.
 
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any, Generic, NamedTuple, TypeVar, cast
+from typing import Any, Generic, NamedTuple, TypeVar
 from urllib.parse import quote
 
 import msgspec
 
-from aiotasks._checks import reject, shorten
+from aiotasks._checks import known_kind, reject, shorten
 from aiotasks.errors import (
     AuthenticationError,
     AuthorizationError,
@@ -162,7 +162,9 @@ def get_task(ref: TaskRef) -> Request[MergeTask]:
 
 def list_tasks(kind: Kind, status: str | None = None) -> Request[Page[MergeTask]]:
     """Ask for the newest tasks; the filter of this list knows ``status`` only."""
-    return Request("GET", _listing(f"tasks/{_kind(kind)}-merges", _status_term(status)), _TASKS)
+    return Request(
+        "GET", _listing(f"tasks/{known_kind(kind)}-merges", _status_term(status)), _TASKS
+    )
 
 
 def list_merges(
@@ -174,7 +176,7 @@ def list_merges(
         # `&` binds more tightly than `|`, so the status stands in each of the alternatives.
         prefix = f"{term} & " if term else ""
         term = " | ".join(f"{prefix}taskId={_checked_id(task)}" for task in task_ids)
-    return Request("GET", _listing(f"{_kind(kind)}-merges", term), _STATES[kind])
+    return Request("GET", _listing(f"{known_kind(kind)}-merges", term), _STATES[kind])
 
 
 def get_merge(kind: Kind, merge_id: int) -> Request[Any]:
@@ -332,9 +334,3 @@ def _checked_number(name: str, value: int) -> int:
     if type(value) is not int or not 0 < value <= _MAX_ID:
         reject(f"{name} must be a positive whole number, not {shorten(value)}")
     return value
-
-
-def _kind(kind: str) -> Kind:
-    if kind not in _STATE:
-        reject(f"{shorten(kind)} is not a kind: it is company or person")
-    return cast(Kind, kind)

@@ -60,7 +60,6 @@ from .serve import page_beside
 
 
 _MOST_REASONS = 5
-_TOLD = (PairState.FAILED, PairState.REFUSED, PairState.UNSETTLED)
 _NOTHING_LOST = "Nothing is lost: run the same command again to go on."
 commands = typer.Typer()
 
@@ -312,7 +311,10 @@ async def _work(
             except LedgerError as error:
                 say(str(error))
                 return Exit.WRONG_USE if screen.is_empty else Exit.RUNNING
-        reasons = Counter(pair.reason for pair in await ledger.pairs(*_TOLD))
+        reasons = Counter(
+            pair.reason
+            for pair in await ledger.pairs(*(state for state in PairState if state.is_failure))
+        )
         before = [each for each in await ledger.pairs(PairState.SUCCEEDED) if not each.task_url]
     _summarise(path, result, reasons, before=len(before))
     return job_text.exit_of(result.totals, result.stopped)

@@ -11,11 +11,9 @@ import typer
 
 from aiotasks._text import printable
 from aiotasks.client import Client
-from aiotasks.dedupe import JobInfo, Ledger, LedgerReader, PairState, report_lines, snapshot_lines
-from aiotasks.dedupe._preview import service_of
+from aiotasks.dedupe import Ledger, PairState, report_lines, snapshot_lines
 from aiotasks.dedupe.ledger.holder import live_holder
 from aiotasks.dedupe.report import ReportFormat, csv_line
-from aiotasks.errors import LedgerError
 from aiotasks.models import Kind
 from aiotasks.web import report_page
 
@@ -87,18 +85,12 @@ async def _status(path: Path) -> Exit:
         totals = await ledger.totals()
         notes = await ledger.notes()
         holder = live_holder(ledger.holder, host=socket.gethostname())
-        for line in job_text.status(_job(ledger), totals, notes, holder):
+        for line in job_text.status(ledger.require_job(), totals, notes, holder):
             typer.echo(line)
     typer.echo(job_text.counted(totals))
     if not holder and job_text.is_left(totals):
         typer.echo(f"Go on with: {shlex.join(['aiotasks', 'resume', str(path)])}")
     return job_text.exit_of(totals, job_text.stopped_by(totals, notes))
-
-
-def _job(ledger: LedgerReader) -> JobInfo:
-    if ledger.job is None:
-        raise LedgerError(str(ledger.path), "it holds no job yet: nothing was merged")
-    return ledger.job
 
 
 async def _report(
@@ -123,7 +115,7 @@ async def _suggestions(kind: Kind, criteria: set[str], settings: dict[str, str])
     count = 0
     _ = sys.stdout.write(csv_line(_SUGGESTED))
     async with Client.from_env(**settings) as client:
-        async for found in service_of(client, kind).suggestions():
+        async for found in client.merges_of(kind).suggestions():
             if criteria and found.match_criteria not in criteria:
                 continue
             primary = found.primary_profile

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from operator import attrgetter
 from typing import NamedTuple, get_args
 
-from aiotasks._checks import reject, shorten
+from aiotasks._checks import known_kind, reject, shorten
 from aiotasks.models import Kind
 
 from ._input import Problem, Source
@@ -33,8 +33,7 @@ def plan_rules(
     Raises:
         ConfigurationError: when one of them cannot be used.
     """
-    if kind not in get_args(Kind):
-        reject(f"{shorten(kind)} is not a kind: it is company or person")
+    _ = known_kind(kind)
     if on_conflict not in get_args(OnConflict):
         reject(f"{shorten(on_conflict)} is not a rule for conflicts: it is refuse or first")
     if max_cluster is not None and max_cluster < _SMALLEST_CLUSTER:

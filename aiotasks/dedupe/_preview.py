@@ -59,14 +59,9 @@ async def preview(client: Client, plan: Plan) -> Preview:
     Raises:
         AffinityError: when a record cannot be read, after retries.
     """
-    looker = _Looker(service_of(client, plan.kind))
+    looker = _Looker(client.merges_of(plan.kind))
     await looker.look(plan.record_ids)
     return Preview(plan=plan, records=looker.records, gone=looker.gone)
-
-
-def service_of(client: Client, kind: Kind) -> Any:
-    """Return the verbs for merges of a kind."""
-    return client.companies if kind == "company" else client.persons
 
 
 def label_of(kind: Kind, json: bytes) -> str:

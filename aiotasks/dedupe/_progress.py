@@ -15,8 +15,6 @@ _RATE_AT_LEAST: Final = 10.0
 _MINUTE: Final = 60.0
 TICK: Final = 1.0
 """Seconds between two looks at how far a job is."""
-_OPEN = (PairState.SENDING, PairState.STARTED)
-_ENDED = (PairState.SUCCEEDED, PairState.FAILED, PairState.REFUSED, PairState.UNSETTLED)
 
 
 class JobProgress(Struct, frozen=True, kw_only=True):
@@ -49,12 +47,12 @@ class JobProgress(Struct, frozen=True, kw_only=True):
     @property
     def open(self) -> int:
         """How many merges are open: being sent, or running at the server."""
-        return sum(self.totals[state] for state in _OPEN)
+        return sum(self.totals[state] for state in PairState if state.is_open)
 
     @property
     def ended(self) -> int:
         """How many pairs have come to an end, whatever it was."""
-        return sum(self.totals[state] for state in _ENDED)
+        return sum(self.totals[state] for state in PairState if state.is_ended)
 
 
 class PairChanged(Struct, frozen=True, kw_only=True):

@@ -19,7 +19,7 @@ from aiotasks.errors import (
 )
 
 from . import _preview
-from ._preview import Preview, service_of
+from ._preview import Preview
 from ._progress import OnEvent, OnProgress
 from ._run.queue import MergeQueue
 from ._run.run import JobRun, Terms
@@ -29,9 +29,7 @@ from .models import JobInfo, Pair, PairState, StopReason, Transition
 from .plan import Plan
 
 
-_OPEN = (PairState.SENDING, PairState.STARTED, PairState.UNSETTLED)
-_LEFT = (PairState.PLANNED, *_OPEN)
-_AGAIN = (PairState.FAILED, PairState.REFUSED)
+_LEFT = [state for state in PairState if state.is_left]
 
 
 class JobResult(Struct, frozen=True, kw_only=True):
@@ -200,7 +198,7 @@ async def _go_on(
     if retry_failed:
         await _plan_again(ledger, clock())
     anchor = await _anchor(client, ledger, job)
-    pairs = await ledger.pairs(PairState.PLANNED, *_OPEN)
+    pairs = await ledger.pairs(*_LEFT)
     totals = await ledger.totals()
     board = await _board(ledger, pairs, terms)
     async with client.tasks.watch(timeout=None, poll_interval=terms.poll_interval) as watch:
@@ -237,20 +235,18 @@ async def _go_on(
 
 
 def _job_of(ledger: Ledger, client: Client) -> JobInfo:
-    if ledger.job is None:
-        message = "it holds no job yet: begin one with a plan (`aiotasks merge`)"
-        raise LedgerError(str(ledger.path), message)
-    if ledger.job.origin != client.base_url:
+    job = ledger.require_job()
+    if job.origin != client.base_url:
         message = (
-            f"its job is one of {ledger.job.origin}, and the client asks {client.base_url}: "
+            f"its job is one of {job.origin}, and the client asks {client.base_url}: "
             "give the base URL that it was begun with"
         )
         raise LedgerError(str(ledger.path), message)
-    return ledger.job
+    return job
 
 
 async def _plan_again(ledger: Ledger, at: float) -> None:
-    failed = await ledger.pairs(*_AGAIN)
+    failed = await ledger.pairs(*(state for state in PairState if state.can_retry))
     with unwrap_errors():
         async with asyncio.TaskGroup() as group:
             for pair in failed:
@@ -273,7 +269,7 @@ async def _anchor(client: Client, ledger: Ledger, job: JobInfo) -> int | None:
 
 
 async def _newest(client: Client, job: JobInfo) -> str:
-    async with aclosing(service_of(client, job.kind).merges()) as merges:
+    async with aclosing(client.merges_of(job.kind).merges()) as merges:
         async for merge in merges:
             return str(merge.id)
     return ""
@@ -294,7 +290,7 @@ async def _board(ledger: Ledger, pairs: list[Pair], terms: Terms) -> MergeQueue:
 
 
 def _open_of(pairs: list[Pair]) -> list[Pair]:
-    return [pair for pair in pairs if pair.state in _OPEN]
+    return [pair for pair in pairs if pair.state is not PairState.PLANNED]
 
 
 async def _identify(client: Client, ledger: Ledger, job: JobInfo, anchor: int | None) -> None:
@@ -309,7 +305,7 @@ async def _identify(client: Client, ledger: Ledger, job: JobInfo, anchor: int | 
         return
     # They are worth a few calls, and no failure: the report leaves blank what was not learned.
     with suppress(AffinityError):
-        async with aclosing(service_of(client, job.kind).merges()) as merges:
+        async with aclosing(client.merges_of(job.kind).merges()) as merges:
             async for merge in merges:
                 if not wanted or merge.id == anchor:
                     break

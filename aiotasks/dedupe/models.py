@@ -29,6 +29,31 @@ class PairState(StrEnum):
     REFUSED = "refused"
     UNSETTLED = "unsettled"
 
+    @property
+    def is_open(self) -> bool:
+        """Whether its merge is being sent, or runs at the server."""
+        return self in {PairState.SENDING, PairState.STARTED}
+
+    @property
+    def is_failure(self) -> bool:
+        """Whether it ended, and is not known to be merged."""
+        return self in {PairState.FAILED, PairState.REFUSED, PairState.UNSETTLED}
+
+    @property
+    def is_ended(self) -> bool:
+        """Whether it came to an end, for better or worse."""
+        return self is PairState.SUCCEEDED or self.is_failure
+
+    @property
+    def is_left(self) -> bool:
+        """Whether going on with the job may change it: it has not ended, or is unsettled."""
+        return not self.is_ended or self is PairState.UNSETTLED
+
+    @property
+    def can_retry(self) -> bool:
+        """Whether it may be planned again, with ``retry_failed``."""
+        return self in {PairState.FAILED, PairState.REFUSED}
+
 
 ALLOWED_TRANSITIONS: Mapping[PairState, frozenset[PairState]] = {
     PairState.PLANNED: frozenset({PairState.SENDING, PairState.SUCCEEDED, PairState.REFUSED}),

@@ -9,11 +9,10 @@ from typing import Any, Final, Literal
 import msgspec
 
 from aiotasks._text import iso_time, printable
-from aiotasks.errors import LedgerError
 
 from ._preview import label_of
 from .ledger import LedgerReader
-from .models import REPORT_COLUMNS, JobInfo, Pair, PairState
+from .models import REPORT_COLUMNS, Pair, PairState
 
 
 ReportFormat = Literal["csv", "jsonl"]
@@ -38,9 +37,9 @@ async def report_lines(
     an apostrophe.
 
     Raises:
-        LedgerError: when the ledger holds no job.
+        NoJobError: when the ledger holds no job.
     """
-    job = _job(ledger)
+    job = ledger.require_job()
     columns = ("primary_id", "duplicate_id", *job.columns, *REPORT_COLUMNS)
     if format == "csv":
         yield csv_line(columns)
@@ -63,9 +62,9 @@ async def snapshot_lines(ledger: LedgerReader) -> AsyncIterator[str]:
     """Yield each record as it was before its merge, as JSON lines.
 
     Raises:
-        LedgerError: when the ledger holds no job.
+        NoJobError: when the ledger holds no job.
     """
-    kind = _job(ledger).kind
+    kind = ledger.require_job().kind
     async for record_id, json in ledger.snapshots():
         line = {"kind": kind, "id": record_id, "record": msgspec.Raw(json)}
         yield msgspec.json.encode(line).decode() + "\n"
@@ -75,12 +74,6 @@ def defused(text: str) -> str:
     """Return a cell that no spreadsheet runs as a formula."""
     is_harmless = not _FORMULA.match(text) or _NUMBER.fullmatch(text)
     return text if is_harmless else f"'{text}"
-
-
-def _job(ledger: LedgerReader) -> JobInfo:
-    if ledger.job is None:
-        raise LedgerError(str(ledger.path), "it holds no job yet, so there is nothing to report")
-    return ledger.job
 
 
 def _row(pair: Pair, names: dict[int, str]) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from ._background import BackgroundTasks, EndingError
 from ._events import Followers, Subscriber
 from ._folder import Folder, OneLedger, plain_name
 from ._middleware import NONCE, Gate, Handler
-from ._queries import JobQueries, job_of
+from ._queries import JobQueries
 from ._responses import Refusal
 from ._runner import JobRunner, RunningJob
 
@@ -242,7 +242,7 @@ class _Jobs:
         answer.content_type = content_type
         answer.charset = "utf-8"
         async with Ledger.reading(path) as ledger:
-            _ = job_of(ledger)
+            _ = ledger.require_job()
             _ = await answer.prepare(request)
 
             async def send() -> None:

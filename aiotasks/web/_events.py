@@ -10,12 +10,12 @@ from operator import itemgetter
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from aiotasks.dedupe import JobInfo, Ledger, LedgerReader, LoggedTransition
+from aiotasks.dedupe import JobInfo, Ledger, LedgerReader, LoggedTransition, PairState
 from aiotasks.errors import AffinityError
 
 from . import _json
 from ._background import BackgroundTasks
-from ._queries import job_of, names_of
+from ._queries import names_of
 from ._runner import JobRunner, RunningJob
 
 
@@ -114,7 +114,7 @@ class LedgerFollower:
         """Follow the ledger until cancelled, or until it cannot be read any more."""
         try:
             async with Ledger.reading(self._path) as ledger:
-                job = job_of(ledger)
+                job = ledger.require_job()
                 self._ledger = ledger
                 self._ring = Ring(max(0, await ledger.last_seq() - _RING // 2))
                 while True:
@@ -177,7 +177,7 @@ class LedgerFollower:
         stopped = None if is_running else notes.get("stopped")
         point = [
             round(time.time() - job.begun_at, 3),
-            sum(totals[state] for state in _json.ENDED),
+            sum(totals[state] for state in PairState if state.is_ended),
             None if progress is None else progress.minute_left,
         ]
         told = {"totals": totals, "stopped": stopped}
@@ -217,7 +217,7 @@ class LedgerFollower:
     async def _page(self, ledger: LedgerReader, page: int) -> Sequence[Event]:
         steps = await ledger.history(after=page * _PAGE, limit=_PAGE)
         steps = [step for step in steps if step.seq <= (page + 1) * _PAGE]
-        return await _encoded(ledger, job_of(ledger), steps)
+        return await _encoded(ledger, ledger.require_job(), steps)
 
 
 class Followers:

@@ -22,8 +22,6 @@ MOST: Final = 200
 _MOST_POINTS = 300
 _DEFAULT_LIMIT = 900
 _STALE = 60.0
-_TROUBLE = frozenset({PairState.FAILED, PairState.REFUSED, PairState.UNSETTLED})
-ENDED = frozenset({PairState.SUCCEEDED, *_TROUBLE})
 
 
 def summary(
@@ -73,7 +71,7 @@ def details(
 
 def failures(pairs: Iterable[Pair]) -> list[Pair]:
     """Return the pairs that came to no good end, the newest first."""
-    found = [pair for pair in pairs if pair.is_planned and pair.state in _TROUBLE]
+    found = [pair for pair in pairs if pair.is_planned and pair.state.is_failure]
     return sorted(found, key=lambda pair: pair.ended_at or 0.0, reverse=True)[:MOST]
 
 
@@ -94,7 +92,7 @@ def pair_view(pair: Pair, names: Mapping[int, str]) -> Json:
 
 def transition_view(pair: Pair, transition: Transition, names: Mapping[int, str]) -> Json:
     """Return what is told of a pair when it took a step, wherever it is by now."""
-    ended_at = transition.at if transition.state in ENDED else None
+    ended_at = transition.at if transition.state.is_ended else None
     told = {"state": transition.state, "reason": transition.reason, "ended_at": iso_time(ended_at)}
     return pair_view(pair, names) | told
 

@@ -10,7 +10,7 @@ from aiotasks.client import Client
 from aiotasks.dedupe import JobInfo, Ledger, LedgerReader, Pair
 from aiotasks.dedupe._preview import label_of
 from aiotasks.dedupe.ledger.holder import live_holder
-from aiotasks.errors import AffinityError, LedgerError
+from aiotasks.errors import AffinityError
 from aiotasks.models import Quota
 
 from . import _json
@@ -43,7 +43,7 @@ class JobQueries:
     async def fingerprint(self, path: Path) -> str:
         """Return the fingerprint of a job's plan."""
         async with self._reads, Ledger.reading(path) as ledger:
-            return job_of(ledger).fingerprint
+            return ledger.require_job().fingerprint
 
     async def jobs(self) -> list[dict[str, Any]]:
         """Return the summaries of all jobs, the newest first."""
@@ -69,7 +69,7 @@ class JobQueries:
 
 async def job_told(job_id: str, ledger: LedgerReader, quota: Quota) -> dict[str, Any]:
     """Return all that a ledger tells of its job, where that is not run here."""
-    job = job_of(ledger)
+    job = ledger.require_job()
     # Before the pairs: what came in between is told again, and not lost.
     seq = await ledger.last_seq()
     pairs = await ledger.pairs()
@@ -86,7 +86,7 @@ async def job_told(job_id: str, ledger: LedgerReader, quota: Quota) -> dict[str,
 
 async def merges_told(ledger: LedgerReader, *, after: int) -> dict[str, Any]:
     """Return some merges of a ledger's plan, and after which number the next ones come."""
-    job = job_of(ledger)
+    job = ledger.require_job()
     end = min(after + _json.MOST, job.merges)
     pairs = await ledger.numbered(range(after + 1, end + 1))
     names = await names_of(ledger, job, _ids(pairs))
@@ -97,7 +97,7 @@ async def merges_told(ledger: LedgerReader, *, after: int) -> dict[str, Any]:
 async def _summary(job_id: str, ledger: LedgerReader) -> dict[str, Any]:
     return _json.summary(
         job_id,
-        job_of(ledger),
+        ledger.require_job(),
         await ledger.totals(),
         await ledger.notes(),
         is_running=False,
@@ -107,13 +107,6 @@ async def _summary(job_id: str, ledger: LedgerReader) -> dict[str, Any]:
 
 def _ids(pairs: list[Pair]) -> set[int]:
     return {each for pair in pairs for each in (pair.primary_id, pair.duplicate_id)}
-
-
-def job_of(ledger: LedgerReader) -> JobInfo:
-    """Return the job of a ledger that was begun."""
-    if ledger.job is None:
-        raise LedgerError(str(ledger.path), "there is no job in it yet")
-    return ledger.job
 
 
 async def names_of(ledger: LedgerReader, job: JobInfo, ids: Iterable[int]) -> Mapping[int, str]:

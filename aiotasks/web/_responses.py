@@ -14,8 +14,10 @@ from aiotasks.errors import (
     ConfigurationError,
     DecodeError,
     LedgerError,
+    LedgerInUseError,
     MonthlyQuotaError,
     NetworkError,
+    NoJobError,
     PlanError,
     RateLimitError,
     ResponseError,
@@ -27,16 +29,13 @@ from ._runner import BusyError
 
 _MOST_PROBLEMS: Final = 1000
 _STATUS_OF: tuple[tuple[tuple[type[AffinityError], ...], HTTPStatus], ...] = (
-    ((BusyError,), HTTPStatus.CONFLICT),
+    ((BusyError, LedgerInUseError), HTTPStatus.CONFLICT),
+    ((NoJobError,), HTTPStatus.NOT_FOUND),
     ((PlanError,), HTTPStatus.UNPROCESSABLE_ENTITY),
     ((ConfigurationError,), HTTPStatus.BAD_REQUEST),
     ((EndingError, ClosedError), HTTPStatus.SERVICE_UNAVAILABLE),
     ((MonthlyQuotaError, RateLimitError), HTTPStatus.SERVICE_UNAVAILABLE),
     ((NetworkError, ResponseError, DecodeError), HTTPStatus.BAD_GATEWAY),
-)
-_LEDGER = (
-    ("it is in use by", HTTPStatus.CONFLICT),
-    ("there is no job in it", HTTPStatus.NOT_FOUND),
 )
 _SENTENCES: Mapping[int, str] = {
     HTTPStatus.NOT_FOUND: "There is no such page or job",
@@ -93,8 +92,6 @@ def told_of(failure: AffinityError) -> tuple[int, dict[str, Any]]:
     """Return the status for an error, and what is said of it."""
     if isinstance(failure, Refusal):
         return failure.status, {"error": failure.sentence}
-    if isinstance(failure, LedgerError):
-        return _told_of_ledger(failure)
     found = (code for classes, code in _STATUS_OF if isinstance(failure, classes))
     status = next(found, HTTPStatus.INTERNAL_SERVER_ERROR)
     if isinstance(failure, PlanError):
@@ -102,16 +99,12 @@ def told_of(failure: AffinityError) -> tuple[int, dict[str, Any]]:
         sentence = f"Nothing was merged: mend {failure.source} and send it again"
         problems = failure.problems[:_MOST_PROBLEMS]
         return status, {"error": sentence, "problems": problems, "problem_count": count}
+    if isinstance(failure, LedgerError):
+        # Where the file is, is nobody's affair.
+        return status, {"error": f"The job's ledger: {failure.problem}"}
     return status, {"error": str(failure)}
 
 
 def told_of_http(failure: web.HTTPException) -> str:
     """Return what is said of what aiohttp refuses."""
     return _SENTENCES.get(failure.status, failure.reason)
-
-
-def _told_of_ledger(failure: LedgerError) -> tuple[int, dict[str, Any]]:
-    # Where the file is, is nobody's affair.
-    sentence = f"The job's ledger: {failure.problem}"
-    found = (status for words, status in _LEDGER if failure.problem.startswith(words))
-    return next(found, HTTPStatus.INTERNAL_SERVER_ERROR), {"error": sentence}

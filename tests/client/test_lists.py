@@ -52,7 +52,7 @@ async def test_a_list_is_read_as_far_as_it_is_iterated(sandbox: Recorded, client
     listed = client.tasks.list("company")
     first = await anext(listed)
     assert isinstance(first, MergeTask)
-    await listed.aclose()  # type: ignore[attr-defined]
+    await listed.aclose()
     assert sandbox.requests == 1
 
 

@@ -198,7 +198,7 @@ class TestRun:
         self, server: Server, job: Path
     ) -> None:
         """A ledger that is empty has nothing to go on with."""
-        with pytest.raises(LedgerError, match="it holds no job yet"):
+        with pytest.raises(LedgerError, match="no job in it yet"):
             _ = await go(server, job)
 
 

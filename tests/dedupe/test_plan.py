@@ -326,7 +326,10 @@ pairs_of = st.lists(
     max_size=12,
 )
 rules: st.SearchStrategy[dict[str, Any]] = st.fixed_dictionaries(
-    {"protect": st.sets(st.integers(1, 9), max_size=2), "max_cluster": st.none() | st.integers(2, 5)}
+    {
+        "protect": st.sets(st.integers(1, 9), max_size=2),
+        "max_cluster": st.none() | st.integers(2, 5),
+    }
 )
 
 

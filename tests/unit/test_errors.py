@@ -18,10 +18,12 @@ from aiotasks import (
     DecodeError,
     IndeterminateMergeError,
     LedgerError,
+    LedgerInUseError,
     MergedEntityError,
     MergeTask,
     MonthlyQuotaError,
     NetworkError,
+    NoJobError,
     NotFoundError,
     PlanError,
     RateLimitError,
@@ -68,6 +70,8 @@ BASES: dict[type[AffinityError], tuple[type[BaseException], ...]] = {
     IndeterminateMergeError: (AffinityError,),
     PlanError: (AffinityError,),
     LedgerError: (AffinityError,),
+    LedgerInUseError: (LedgerError,),
+    NoJobError: (LedgerError,),
 }
 
 # Each error as it is raised, and what it tells the reader to do.

@@ -22,7 +22,7 @@ EVIL = "<script>alert(1)</script>"
 STEERING = "a\x00b\x1bc\x85d\u202ee\ufefff\ud800g\uffffh"
 
 
-def pair(number: int = 1, **transitions: Any) -> dict[str, Any]:
+def pair(number: int = 1, **changes: Any) -> dict[str, Any]:
     return {
         "number": number,
         "line": number + 1,
@@ -33,11 +33,11 @@ def pair(number: int = 1, **transitions: Any) -> dict[str, Any]:
         "state": "planned",
         "reason": None,
         "ended_at": None,
-        **transitions,
+        **changes,
     }
 
 
-def job(totals: Mapping[str, int] | None = None, **transitions: Any) -> dict[str, Any]:
+def job(totals: Mapping[str, int] | None = None, **changes: Any) -> dict[str, Any]:
     totals = {**dict.fromkeys(PairState, 0), **(totals or {"planned": 3})}
     return {
         "id": "pairs-1",
@@ -59,7 +59,7 @@ def job(totals: Mapping[str, int] | None = None, **transitions: Any) -> dict[str
         "failures": [],
         "progress": None,
         "curve": [],
-        **transitions,
+        **changes,
     }
 
 
@@ -103,38 +103,36 @@ class Reading(HTMLParser):
         return [attributes for name, attributes in self.elements if name == tag]
 
 
-def read(*, is_live: bool = True, merges: Any = (), **transitions: Any) -> Reading:
+def read(*, is_live: bool = True, merges: Any = (), **changes: Any) -> Reading:
     nonce = NONCE if is_live else ""
-    return Reading(job_page(job(**transitions), is_live=is_live, nonce=nonce, merges=merges))
+    return Reading(job_page(job(**changes), is_live=is_live, nonce=nonce, merges=merges))
 
 
-def everything(**transitions: Any) -> dict[str, Any]:
+def everything(**changes: Any) -> dict[str, Any]:
     """Return a job in which all that is text is given."""
     return job(
         {"failed": 1, "planned": 1, "refused": 1},
         total=3,
         merges=2,
-        source=transitions.get("source", "x"),
-        origin=transitions.get("origin", "x"),
-        holder=transitions.get("holder", "x"),
-        error=transitions.get("error", "x"),
-        rewrites=[{"line": 7, "text": transitions.get("text", "x")}],
+        source=changes.get("source", "x"),
+        origin=changes.get("origin", "x"),
+        holder=changes.get("holder", "x"),
+        error=changes.get("error", "x"),
+        rewrites=[{"line": 7, "text": changes.get("text", "x")}],
         left_out=[
             {
                 "line": 8,
                 "primary_id": 1,
                 "duplicate_id": 2,
-                "reason": transitions.get("reason", "x"),
+                "reason": changes.get("reason", "x"),
             }
         ],
-        failures=[failure(**transitions)],
+        failures=[failure(**changes)],
     )
 
 
-def failure(**transitions: Any) -> dict[str, Any]:
-    names = {
-        name: transitions.get(name, "x") for name in ("primary_name", "duplicate_name", "reason")
-    }
+def failure(**changes: Any) -> dict[str, Any]:
+    names = {name: changes.get(name, "x") for name in ("primary_name", "duplicate_name", "reason")}
     return pair(state="failed", ended_at="2026-01-02T03:05:06+00:00", **names)
 
 
@@ -323,10 +321,10 @@ class TestJob:
         ],
     )
     def test_it_says_how_far_it_is(
-        self, transitions: dict[str, Any], title: str, sentence: str
+        self, changes: dict[str, Any], title: str, sentence: str
     ) -> None:
         """How far a job is follows from who runs it, what is left, and why it was stopped."""
-        page = Reading(job_page(job(**transitions), is_live=False, nonce=""))
+        page = Reading(job_page(job(**changes), is_live=False, nonce=""))
         assert f"{title} " in page.text
         assert sentence in page.text
 

@@ -12,7 +12,6 @@ JUDGED: Final = 50
 """The failure rate is that of so many pairs, the last that ended."""
 
 _JUDGED_FROM = 10
-_FAILURES = frozenset({PairState.FAILED, PairState.REFUSED, PairState.UNSETTLED})
 
 
 class MergeQueue:
@@ -72,7 +71,7 @@ class MergeQueue:
         The cluster of an unsettled pair stays closed: that merge may still be open.
         """
         self._ended += 1
-        self._recent.append(state in _FAILURES)
+        self._recent.append(state.is_failure)
         if state is PairState.UNSETTLED:
             self.open -= 1
         else:

@@ -11,7 +11,6 @@ from msgspec import Struct
 from aiotasks._http import urls
 from aiotasks._polling.watch import Watch
 from aiotasks.client import Client
-from aiotasks.dedupe._preview import service_of
 from aiotasks.dedupe._progress import (
     TICK,
     CanaryPassed,
@@ -111,7 +110,7 @@ class JobRun:
         self._seq = seq
         self._on_progress = on_progress
         self._on_event = on_event
-        self._service = service_of(client, job.kind)
+        self._service = client.merges_of(job.kind)
         self._settler = Reconciler(
             self, self._service, ledger, anchor=anchor, settle_after=terms.settle_after
         )

@@ -13,7 +13,7 @@ import aiosqlite
 
 from aiotasks.dedupe.models import JobInfo, LoggedTransition, Pair, PairState
 from aiotasks.dedupe.plan import Plan
-from aiotasks.errors import LedgerError
+from aiotasks.errors import LedgerError, NoJobError
 
 from . import file, schema
 from .schema import Database
@@ -51,6 +51,16 @@ class LedgerReader:
     @property
     def job(self) -> JobInfo | None:
         """The job that the ledger is of, or ``None`` if none was begun."""
+        return self._job
+
+    def require_job(self) -> JobInfo:
+        """Return the job that the ledger is of.
+
+        Raises:
+            NoJobError: when none was begun.
+        """
+        if self._job is None:
+            raise self._no_job()
         return self._job
 
     @property
@@ -118,10 +128,10 @@ class LedgerReader:
     async def _opened(self) -> AsyncIterator[Database]:
         with file.reading(self.path):
             if not file.exists(self._file):
-                raise self._nothing()
+                raise self._no_job()
             async with self._to_read() as database:
                 if not await self._examine(database):
-                    raise self._nothing()
+                    raise self._no_job()
                 yield database
 
     def _to_read(self) -> Database:
@@ -152,11 +162,10 @@ class LedgerReader:
         """Make sure that the ledger is that of a plan and a server.
 
         Raises:
-            LedgerError: with all differences, or when no job was begun.
+            NoJobError: when no job was begun.
+            LedgerError: with all differences.
         """
-        job = self._job
-        if job is None:
-            raise self._nothing()
+        job = self.require_job()
         ours, theirs = len(plan.merges), job.merges
         differences = {
             f"it merges {job.kind} records, not {plan.kind} records": job.kind != plan.kind,
@@ -271,8 +280,9 @@ class LedgerReader:
     def _error(self, problem: str) -> LedgerError:
         return LedgerError(str(self.path), problem)
 
-    def _nothing(self) -> LedgerError:
-        return self._error("there is no job in it yet: begin one with `aiotasks merge`")
+    def _no_job(self) -> NoJobError:
+        message = "there is no job in it yet: begin one with `aiotasks merge`"
+        return NoJobError(str(self.path), message)
 
     def _closed(self) -> LedgerError:
         return self._error("the ledger is not open: use it within its `async with`")

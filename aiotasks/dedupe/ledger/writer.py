@@ -17,7 +17,7 @@ from filelock import FileLock, Timeout
 
 from aiotasks.dedupe.models import ALLOWED_TRANSITIONS, JobInfo, PairState, Transition
 from aiotasks.dedupe.plan import Plan
-from aiotasks.errors import LedgerError
+from aiotasks.errors import LedgerError, LedgerInUseError
 
 from . import file, schema
 from .reader import Connect, LedgerReader
@@ -214,10 +214,11 @@ class Ledger(LedgerReader):
                     return str(text)
         return "another process"
 
-    def _in_use(self, who: str) -> LedgerError:
-        return self._error(
+    def _in_use(self, who: str) -> LedgerInUseError:
+        return LedgerInUseError(
+            str(self.path),
             f"it is in use by {who}: wait until that has ended, or stop it, then run the same "
-            "command again"
+            "command again",
         )
 
     async def _prepare(self, database: Database) -> None:
