@@ -97,6 +97,8 @@ SAMPLES: list[tuple[AffinityError, str]] = [
     (IndeterminateMergeError("company", 1, 2), "look for it in the merge history"),
     (PlanError("pairs.csv", ("pairs.csv:2: 'a' is not a whole number",)), "mend pairs.csv"),
     (LedgerError("job.db", "it is damaged: put back a copy"), "put back a copy"),
+    (LedgerInUseError("job.db", "it is in use: wait"), "wait"),
+    (NoJobError("job.db", "it has no job: begin one"), "begin one"),
 ]
 
 
