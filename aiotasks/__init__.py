@@ -7,7 +7,7 @@ from ._merges import MergeService
 from ._polling.watch import Watch
 from ._tasks import TaskService
 from .backoff import Backoff
-from .client import Client
+from .client import Client, ClientSettings
 from .errors import (
     AffinityError,
     AuthenticationError,
@@ -58,6 +58,7 @@ __all__ = [
     "AuthorizationError",
     "Backoff",
     "Client",
+    "ClientSettings",
     "ClosedError",
     "CompanyMergeState",
     "CompanyProfile",

@@ -1,4 +1,8 @@
-"""The verbs for merges: start one, and look into the history and the suggestions."""
+"""The verbs for merges: start one, and read the history, the suggestions and the records.
+
+The API's rules for merges:
+https://developer.affinity.co/api-reference/company-merges/initiate-company-merge
+"""
 
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Iterator
 from itertools import islice
@@ -6,7 +10,7 @@ from typing import Generic, cast
 
 from ._http import urls, wire
 from ._http.pacer import Lane
-from ._polling.poller import Poller
+from ._scope import Scope
 from .errors import (
     AffinityError,
     ConfigurationError,
@@ -23,8 +27,8 @@ from .models import DuplicateSuggestion, Kind, ProfileT, Record, StateT
 class MergeService(Generic[StateT, ProfileT]):
     """The verbs for merges of one kind; see ``Client.companies`` and ``Client.persons``."""
 
-    def __init__(self, poller: Callable[[], Poller], kind: Kind) -> None:
-        self._poller = poller
+    def __init__(self, scope: Callable[[], Scope], kind: Kind) -> None:
+        self._scope = scope
         self._kind: Kind = kind
 
     async def merge(
@@ -36,36 +40,36 @@ class MergeService(Generic[StateT, ProfileT]):
     ) -> str:
         """Start merging a duplicate into a primary record, and return the URL of the task.
 
-        A merge of companies is **permanent**. The request is repeated only when it certainly did
-        not run: it was refused for a limit (429), or no byte of it was sent. When this call is
-        cancelled, the merge may have been started.
+        A merge of companies is **permanent**. The request is repeated only when it provably did
+        not run: it was refused for a rate limit (429), or no byte of it was sent. When this call
+        is cancelled, the merge may have been started.
 
         Args:
-            primary_id: The record that stays.
-            duplicate_id: The record that goes.
-            before_send: Awaited once, when the limits let the request go and just before it does:
-                the moment to write down what is about to happen. What it raises is raised here,
-                and nothing is sent then.
+            primary_id: The primary record, which survives.
+            duplicate_id: The duplicate, which is merged into it.
+            before_send: Awaited once, when the request has its slot and just before it is sent:
+                the moment to record the intent. What it raises is raised here, and nothing is sent
+                then.
 
         Raises:
-            ConfigurationError: when an id is none, or both are the same. Nothing was sent.
-            IndeterminateMergeError: when no answer tells whether the merge was started.
+            ConfigurationError: when an id is not a positive whole number, or both are the same.
+                Nothing was sent.
+            IndeterminateMergeError: when no answer came, and the merge may have been started.
             ConnectError: when there was no connection, after retries. Nothing was started.
             ResponseError: when the API refuses it: ``AuthorizationError`` without the permission,
                 ``ConflictError``, ``MergedEntityError`` or ``ValidationError`` for the records.
         """
-        poller = self._poller()
-        transport = poller.transport
+        scope = self._scope()
         request = wire.merge(self._kind, primary_id, duplicate_id)
         try:
-            answer = await transport.send(request, lane=Lane.MERGE, before=before_send)
+            answer = await scope.transport.send(request, lane=Lane.MERGE, before=before_send)
             ref = wire.started_task(answer, self._kind)
         except (NetworkError, ResponseError, DecodeError) as error:
             if _did_not_run(error):
                 raise
             raise IndeterminateMergeError(self._kind, primary_id, duplicate_id) from error
-        poller.note_started(ref, duplicate_id)
-        return urls.task_url(transport.origin, ref)
+        scope.poller.note_started(ref, duplicate_id)
+        return urls.task_url(scope.transport.origin, ref)
 
     async def merges(
         self, *, status: str | None = None, task_url: str | None = None
@@ -80,21 +84,21 @@ class MergeService(Generic[StateT, ProfileT]):
             ConfigurationError: when the status or the URL cannot be used.
             AffinityError: when a page cannot be read, after retries.
         """
-        transport = self._poller().transport
+        transport = self._scope().transport
         ids = [self._task_id(task_url)] if task_url is not None else None
         request = wire.list_merges(self._kind, status=status, task_ids=ids)
         async for state in transport.pages(request):
             yield cast(StateT, state)
 
     async def get_merge(self, merge_id: int) -> StateT:
-        """Look at one merge of the history.
+        """Read one merge of the history.
 
         Raises:
             NotFoundError: when there is no such merge.
-            AffinityError: when it cannot be learned, after retries.
+            AffinityError: when it cannot be read, after retries.
         """
         request = wire.get_merge(self._kind, merge_id)
-        return cast(StateT, await self._poller().transport.send(request))
+        return cast(StateT, await self._scope().transport.send(request))
 
     async def suggestions(self) -> AsyncGenerator[DuplicateSuggestion[ProfileT]]:
         """Iterate over the duplicates that Affinity suggests.
@@ -105,36 +109,36 @@ class MergeService(Generic[StateT, ProfileT]):
             AffinityError: when a page cannot be read, after retries.
         """
         request = wire.list_suggestions(self._kind)
-        async for suggestion in self._poller().transport.pages(request):
+        async for suggestion in self._scope().transport.pages(request):
             yield cast(DuplicateSuggestion[ProfileT], suggestion)
 
     async def records(self, ids: Iterable[int]) -> AsyncGenerator[Record[ProfileT]]:
-        """Iterate over the records that are there, a hundred a call, in the API's order.
+        """Iterate over the records that exist, a hundred a call, in the API's order.
 
-        Records that are gone are left out: ``get_record`` tells why.
+        Records that are gone are left out: ``get_record`` raises the reason.
 
         Raises:
-            ConfigurationError: when an id is none.
+            ConfigurationError: when an id is not a positive whole number.
             AffinityError: when a page cannot be read, after retries.
         """
-        transport = self._poller().transport
+        transport = self._scope().transport
         for batch in batches(ids, wire.PAGE_LIMIT):
             async for raw in transport.pages(wire.list_records(self._kind, batch)):
                 yield wire.read_record(self._kind, raw)
 
     async def get_record(self, record_id: int) -> Record[ProfileT]:
-        """Look at one record.
+        """Read one record.
 
         Raises:
-            MergedEntityError: when it was merged away; ``target_id`` is what it lives on as.
+            MergedEntityError: when it was merged away; it survives as ``target_id``.
             NotFoundError: when there is no such record.
-            AffinityError: when it cannot be learned, after retries.
+            AffinityError: when it cannot be read, after retries.
         """
-        raw = await self._poller().transport.send(wire.get_record(self._kind, record_id))
+        raw = await self._scope().transport.send(wire.get_record(self._kind, record_id))
         return wire.read_record(self._kind, raw)
 
     def _task_id(self, task_url: str) -> str:
-        ref = urls.parse_task_url(task_url, self._poller().transport.origin)
+        ref = urls.parse_task_url(task_url, self._scope().transport.origin)
         if ref.kind != self._kind:
             message = f"{task_url!r} is a task of {ref.kind} merges, not of {self._kind} merges"
             raise ConfigurationError(message)
@@ -142,7 +146,7 @@ class MergeService(Generic[StateT, ProfileT]):
 
 
 def batches(ids: Iterable[int], size: int) -> Iterator[list[int]]:
-    """Cut ids into lists of ``size`` each, the last one shorter."""
+    """Cut ids into lists of ``size``, the last one shorter."""
     # itertools.batched came with Python 3.12.
     left = iter(ids)
     while batch := list(islice(left, size)):
@@ -151,6 +155,6 @@ def batches(ids: Iterable[int], size: int) -> Iterator[list[int]]:
 
 def _did_not_run(error: AffinityError) -> bool:
     if isinstance(error, ResponseError):
-        # A redirect is no refusal: what answers with it may have passed the merge on.
+        # A redirect does not prove a refusal: a proxy that redirects may have forwarded the merge.
         return error.status >= 400 and not isinstance(error, ServerError)  # noqa: PLR2004
     return isinstance(error, ConnectError)

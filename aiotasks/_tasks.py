@@ -1,13 +1,14 @@
-"""The verbs for tasks: look at one, wait for one or for many, list them."""
+"""The verbs for tasks: read one, wait for one or for many, list them."""
 
 import math
 from collections.abc import AsyncGenerator, Callable, Iterable
 from copy import copy
 
+from ._checks import known_kind, reject
 from ._http import urls, wire
 from ._polling.peeks import PeekCache
-from ._polling.poller import Poller
 from ._polling.watch import Watch
+from ._scope import Scope
 from .backoff import Backoff, poll_backoff
 from .errors import ConfigurationError
 from .models import Kind, MergeTask
@@ -15,25 +16,28 @@ from .outcomes import Outcome, Outcomes, Progress, TaskSnapshot
 
 
 class TaskService:
-    """The verbs for merge tasks; see ``Client.tasks``."""
+    """The verbs for merge tasks; see ``Client.tasks``.
 
-    def __init__(self, poller: Callable[[], Poller]) -> None:
-        self._poller = poller
+    The API's rules for tasks: https://developer.affinity.co/docs/v2
+    """
+
+    def __init__(self, scope: Callable[[], Scope]) -> None:
+        self._scope = scope
         self._peeks = PeekCache()
 
     async def get(self, task_url: str) -> MergeTask:
-        """Look at a task once.
+        """Read a task once.
 
         Args:
             task_url: What ``merge`` returned. Its kind and id count; the request goes to the
                 client's own origin.
 
         Raises:
-            ConfigurationError: when the URL is none of a task, or one of another host.
-            NotFoundError: when there is no such task, or no more.
-            AffinityError: when it cannot be learned, after retries.
+            ConfigurationError: when it is not a task URL, or one of another host.
+            NotFoundError: when there is no such task, or no longer.
+            AffinityError: when it cannot be read, after retries.
         """
-        transport = self._poller().transport
+        transport = self._scope().transport
         ref = urls.parse_task_url(task_url, transport.origin)
         return await transport.send(wire.get_task(ref))
 
@@ -42,36 +46,35 @@ class TaskService:
         task_url: str,
         *,
         interval: float = 2.0,
-        timeout: float = 10.0,  # noqa: ASYNC109 - it bounds the look, which others share
+        timeout: float = 10.0,  # noqa: ASYNC109 - it bounds a poll that callers share
     ) -> TaskSnapshot:
-        """Return what is known of a task, and look at it only when that is older than ``interval``.
+        """Return what is known of a task, and poll it only when that is older than ``interval``.
 
-        Made for people who look again and again: however many ask at once, and however often, a
-        task is looked at once an interval. What others of this client wait for is known without
-        any call of its own, and a task that has ended is not looked at again. Nothing is kept
-        between the calls but the URL: any process can ask.
+        Made for pages that are reloaded again and again: however many callers there are, a task is
+        polled at most once per interval. News that a wait of this client gets counts too, and a
+        task that has ended is not polled again. Callers keep nothing but the URL between their
+        calls, so any process can ask.
 
         Args:
             task_url: What ``merge`` returned.
             interval: How old an answer may be, in seconds.
-            timeout: Seconds until a look is given up. What was seen before is answered then,
-                with its age.
+            timeout: Seconds until a poll is given up. An earlier answer is returned then, with its
+                age.
 
         Raises:
-            ConfigurationError: when the URL is none of a task, or one of another host.
-            TaskTimeoutError: when it was never seen, and no look came about in time.
-            NotFoundError: when there is no such task, or no more.
-            AffinityError: when it cannot be learned.
+            ConfigurationError: when it is not a task URL, or one of another host.
+            TaskTimeoutError: when there is no earlier answer, and no poll succeeded in time.
+            NotFoundError: when there is no such task, or no longer.
+            AffinityError: when it cannot be read.
         """
-        poller = self._poller()
-        ref = urls.parse_task_url(task_url, poller.transport.origin)
+        scope = self._scope()
+        ref = urls.parse_task_url(task_url, scope.transport.origin)
         found = await self._peeks.peek(
-            poller, ref, task_url, interval=interval, patience=_seconds(timeout)
+            scope.poller, ref, task_url, interval=interval, patience=_seconds(timeout)
         )
         if isinstance(found, TaskSnapshot):
             return found
-        assert found.error is not None  # noqa: S101 - it has shown no task
-        raise copy(found.error) from found.error.__cause__
+        raise _own_error(found)
 
     async def wait(
         self,
@@ -82,20 +85,20 @@ class TaskService:
         max_poll_interval: float = 30.0,
         backoff: Backoff | None = None,
     ) -> MergeTask:
-        """Wait until a task has succeeded, looking at it ever less often.
+        """Wait until a task has succeeded, with exponential backoff between the polls.
 
-        The first look is at once, the next after ``poll_interval``, then 1.5 times as long each
-        time up to ``max_poll_interval``, each with up to 10 % of jitter, and a last one at the
-        deadline. A task that this client has started itself just now is first looked at after
-        ``poll_interval``, or at its second look if hardly a task ended before that so far. A look
-        that others need is shared, up to a fifth of its interval early. Outages and exhausted
-        limits delay looks; they do not fail the wait. Cancelling it leaves the merge alone.
+        The first poll is immediate, the next follows after ``poll_interval``, then 1.5 times as
+        long each time up to ``max_poll_interval``, each with up to 10 % of jitter, and the last one
+        at the deadline. Tasks started by this client are first polled after ``poll_interval``; that
+        poll is skipped while fewer than 10 % of tasks finish that early. A poll may run up to 20 %
+        of its interval early to share a request. Outages and exhausted limits delay polls; they do
+        not fail the wait. Cancelling the wait does not affect the merge.
 
         Args:
             task_url: What ``merge`` returned.
-            timeout: Seconds until the wait gives up, by at most 0.05 s late; ``None`` for never.
-            poll_interval: Seconds from the first look to the second.
-            max_poll_interval: The longest time between two looks, in seconds.
+            timeout: Seconds until the wait gives up, at most 0.05 s late; ``None`` for never.
+            poll_interval: Seconds from the first poll to the second.
+            max_poll_interval: The longest time between two polls, in seconds.
             backoff: Any tenacity wait strategy in place of the two intervals.
 
         Returns:
@@ -105,15 +108,14 @@ class TaskService:
             TaskFailedError: when a merge of it failed, with the server's reason.
             TaskTimeoutError: when the time was up; the task goes on at the server.
             UnknownStatusError: when it ended with a status that this version does not know.
-            AffinityError: when it cannot be learned what became of it.
+            AffinityError: when its end cannot be read.
         """
-        terms = (timeout, poll_interval, max_poll_interval, backoff)
-        async with self._watch([task_url], *terms, is_urgent=True) as watch:
+        options = (timeout, poll_interval, max_poll_interval, backoff)
+        async with self._watch([task_url], *options, is_urgent=True) as watch:
             outcome = await anext(watch)
         if outcome.error is not None:
-            # An error that ends many waits is raised by each of them: each raises its own.
-            raise copy(outcome.error) from outcome.error.__cause__
-        assert outcome.task is not None  # noqa: S101 - a success was seen
+            raise _own_error(outcome)
+        assert outcome.task is not None  # noqa: S101 - only a task that was read succeeds
         return outcome.task
 
     async def wait_many(
@@ -126,16 +128,16 @@ class TaskService:
         backoff: Backoff | None = None,
         on_progress: Callable[[Progress], object] | None = None,
     ) -> Outcomes:
-        """Wait for many tasks and return what became of each, in the order of the URLs.
+        """Wait for many tasks and return one outcome per URL, in the order of the URLs.
 
-        Nothing that happens to one task costs another its outcome, and nothing is raised for a
-        task: outcomes are values. A key that is refused (401, 403) settles all of them at once.
-        Tasks are looked at by the page, a hundred a call, where that is cheaper than one by one;
-        a URL that is given twice is asked for once. The reasons of failures are asked for
-        together, so that a failure may be told up to ten seconds late.
+        No task costs another its outcome, and no task raises: outcomes are values. A key that is
+        refused (401, 403) ends all of them immediately. Tasks are polled by list pages, a hundred a
+        call, where that is cheaper than one by one; a URL that is given twice is polled once. The
+        reasons of failures are fetched together, so a failure may be reported up to ten seconds
+        late.
 
         Args:
-            task_urls: Any iterable; it is read at once.
+            task_urls: Any iterable; it is consumed immediately.
             timeout: Seconds for all of them together; ``None`` for no limit.
             poll_interval: As for ``wait``, for each task by itself.
             max_poll_interval: As for ``wait``.
@@ -171,7 +173,7 @@ class TaskService:
         max_poll_interval: float = 30.0,
         backoff: Backoff | None = None,
     ) -> Watch:
-        """Return a watch: outcomes as they settle, and more URLs at any time.
+        """Return a watch: outcomes in the order in which tasks end, and more URLs at any time.
 
         The settings are those of ``wait``; each task's ``timeout`` counts from when it was added.
 
@@ -179,8 +181,7 @@ class TaskService:
             ConfigurationError: when a setting cannot be used, or ``task_urls`` is one string.
         """
         if isinstance(task_urls, str | bytes):
-            message = "task_urls is a single string: give a list, or use wait() for one task"
-            raise ConfigurationError(message)
+            reject("task_urls is a single string: give a list, or use wait() for one task")
         return self._watch(task_urls, timeout, poll_interval, max_poll_interval, backoff)
 
     async def list(self, kind: Kind, *, status: str | None = None) -> AsyncGenerator[MergeTask]:
@@ -194,8 +195,20 @@ class TaskService:
             ConfigurationError: when the kind or the status cannot be used.
             AffinityError: when a page cannot be read, after retries.
         """
-        async for task in self._poller().transport.pages(wire.list_tasks(kind, status)):
+        async for task in self._scope().transport.pages(wire.list_tasks(kind, status)):
             yield task
+
+    def url_of(self, kind: Kind, task_id: str) -> str:
+        """Return the URL of a task of which only the kind and the id are known.
+
+        ``list`` and the merge history name tasks by their ids.
+
+        Raises:
+            ConfigurationError: when the kind cannot be used.
+        """
+        return urls.task_url(
+            self._scope().transport.origin, urls.TaskRef(known_kind(kind), task_id)
+        )
 
     def _watch(
         self,
@@ -207,9 +220,24 @@ class TaskService:
         *,
         is_urgent: bool = False,
     ) -> Watch:
-        poller = self._poller()
+        scope = self._scope()
         schedule = poll_backoff(poll_interval, max_poll_interval) if backoff is None else backoff
-        return Watch(poller, task_urls, _seconds(timeout), schedule, is_urgent=is_urgent)
+        return Watch(
+            scope.poller,
+            task_urls,
+            _seconds(timeout),
+            schedule,
+            origin=scope.transport.origin,
+            is_urgent=is_urgent,
+        )
+
+
+def _own_error(outcome: Outcome) -> Exception:
+    # One error may end many waits: each raises a copy, so that their tracebacks stay apart.
+    assert outcome.error is not None  # noqa: S101 - only outcomes with an error get here
+    error = copy(outcome.error)
+    error.__cause__ = outcome.error.__cause__
+    return error
 
 
 def _seconds(timeout: float | None) -> float:

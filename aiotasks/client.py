@@ -4,10 +4,10 @@ import asyncio
 import math
 import os
 import re
-from contextlib import suppress
+from contextlib import AsyncExitStack, suppress
 from importlib.metadata import version
 from types import TracebackType
-from typing import Any, Literal, NamedTuple, Self, overload
+from typing import Any, Final, Literal, Self, TypedDict, Unpack, overload
 
 import aiohttp
 
@@ -19,6 +19,7 @@ from ._http.transport import Transport
 from ._merges import MergeService
 from ._polling.poller import Poller
 from ._polling.webhooks import read_hint
+from ._scope import Scope
 from ._tasks import TaskService
 from .errors import ClosedError, ConfigurationError, NotFoundError
 from .models import (
@@ -31,17 +32,31 @@ from .models import (
 )
 
 
+DEFAULT_BASE_URL: Final = urls.DEFAULT_BASE_URL
+
 _KEY = re.compile(r"[!-~]+", re.ASCII)
 _VERSION = re.compile(r"[A-Za-z0-9.-]{1,32}", re.ASCII)
+
+
+class ClientSettings(TypedDict, total=False):
+    """The settings of ``Client`` by name, for ``Client.from_env`` and for code that passes them on."""
+
+    api_key: str
+    base_url: str
+    session: aiohttp.ClientSession | None
+    api_version: str | None
+    request_timeout: float
+    max_in_flight: int
+    reserve: int
 
 
 class Client:
     """A client of Affinity's merge API, for the length of an ``async with``.
 
-    ``tasks``, ``companies`` and ``persons`` have the verbs. All requests of a client share its
-    knowledge of the limits, and all its waits share their looks at the tasks: open one for a whole
-    program. Leaving the scope ends everything that it started on this side; waits that still go on
-    in other tasks get a ``ClosedError``. What the server was asked to merge goes on there.
+    ``tasks``, ``companies`` and ``persons`` have the verbs. All requests of a client share what it
+    knows of the rate limits, and all its waits share their polls: open one for a whole program.
+    Leaving the scope ends everything that the client started on this side; waits that other tasks
+    still have raise ``ClosedError``. What the server was asked to merge goes on there.
 
     Args:
         api_key: A key of the v2 API. It is sent to ``base_url`` and nowhere else.
@@ -50,10 +65,10 @@ class Client:
             connector work as usual. Without one the client opens and closes its own.
         api_version: The version of the API to pin, such as ``"2026-09-17"`` or ``"current"``;
             without it the default of the key applies.
-        request_timeout: Seconds until an unanswered request is given up.
-        max_in_flight: The most requests that are sent at once; fewer at first, and fewer after
-            the API refused some.
-        reserve: Calls of the organization's month that are left to others: with no more than
+        request_timeout: Seconds until a request without an answer is given up.
+        max_in_flight: The most requests in flight at once. The client starts with fewer, and
+            goes back to fewer when the API refuses some.
+        reserve: Calls of the organization's monthly quota to leave to others: with no more than
             these remaining, requests raise ``MonthlyQuotaError``.
 
     Raises:
@@ -64,7 +79,7 @@ class Client:
         self,
         api_key: str,
         *,
-        base_url: str = urls.DEFAULT_BASE_URL,
+        base_url: str = DEFAULT_BASE_URL,
         session: aiohttp.ClientSession | None = None,
         api_version: str | None = None,
         request_timeout: float = 30.0,
@@ -79,15 +94,46 @@ class Client:
             max_in_flight=whole("max_in_flight", max_in_flight, at_least=1),
             reserve=whole("reserve", reserve, at_least=0),
         )
-        self._scope: _Scope | None = None
+        self._scope: Scope | None = None
+        self._exit = AsyncExitStack()
         self._was_used = False
-        self.tasks = TaskService(self._poller)
+        self.tasks = TaskService(self._open_scope)
         self.companies: MergeService[CompanyMergeState, CompanyProfile] = MergeService(
-            self._poller, "company"
+            self._open_scope, "company"
         )
         self.persons: MergeService[PersonMergeState, PersonProfile] = MergeService(
-            self._poller, "person"
+            self._open_scope, "person"
         )
+
+    @classmethod
+    def from_env(cls, **settings: Unpack[ClientSettings]) -> Self:
+        """Return a client with the settings of the environment.
+
+        ``AFFINITY_API_KEY`` is needed; ``AFFINITY_BASE_URL`` and ``AFFINITY_API_VERSION`` are
+        used where they are set. Settings given here win.
+
+        Raises:
+            ConfigurationError: when there is no key, or a setting cannot be used.
+        """
+        names = {
+            "api_key": "AFFINITY_API_KEY",
+            "base_url": "AFFINITY_BASE_URL",
+            "api_version": "AFFINITY_API_VERSION",
+        }
+        found: dict[str, Any] = {
+            key: os.environ[name] for key, name in names.items() if os.environ.get(name)
+        }
+        found.update(settings)
+        if "api_key" not in found:
+            message = "There is no API key: set AFFINITY_API_KEY, or give api_key to Client"
+            raise ConfigurationError(message)
+        return cls(**found)
+
+    def __repr__(self) -> str:
+        state = "closed" if self._was_used else "not entered"
+        if self._scope is not None:
+            state = f"{self._scope.poller!r} {self._scope.transport.slots!r}"
+        return f"<Client {self.base_url}: {state}>"
 
     @overload
     def merges_of(
@@ -110,101 +156,82 @@ class Client:
         """
         return self.companies if known_kind(kind) == "company" else self.persons
 
-    @classmethod
-    def from_env(cls, **settings: Any) -> Self:
-        """Return a client as the environment says.
-
-        ``AFFINITY_API_KEY`` is needed; ``AFFINITY_BASE_URL`` and ``AFFINITY_API_VERSION`` are
-        used where they are set. Settings given here win.
-
-        Raises:
-            ConfigurationError: when there is no key, or a setting cannot be used.
-        """
-        names = {
-            "api_key": "AFFINITY_API_KEY",
-            "base_url": "AFFINITY_BASE_URL",
-            "api_version": "AFFINITY_API_VERSION",
-        }
-        found = {key: os.environ[name] for key, name in names.items() if os.environ.get(name)}
-        if "api_key" not in found | settings:
-            message = "There is no API key: set AFFINITY_API_KEY, or give api_key to Client"
-            raise ConfigurationError(message)
-        return cls(**{**found, **settings})
-
-    def __repr__(self) -> str:
-        state = "closed" if self._was_used else "not entered"
-        if self._scope is not None:
-            state = f"{self._scope.poller!r} {self._scope.poller.transport.slots!r}"
-        return f"<Client {self.base_url}: {state}>"
-
     @property
     def quota(self) -> Quota:
-        """What is known of the limits. Reading it sends nothing."""
+        """What is known of the rate limits. Reading it sends nothing."""
         if self._scope is None:
             return self._pacer.quota(-math.inf)
-        slots = self._scope.poller.transport.slots
+        slots = self._scope.transport.slots
         return self._pacer.quota(self._scope.loop.time(), waiting=slots.waiting)
 
     @property
     def silent_for(self) -> float:
         """Seconds for which no request was answered, from when the first of these was sent.
 
-        It is 0 as long as requests are answered, be it by errors, and when none was sent.
+        It is 0 while requests are answered, even by errors, and when none was sent.
         """
-        if self._scope is None or self._scope.poller.transport.silent_since is None:
+        if self._scope is None or self._scope.transport.silent_since is None:
             return 0.0
-        return self._scope.loop.time() - self._scope.poller.transport.silent_since
+        return self._scope.loop.time() - self._scope.transport.silent_since
 
     async def refresh_quota(self) -> Quota:
-        """Ask the API what is left, by one call, and return what is known then.
+        """Ask the API for what is left of the limits, by one call, and return what is known then.
 
-        A version of the API that has no such call (before 2026-07-15) tells it all the same, with
-        the headers of its refusal.
+        Versions of the API before 2026-07-15 have no such call. They refuse it, and the headers
+        of that refusal carry the same numbers.
 
         Raises:
             AffinityError: when it cannot be learned, after retries.
         """
-        poller = self._poller()
+        scope = self._open_scope()
         with suppress(NotFoundError):
-            told = await poller.transport.send(wire.get_rate_limit())
-            self._pacer.learn(self._open_scope().loop.time(), limits_of(told))
+            answer = await scope.transport.send(wire.get_rate_limit())
+            self._pacer.learn(scope.loop.time(), limits_of(answer))
         return self.quota
 
     def hint(self, payload: object) -> bool:
-        """Let a webhook's body bring a look forward, and return whether it did.
+        """Use a webhook's body to poll a task early, and return whether a poll was brought forward.
 
         Affinity's webhooks (``organization.merged``, ``person.merged``) are unsigned, so a hint
-        proves nothing: it makes the client look at once at the task that merges that record away,
-        or at one that was not looked at for long. At most one a second is followed, whoever sends
-        them. Nothing is sent where nobody waits, and what is no such body is ignored.
+        proves nothing: it makes the client poll the task that merges that record away, or the one
+        that was polled the longest ago. At most one hint a second has an effect, whatever their
+        source. Without a wait nothing is sent, and any other payload is ignored.
 
         Args:
-            payload: The body as it came, or what its JSON says.
+            payload: The body as received, or its JSON decoded.
 
         Raises:
             ClosedError: when the client is not open.
         """
         hint = read_hint(payload)
-        return hint is not None and self._poller().follow(hint)
+        return hint is not None and self._open_scope().poller.follow(hint)
 
     async def __aenter__(self) -> Self:
         if self._was_used:
             message = "A client can be entered once: make a new Client for each `async with`"
             raise ClosedError(message)
         self._was_used = True
-        session = self._session()
-        transport = Transport(
-            session,
-            origin=self.base_url,
-            headers=self._headers,
-            pacer=self._pacer,
-            request_timeout=self._request_timeout,
-        )
-        poller = Poller(transport)
-        group = await asyncio.TaskGroup().__aenter__()
-        runner = group.create_task(poller.run(), name="aiotasks: poller")
-        loop = asyncio.get_running_loop()
-        self._scope = _Scope(loop, session, poller, group, runner)
+        async with AsyncExitStack() as stack:
+            session = self._borrowed_session()
+            if session is None:
+                session = aiohttp.ClientSession(cookie_jar=aiohttp.DummyCookieJar())
+                _ = await stack.enter_async_context(session)
+            transport = Transport(
+                session,
+                origin=self.base_url,
+                headers=self._headers,
+                pacer=self._pacer,
+                request_timeout=self._request_timeout,
+            )
+            poller = Poller(transport)
+            group = await stack.enter_async_context(asyncio.TaskGroup())
+            runner = group.create_task(poller.run(), name="aiotasks: poller")
+            # Callbacks run last in, first out: waits end, slots close, then the poller is cancelled.
+            _ = stack.callback(runner.cancel)
+            _ = stack.callback(transport.slots.close)
+            _ = stack.callback(poller.close)
+            self._scope = Scope(asyncio.get_running_loop(), session, transport, poller)
+            self._exit = stack.pop_all()
         return self
 
     async def __aexit__(
@@ -213,20 +240,14 @@ class Client:
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        scope, self._scope = self._open_scope(), None
-        scope.poller.close()
-        scope.poller.transport.slots.close()
-        _ = scope.runner.cancel()
-        try:
-            # Told of no error, the group leaves that of the body as it is, in no ExceptionGroup.
-            await scope.group.__aexit__(None, None, None)
-        finally:
-            if self._borrowed is None:
-                await scope.session.close()
+        _ = self._open_scope()
+        self._scope = None
+        # aclose() hides the body's error from the task group, which would wrap it in a group.
+        await self._exit.aclose()
 
-    def _session(self) -> aiohttp.ClientSession:
+    def _borrowed_session(self) -> aiohttp.ClientSession | None:
         if self._borrowed is None:
-            return aiohttp.ClientSession(cookie_jar=aiohttp.DummyCookieJar())
+            return None
         if self._borrowed.closed:
             message = "The given session is closed: give one that is open"
             raise ClosedError(message)
@@ -235,7 +256,7 @@ class Client:
             raise ConfigurationError(message)
         return self._borrowed
 
-    def _open_scope(self) -> "_Scope":
+    def _open_scope(self) -> Scope:
         if self._scope is None:
             raise ClosedError
         if self._scope.loop is not asyncio.get_running_loop():
@@ -243,20 +264,9 @@ class Client:
             raise ClosedError(message)
         return self._scope
 
-    def _poller(self) -> Poller:
-        return self._open_scope().poller
-
-
-class _Scope(NamedTuple):
-    loop: asyncio.AbstractEventLoop
-    session: aiohttp.ClientSession
-    poller: Poller
-    group: asyncio.TaskGroup
-    runner: asyncio.Task[None]
-
 
 def _headers(api_key: object, api_version: object) -> dict[str, str]:
-    # The key is not shown, however wrong it is.
+    # The message never shows the key, not even an invalid one.
     if not isinstance(api_key, str) or _KEY.fullmatch(api_key) is None:
         message = "The API key must be a text without spaces or line ends: check AFFINITY_API_KEY"
         raise ConfigurationError(message)

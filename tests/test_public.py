@@ -15,7 +15,7 @@ from aiotasks import errors, models, outcomes
 
 
 SERVICES = {"Client", "MergeService", "TaskService", "Watch"}
-ALIASES = {"Backoff", "Kind"}
+ALIASES = {"Backoff", "ClientSettings", "Kind"}
 PUBLIC = sorted(set(aiotasks.__all__) - ALIASES)
 
 

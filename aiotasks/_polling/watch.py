@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from types import TracebackType
 from typing import Self
 
-from aiotasks._http import urls
+from aiotasks._http.urls import parse_task_url
 from aiotasks.backoff import Backoff
 from aiotasks.errors import ClosedError, ConfigurationError
 from aiotasks.outcomes import Outcome, OutcomeState
@@ -34,9 +34,11 @@ class Watch:
         timeout: float,
         backoff: Backoff,
         *,
+        origin: str,
         is_urgent: bool = False,
     ) -> None:
         self._poller = poller
+        self._origin = origin
         self._urls = urls
         self._terms = WaitOptions(timeout, backoff, self._deliver, is_urgent)
         self._pending: list[PendingTask] = []
@@ -129,7 +131,7 @@ class Watch:
     def _add(self, url: str, now: float) -> None:
         index, self._count = self._count, self._count + 1
         try:
-            ref = urls.parse_task_url(url, self._poller.transport.origin)
+            ref = parse_task_url(url, self._origin)
         except ConfigurationError as error:
             self._emit(index, Outcome(url=url, state=OutcomeState.UNKNOWN, error=error))
             return

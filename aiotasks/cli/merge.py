@@ -14,7 +14,7 @@ import typer
 
 from aiotasks import dedupe
 from aiotasks._text import duration
-from aiotasks.client import Client
+from aiotasks.client import Client, ClientSettings
 from aiotasks.dedupe import (
     JobEvent,
     JobProgress,
@@ -257,7 +257,7 @@ async def _has_begun(path: Path) -> bool:
         return ledger.job is not None
 
 
-async def _look(planned: Plan, settings: dict[str, str]) -> tuple[Preview, Quota]:
+async def _look(planned: Plan, settings: ClientSettings) -> tuple[Preview, Quota]:
     async with Client.from_env(**settings) as client:
         preview = await dedupe.preview(client, planned)
         return preview, client.quota
@@ -288,7 +288,7 @@ def _confirm(preview: Preview, quota: Quota, whole_by: str | None, *, is_given: 
 
 async def _work(
     path: Path,
-    settings: dict[str, str],
+    settings: ClientSettings,
     terms: _Terms,
     planned: Plan | None = None,
     preview: Preview | None = None,

@@ -1,11 +1,11 @@
-"""The options of the commands for dedupe jobs."""
+"""The options that several commands share."""
 
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from aiotasks._http import urls
+from aiotasks.client import DEFAULT_BASE_URL, ClientSettings
 from aiotasks.dedupe.models import OnConflict
 from aiotasks.models import Kind
 
@@ -66,9 +66,7 @@ def must_exist(ledger: Path) -> None:
 
 BaseUrl = Annotated[
     str | None,
-    typer.Option(
-        help="Where the API is.  [env: AFFINITY_BASE_URL]", show_default=urls.DEFAULT_BASE_URL
-    ),
+    typer.Option(help="Where the API is.  [env: AFFINITY_BASE_URL]", show_default=DEFAULT_BASE_URL),
 ]
 
 
@@ -80,7 +78,11 @@ ApiVersion = Annotated[
 ]
 
 
-def settings_of(base_url: str | None, api_version: str | None) -> dict[str, str]:
-    """Return the settings of a client that were given as options."""
-    given = {"base_url": base_url, "api_version": api_version}
-    return {name: value for name, value in given.items() if value is not None}
+def settings_of(base_url: str | None, api_version: str | None) -> ClientSettings:
+    """Return the settings of a client that were given as options; the environment has the rest."""
+    settings = ClientSettings()
+    if base_url is not None:
+        settings["base_url"] = base_url
+    if api_version is not None:
+        settings["api_version"] = api_version
+    return settings

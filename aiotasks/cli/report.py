@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 import typer
 
 from aiotasks._text import printable
-from aiotasks.client import Client
+from aiotasks.client import Client, ClientSettings
 from aiotasks.dedupe import Ledger, PairState, report_lines, snapshot_lines
 from aiotasks.dedupe.ledger.holder import live_holder
 from aiotasks.dedupe.report import ReportFormat, csv_line
@@ -111,7 +111,7 @@ async def _page(path: Path) -> None:
         typer.echo((await report_page(ledger)).encode(), nl=False)
 
 
-async def _suggestions(kind: Kind, criteria: set[str], settings: dict[str, str]) -> int:
+async def _suggestions(kind: Kind, criteria: set[str], settings: ClientSettings) -> int:
     count = 0
     _ = sys.stdout.write(csv_line(_SUGGESTED))
     async with Client.from_env(**settings) as client:

@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from aiotasks.client import Client
+from aiotasks.client import Client, ClientSettings
 from aiotasks.dedupe import JobProgress
 from aiotasks.errors import AffinityError, AuthenticationError, AuthorizationError
 from aiotasks.web import serve as serve_jobs
@@ -98,7 +98,7 @@ async def page_beside(
 
 async def _serve(
     folder: Path,
-    settings: dict[str, str],
+    settings: ClientSettings,
     *,
     host: str,
     port: int,

@@ -7,8 +7,7 @@ from typing import Annotated, NamedTuple, TypedDict
 
 import typer
 
-from aiotasks._http import urls
-from aiotasks.client import Client
+from aiotasks.client import Client, ClientSettings
 from aiotasks.models import Kind
 from aiotasks.outcomes import OutcomeState
 
@@ -73,7 +72,7 @@ def quota(*, base_url: BaseUrl = None, api_version: ApiVersion = None) -> None:
     run_command(_quota(settings_of(base_url, api_version)))
 
 
-async def _wait(given: list["_Given"], terms: "_Terms", settings: dict[str, str]) -> Exit:
+async def _wait(given: list["_Given"], terms: "_Terms", settings: ClientSettings) -> Exit:
     tally = OutcomeSummary({item.url: item.place for item in given})
     async with (
         Client.from_env(**settings) as client,
@@ -95,7 +94,7 @@ async def _wait(given: list["_Given"], terms: "_Terms", settings: dict[str, str]
     return tally.exit
 
 
-async def _get(url: str, settings: dict[str, str]) -> Exit:
+async def _get(url: str, settings: ClientSettings) -> Exit:
     async with Client.from_env(**settings) as client:
         task = await client.tasks.get(url)
     print_task(url, task)
@@ -103,19 +102,19 @@ async def _get(url: str, settings: dict[str, str]) -> Exit:
 
 
 async def _tasks(
-    kind: Kind, status: str | None, limit: int | None, settings: dict[str, str]
+    kind: Kind, status: str | None, limit: int | None, settings: ClientSettings
 ) -> Exit:
     async with Client.from_env(**settings) as client:
         count = 0
         async for task in client.tasks.list(kind, status=status):
-            print_task(urls.task_url(client.base_url, urls.TaskRef(kind, task.id)), task)
+            print_task(client.tasks.url_of(kind, task.id), task)
             count += 1
             if count == limit:
                 break
     return Exit.SUCCEEDED
 
 
-async def _quota(settings: dict[str, str]) -> Exit:
+async def _quota(settings: ClientSettings) -> Exit:
     async with Client.from_env(**settings) as client:
         known = await client.refresh_quota()
     print_line({name: getattr(known, name) for name in _LIMITS})

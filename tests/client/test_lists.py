@@ -59,7 +59,7 @@ async def test_a_list_is_read_as_far_as_it_is_iterated(sandbox: Recorded, client
 @pytest.mark.parametrize("kind", ["company", "person"])
 async def test_merges_show_what_tasks_do_not(sandbox: Recorded, client: Client, kind: Any) -> None:
     """The history has both ids, the times and the reason; one merge can be looked at alone."""
-    service: Any = client.companies if kind == "company" else client.persons
+    service: Any = client.merges_of(kind)
     sandbox.start_merge(kind, 1, 2, duration=0.0)
     url = sandbox.start_merge(kind, 3, 4, duration=0.0, reason="Locked")
     newest, oldest = [merge async for merge in service.merges()]
@@ -175,3 +175,20 @@ async def test_pages_never_lead_in_a_circle(sandbox: Recorded, client: Client) -
     with pytest.raises(DecodeError, match="circle"):
         _ = [task async for task in client.tasks.list("company")]
     assert sandbox.requests == 3
+
+
+@pytest.mark.parametrize("kind", ["company", "person"])
+async def test_a_task_that_is_listed_has_a_url(
+    sandbox: Recorded, client: Client, kind: Any
+) -> None:
+    """Lists name tasks by their ids; url_of makes of these what wait and get take."""
+    url = sandbox.start_merge(kind, 1, 2)
+    (task,) = [task async for task in client.tasks.list(kind)]
+    assert client.tasks.url_of(kind, task.id) == url
+    assert client.tasks.url_of(kind, (await anext(client.merges_of(kind).merges())).task_id) == url
+
+
+def test_a_kind_that_is_none() -> None:
+    """A kind that there is not is named at once."""
+    with pytest.raises(ConfigurationError, match="'deal' is not a kind"):
+        _ = Client("key").merges_of("deal")  # type: ignore[call-overload]

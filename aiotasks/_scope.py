@@ -1,0 +1,18 @@
+"""What an open client consists of; its services reach the server and the poller through it."""
+
+import asyncio
+from typing import NamedTuple
+
+import aiohttp
+
+from ._http.transport import Transport
+from ._polling.poller import Poller
+
+
+class Scope(NamedTuple):
+    """What exists from the ``__aenter__`` of a client to its ``__aexit__``."""
+
+    loop: asyncio.AbstractEventLoop
+    session: aiohttp.ClientSession
+    transport: Transport
+    poller: Poller
