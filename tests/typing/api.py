@@ -58,6 +58,14 @@ async def clients(session: aiohttp.ClientSession) -> None:
     Client("key", "https://api.affinity.co")  # type: ignore[call-arg]
     async with Client.from_env(api_version="2026-09-17") as client:
         assert_type(client, Client)
+        assert_type(client.base_url, str)
+        assert_type(client.tasks, TaskService)
+        assert_type(client.companies, MergeService[CompanyMergeState, CompanyProfile])
+        assert_type(client.persons, MergeService[PersonMergeState, PersonProfile])
+        assert_type(client.quota, Quota)
+        assert_type(client.quota.remaining, int | None)
+        assert_type(client.quota.reset, float | None)
+        assert_type(client.quota.in_flight, int)
     settings = aiotasks.ClientSettings(base_url="http://localhost:8080", max_in_flight=4)
     _ = Client.from_env(**settings)
     Client.from_env(base_ulr="http://localhost:8080")  # type: ignore[call-arg]
@@ -74,14 +82,6 @@ def services(client: Client, kind: Kind) -> None:
     )
     assert_type(client.tasks.url_of(kind, "id"), str)
     client.merges_of("deal")  # type: ignore[call-overload]
-        assert_type(client.base_url, str)
-        assert_type(client.tasks, TaskService)
-        assert_type(client.companies, MergeService[CompanyMergeState, CompanyProfile])
-        assert_type(client.persons, MergeService[PersonMergeState, PersonProfile])
-        assert_type(client.quota, Quota)
-        assert_type(client.quota.remaining, int | None)
-        assert_type(client.quota.reset, float | None)
-        assert_type(client.quota.in_flight, int)
 
 
 async def get(client: Client, url: str) -> None:
