@@ -7,9 +7,9 @@ _EXTRA = {"typer", "rich"}
 
 
 def main() -> None:
-    """Run the command line, or say what to install for it."""
+    """Run the command line, or name the extra that it needs."""
     try:
-        from .cli.app import app  # noqa: PLC0415 - only here can its absence be told
+        from .cli.app import app  # noqa: PLC0415 - its absence is reported here
     except ModuleNotFoundError as error:
         if error.name not in _EXTRA:
             raise

@@ -1,8 +1,8 @@
-"""When to ask again: tenacity's strategies, asked for their numbers and for nothing else.
+"""The backoff policy: how long to wait before the next poll or retry, as tenacity strategies.
 
-No retry loop of tenacity runs here. Its strategies are pure and cheap; its loops cost more than
-the request they would guard and read a clock of their own. They are told the attempt and never
-the time, which belongs to the event loop.
+No retry loop of tenacity runs here. Its strategies are pure and cost about 3 microseconds; its
+loops cost more than the request that they would guard, and read ``time.monotonic``. So strategies
+get the attempt, and seconds belong to the event loop.
 """
 
 import math
@@ -24,14 +24,15 @@ from .errors import (
 
 
 Backoff: TypeAlias = wait_base | Callable[[RetryCallState], float]
-"""Any tenacity wait strategy: it is told the attempt and answers seconds."""
+"""Any tenacity wait strategy: a function from the attempt to seconds."""
 
 GROWTH = 1.5
 JITTER = 0.1
 MIN_DELAY = 0.01
 
 _RETRY_ATTEMPTS = stop_after_attempt(4)
-# The pacer has long slowed down by then; only another program can cause so many in a row.
+# Four tries of a read take up to 5 s. Ten refusals in a row come from another program on the same
+# key: the pacer has slowed this client down after the first. Both numbers are choices.
 _REFUSED_ATTEMPTS = stop_after_attempt(10)
 
 
@@ -79,20 +80,20 @@ def poll_backoff(
 
 
 def poll_delay(backoff: Backoff, attempt: int) -> float:
-    """Return the seconds from the look number ``attempt`` (from 1) to the next one.
+    """Return the seconds from poll number ``attempt`` (from 1) to the next one.
 
     Raises:
-        ConfigurationError: when the strategy raises, or answers no number.
+        ConfigurationError: when the strategy raises, or returns no finite number.
     """
     try:
         delay = float(backoff(_state(attempt)))
     except Exception as error:
-        message = f"The backoff strategy failed at attempt {attempt}: {error!r}. Mend or replace it"
+        message = f"The backoff strategy failed at attempt {attempt}: {error!r}. Fix or replace it"
         raise ConfigurationError(message) from error
     if not math.isfinite(delay):
-        message = f"The backoff strategy answered {delay} seconds at attempt {attempt}: replace it"
+        message = f"The backoff strategy returned {delay} seconds at attempt {attempt}: replace it"
         raise ConfigurationError(message)
-    # A strategy that answers 0 must not spin.
+    # A strategy that returns 0 must not spin.
     return max(MIN_DELAY, delay)
 
 
@@ -102,10 +103,10 @@ def retry_delay(attempt: int) -> float:
 
 
 def is_worth_a_retry(error: AffinityError, attempt: int, *, is_read: bool) -> bool:
-    """Say whether a request that failed ``attempt`` times, now with ``error``, may be sent again.
+    """Return True if a request that failed ``attempt`` times, now with ``error``, may be repeated.
 
-    A read may be repeated at will. Anything else only when it certainly did not run: it was
-    refused for a limit, or there was no connection to send it on.
+    A read may be repeated. A write may only if it provably did not run: it was refused for a rate
+    limit, or there was no connection to send it on.
     """
     if isinstance(error, RateLimitError):
         return not _REFUSED_ATTEMPTS(_state(attempt))
@@ -114,7 +115,7 @@ def is_worth_a_retry(error: AffinityError, attempt: int, *, is_read: bool) -> bo
 
 
 def _state(attempt: int) -> RetryCallState:
-    # Strategies read the attempt; there is no retry object behind it and none is looked for.
+    # Strategies only read the attempt, so the state needs no retry object.
     nothing: Any = None
     state = RetryCallState(nothing, None, (), {})
     state.attempt_number = attempt

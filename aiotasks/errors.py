@@ -1,7 +1,7 @@
 """Everything that ``aiotasks`` raises, under one base.
 
-Each error carries its data as attributes, says what to do next, survives ``copy`` and ``pickle``,
-and never shows the key.
+Each error has its data as attributes and the next step in its message, survives ``copy`` and
+``pickle``, and never shows the key.
 """
 
 from .models import MergeTask
@@ -117,11 +117,11 @@ class NotFoundError(ResponseError):
 class ConflictError(ResponseError):
     """Raised when the request contradicts the present state (409)."""
 
-    advice = "Another merge may be under way with this record: wait for it, then look again."
+    advice = "Another merge of this record may be running: wait for it, then try again."
 
 
 class ValidationError(ResponseError):
-    """Raised when the API refuses what it was asked (400 or 422)."""
+    """Raised when the API refuses a request as invalid (400 or 422)."""
 
     advice = "Check the ids that were sent."
 
@@ -129,7 +129,7 @@ class ValidationError(ResponseError):
 class MergedEntityError(ValidationError):
     """Raised when a record is gone because it was merged into another (422).
 
-    This is exact proof of a merge: ``source_id`` now lives on as ``target_id``.
+    This is exact proof of a merge: ``source_id`` survives as ``target_id``.
     """
 
     advice = "Use the record that it was merged into."
@@ -151,7 +151,7 @@ class MergedEntityError(ValidationError):
 
 
 class RateLimitError(ResponseError):
-    """Raised when requests kept being refused (429), long after the library had slowed down."""
+    """Raised when requests are still refused (429) after the library has slowed down."""
 
     advice = "Another program may be using up the key's limit: try again later."
 
@@ -223,14 +223,14 @@ class UnknownStatusError(AffinityError):
     def __str__(self) -> str:
         return (
             f"The task has the status {str(self.task.status)!r}, which this version does not know, "
-            f"and nothing of it is in progress. Look at its merges ({self.task_url})"
+            f"and none of its merges is in progress. Check its merges ({self.task_url})"
         )
 
 
 class IndeterminateMergeError(AffinityError):
-    """Raised when a merge was sent and no answer tells whether it was started.
+    """Raised when a merge was sent and got no answer: it may have been started, or not.
 
-    It is never repeated by itself. ``__cause__`` is what went wrong.
+    It is never repeated automatically. ``__cause__`` is what went wrong.
     """
 
     def __init__(self, kind: str, primary_id: int, duplicate_id: int) -> None:
@@ -242,7 +242,7 @@ class IndeterminateMergeError(AffinityError):
     def __str__(self) -> str:
         return (
             f"The merge of {self.kind} {self.duplicate_id} into {self.primary_id} may have been "
-            "started: look for it in the merge history before you send it again."
+            "started: search the merge history before you send it again."
         )
 
 
@@ -260,7 +260,7 @@ class PlanError(AffinityError):
         lines = [*self.problems[: self.shown]]
         if len(self.problems) > self.shown:
             lines.append(f"… and {len(self.problems) - self.shown} more such problems")
-        return "\n".join([*lines, f"Nothing was merged: mend {self.source} and try again."])
+        return "\n".join([*lines, f"Nothing was merged: fix {self.source} and try again."])
 
 
 class LedgerError(AffinityError):

@@ -91,7 +91,7 @@ class CompanyProfile(Struct, frozen=True, kw_only=True, rename="camel"):
 
     @property
     def label(self) -> str:
-        """The name, and the domain that tells it from others of that name."""
+        """The name, and the domain that distinguishes it from others of that name."""
         return _label(self.name, self.domain)
 
 
@@ -107,7 +107,7 @@ class PersonProfile(Struct, frozen=True, kw_only=True, rename="camel"):
 
     @property
     def label(self) -> str:
-        """The name, and the email address that tells them from others of that name."""
+        """The name, and the email address that distinguishes them from others of that name."""
         name = " ".join(filter(None, (self.first_name, self.last_name)))
         return _label(name, self.primary_email_address)
 
@@ -141,7 +141,7 @@ class DuplicateSuggestion(Struct, Generic[ProfileT], frozen=True, kw_only=True, 
 
 
 class Quota(Struct, frozen=True, kw_only=True):
-    """What is known of the limits; ``None`` where no answer has told yet.
+    """What is known of the rate limits; ``None`` for what no answer had yet.
 
     ``limit``, ``remaining`` and ``reset`` (seconds) are those of the user's minute, the ``org_``
     ones those of the organization's month. ``remaining`` counts all use of the key, that of other

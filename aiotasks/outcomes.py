@@ -18,8 +18,8 @@ class OutcomeState(StrEnum):
 
     ``FAILED`` also stands for a task that ended as ``success`` with failed merges in it: a
     partial failure is never reported as a success. ``RUNNING`` means that the time was up first;
-    the task goes on at the server. ``UNKNOWN`` means that it could not be learned: the outcome's
-    ``error`` says why.
+    the task goes on at the server. ``UNKNOWN`` means that its end could not be read: the outcome's
+    ``error`` has the reason.
     """
 
     SUCCESS = "success"
@@ -50,8 +50,7 @@ class Outcome(Struct, frozen=True, kw_only=True):
     """What became of one awaited task.
 
     ``task`` is the last that was seen of it, ``error`` what ``wait`` would have raised, ``reason``
-    the server's own words for a failure. ``polls`` counts the answers that told something about
-    the task, ``waited`` the seconds from the start of the wait.
+    the server's own words for a failure. ``polls`` counts the answers that contained the task, ``waited`` the seconds from the start of the wait.
     """
 
     url: str
@@ -64,7 +63,7 @@ class Outcome(Struct, frozen=True, kw_only=True):
 
 
 class TaskSnapshot(Struct, frozen=True, kw_only=True):
-    """A task as it was seen last, ``age`` seconds ago: what ``peek`` answers."""
+    """A task as of its last poll, ``age`` seconds ago: what ``peek`` returns."""
 
     task: MergeTask
     age: float
@@ -128,7 +127,7 @@ class Outcomes(Sequence[Outcome]):
 
     @property
     def unknown(self) -> "Outcomes":
-        """The tasks of which nothing certain could be learned, with the ``error`` that says why."""
+        """The tasks whose end could not be read, with the ``error`` that is the reason."""
         return self._of(OutcomeState.UNKNOWN)
 
     def raise_for_failures(self) -> None:

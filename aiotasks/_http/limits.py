@@ -1,6 +1,6 @@
-"""What answers tell of the rate limits, by their headers or by their body.
+"""What answers contain about the rate limits, in their headers or in their body.
 
-Each answer has them: https://developer.affinity.co/pages/external-api-v2/rate-limits.
+The API's rules: https://developer.affinity.co/pages/external-api-v2/rate-limits.
 """
 
 from collections.abc import Mapping
@@ -12,7 +12,7 @@ from .wire import RateLimitAnswer
 
 
 class RateLimits(NamedTuple):
-    """What the headers of one answer say of the limits; ``None`` where nothing usable."""
+    """The rate limits in the headers of one answer; ``None`` for what is missing or unusable."""
 
     user: int | None = None
     user_remaining: int | None = None
@@ -24,10 +24,10 @@ class RateLimits(NamedTuple):
 
 
 def parse_rate_limit_headers(headers: Mapping[str, str], now: datetime) -> RateLimits:
-    """Read the headers of an answer; garbage counts as missing, for none of them is required.
+    """Read the headers of an answer; garbage counts as missing, as none of them is required.
 
-    A ``Retry-After`` that is a date is taken by the server's clock, or else by the wall clock,
-    which is ``now``.
+    A ``Retry-After`` may be seconds or a date. A date is compared with the server's ``Date``, or
+    else with the wall clock, ``now``.
     """
     get = headers.get
     retry_after = get("Retry-After")
@@ -42,9 +42,9 @@ def parse_rate_limit_headers(headers: Mapping[str, str], now: datetime) -> RateL
     )
 
 
-def limits_of(told: RateLimitAnswer) -> RateLimits:
-    """Return the limits that the API tells when it is asked for them."""
-    user, org = told.caller_per_minute, told.org_per_month
+def limits_of(answer: RateLimitAnswer) -> RateLimits:
+    """Return the limits in the answer to ``GET /v2/rate-limit``."""
+    user, org = answer.caller_per_minute, answer.org_per_month
     if org is None:
         return RateLimits(user.limit, user.remaining, user.reset)
     return RateLimits(user.limit, user.remaining, user.reset, org.limit, org.remaining, org.reset)

@@ -10,7 +10,7 @@ from .pacer import Lane, Pacer
 
 
 class Slots:
-    """Lets requests through when the pacer says so, by lane and in order within a lane."""
+    """Grants slots when the pacer allows, by lane and first come, first served within a lane."""
 
     def __init__(self, pacer: Pacer) -> None:
         self.pacer = pacer
@@ -27,11 +27,11 @@ class Slots:
         return f"<Slots: {self.pacer.in_flight} in flight; waiting: {waiting}>"
 
     async def acquire(self, lane: Lane) -> None:
-        """Wait for a slot. Whoever gets it must send, or give it back.
+        """Wait for a slot. The caller must send a request in it, or give it back.
 
         Raises:
             MonthlyQuotaError: when the month is used up.
-            ClosedError: when the client is.
+            ClosedError: when the client is closed.
         """
         if self._is_closed:
             raise ClosedError
@@ -48,9 +48,10 @@ class Slots:
             raise
 
     def now(self) -> float:
-        """Return the time by which the pacer is asked and told; it never goes back.
+        """Return the time that the pacer is given; it never goes back.
 
-        Loops fire timers early by up to their clock's resolution: a hold has then ended all the same.
+        Loops fire timers early by up to their clock's resolution; what the timer was set for
+        has then come anyway.
         """
         self._latest = max(self._latest, self._loop.time())
         return self._latest
@@ -66,7 +67,7 @@ class Slots:
         self.pump()
 
     def pump(self) -> None:
-        """Let through whoever may go now, and come back when the next may."""
+        """Grant the slots that are free now, and set the timer for the next one."""
         if not any(self._queues.values()):
             return
         if self._timer is not None:
@@ -79,7 +80,7 @@ class Slots:
                 return
             lane, delay = self.pacer.choose(now, waiting)
             if lane is None:
-                # With nothing in flight no answer would wake anybody: the timer has to.
+                # With nothing in flight there is no answer that would call pump: the timer has to.
                 if delay < float("inf"):
                     self._timer = self._loop.call_at(now + delay, self._on_timer, now + delay)
                 return
@@ -87,7 +88,7 @@ class Slots:
             self._queues[lane].popleft().set_result(None)
 
     def take(self, lane: Lane) -> bool:
-        """Take a slot if there is one to be had at once."""
+        """Take a slot if one is free now; return whether it was taken."""
         if self._is_closed or (any(self._queues.values()) and self._waiting()):
             return False
         now = self.now()
@@ -97,7 +98,7 @@ class Slots:
         return True
 
     def refuse_all(self, error: AffinityError) -> None:
-        """Turn everybody away."""
+        """Raise an error in everything that waits for a slot."""
         for queue in self._queues.values():
             while queue:
                 turn = queue.popleft()
@@ -105,7 +106,7 @@ class Slots:
                     turn.set_exception(error)
 
     def close(self) -> None:
-        """Turn everybody away and stop the timer."""
+        """Refuse all that waits, and stop the timer."""
         self._is_closed = True
         self.refuse_all(ClosedError())
         if self._timer is not None:

@@ -1,4 +1,8 @@
-"""The only path a request takes: slot, send, decode, retry."""
+"""The only path a request takes: slot, send, decode, retry.
+
+Reads are retried; a merge is sent again only if it provably did not run, as the API has no
+idempotency keys: https://developer.affinity.co/docs/v2
+"""
 
 import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
@@ -30,14 +34,15 @@ from .wire import Page, Request
 T = TypeVar("T")
 
 MAX_BODY: Final = 16 * 1024 * 1024
-"""The largest answer that is read, in bytes; a page of a hundred tasks has fifteen thousand."""
+"""The largest body that is read, in bytes; a page of a hundred tasks has about 15,000."""
 
-# The deadline is ours; aiohttp's own timeouts could not be told from it. Only a connection that
-# does not come about is timed by aiohttp, because then nothing has been sent.
+# The deadline is ours, since aiohttp's own timeouts cannot be distinguished from it. Only connecting
+# is timed by aiohttp: that timeout proves that nothing was sent.
 _CONNECT_TIMEOUT = 10.0
 _TIMEOUT = aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT_TIMEOUT)
 _CONNECT_ERRORS = (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError)
-# A slow answer is remembered for a while, because the next may be as slow.
+# Latency is the slowest of the recent answers, as the next may be as slow; it halves in seven
+# answers. A choice: too high a value only means that last polls start a little earlier.
 _LATENCY_DECAY = 0.9
 
 
@@ -72,9 +77,9 @@ class Transport:
         lane: Lane = Lane.INTERACTIVE,
         before: Callable[[], Awaitable[object]] | None = None,
     ) -> T:
-        """Send a request, again where that is safe and may help, and return what it answers.
+        """Send a request, retry it where that is safe and may help, and return the decoded answer.
 
-        ``before`` is awaited once, when the request has its slot; if it raises, nothing is sent.
+        ``before`` is awaited once, when the request has its slot. If it raises, nothing is sent.
 
         Raises:
             AffinityError: the last of the failures.
@@ -92,7 +97,7 @@ class Transport:
                 if not is_worth_a_retry(error, attempt, is_read=request.method == "GET"):
                     raise
                 is_paced = isinstance(error, RateLimitError)
-            # After a refusal the pacer knows better when to go on.
+            # After a 429 the pacer decides when to go on.
             if not is_paced:
                 await asyncio.sleep(retry_delay(attempt))
 
@@ -104,17 +109,17 @@ class Transport:
             raise
 
     async def pages(self, request: Request[Page[T]]) -> AsyncGenerator[T]:
-        """Iterate over all that a list holds, from the newest on.
+        """Iterate over all items of a list, newest first.
 
         Raises:
-            DecodeError: when the pages lead in a circle.
+            DecodeError: when the pages form a cycle.
             AffinityError: when a page cannot be read.
         """
         seen = set()
         following: Request[Page[T]] | None = request
         while following is not None:
             if following.target in seen:
-                raise DecodeError(200, "its nextUrl leads in a circle")
+                raise DecodeError(200, "its nextUrl leads back to an earlier page")
             seen.add(following.target)
             page = await self.send(following)
             for item in page.data:
@@ -122,7 +127,7 @@ class Transport:
             following = wire.follow(following, page, self.origin)
 
     async def exchange(self, request: Request[T]) -> T:
-        """Send once, in a slot that was acquired, and give that back whatever happens.
+        """Send once, in a slot that the caller acquired, and give that back whatever happens.
 
         Raises:
             NetworkError: when no answer came.

@@ -1,7 +1,8 @@
-"""URLs as names: what a base URL or a task URL says, and which of them are to be trusted.
+"""URLs: which base URLs and task URLs are accepted, and what a task URL names.
 
-A task URL is only a name: its kind and its id are taken out, and each request is built anew on the
-configured origin.
+A task URL is only a name. The documented examples are on another host and without ``/v2``, so its
+kind and id are extracted, and each request is built anew on the configured origin:
+https://developer.affinity.co/api-reference/company-merges/initiate-company-merge
 """
 
 import re

@@ -1,6 +1,6 @@
-"""The API's shapes as plain functions: request parts out, answers to models or errors.
+"""The wire format: plain functions that build requests, and turn answers into models or errors.
 
-Nothing here does I/O or knows the time.
+Nothing here does I/O or reads a clock. The API's rules: https://developer.affinity.co/docs/v2
 """
 
 import re
@@ -66,13 +66,13 @@ class Page(msgspec.Struct, Generic[T], frozen=True):
 
 
 class Started(msgspec.Struct, frozen=True, rename="camel"):
-    """The answer to a merge."""
+    """The answer to a merge request."""
 
     task_url: str
 
 
 class RateLimitWindow(msgspec.Struct, frozen=True):
-    """One of the limits, as the API tells it when asked."""
+    """One of the limits in the answer to ``GET /v2/rate-limit``."""
 
     limit: int
     remaining: int
@@ -170,7 +170,7 @@ def list_tasks(kind: Kind, status: str | None = None) -> Request[Page[MergeTask]
 def list_merges(
     kind: Kind, *, status: str | None = None, task_ids: list[str] | None = None
 ) -> Request[Page[Any]]:
-    """Ask for the newest merges, of any of some tasks if told."""
+    """Ask for the newest merges, or only for those of some tasks."""
     term = _status_term(status)
     if task_ids:
         # `&` binds more tightly than `|`, so the status stands in each of the alternatives.
@@ -199,7 +199,7 @@ def list_records(kind: Kind, ids: Sequence[int]) -> Request[Page[msgspec.Raw]]:
 
 
 def get_record(kind: Kind, record_id: int) -> Request[msgspec.Raw]:
-    """Ask for one record; of one that was merged away the API answers what it was merged into."""
+    """Ask for one record; one that was merged away is answered with an error that names the survivor."""
     number = _checked_number("record_id", record_id)
     return Request("GET", f"/v2/{_PLURAL[kind]}/{number}?{_FIELDS}", _RAW)
 
@@ -253,7 +253,7 @@ def follow(request: Request[Page[T]], page: Page[T], origin: str) -> Request[Pag
 
 
 def decode(request: Request[T], status: int, headers: Mapping[str, str], body: bytes) -> T:
-    """Turn an answer into what was asked for, or raise the error that it is.
+    """Decode an answer, or raise the error that it is.
 
     Raises:
         ResponseError: of the class that the status stands for.
@@ -297,7 +297,7 @@ _ERRORS: Mapping[int, type[ResponseError]] = {
 
 
 def _first_problem(body: bytes) -> _Problem:
-    # Proxies answer with HTML, and nothing of that is worth showing.
+    # Proxies answer with HTML, which explains nothing to the user.
     try:
         problems = _PROBLEMS.decode(body).errors
     except _UNREADABLE:

@@ -19,13 +19,13 @@ T = TypeVar("T")
 
 
 def fail(message: str) -> NoReturn:
-    """End the command as wrong use, and say why."""
+    """End the command as wrong use, with a message."""
     say(message)
     raise typer.Exit(Exit.WRONG_USE)
 
 
 def run_command(command: Coroutine[Any, Any, Exit]) -> NoReturn:
-    """Run a command to its end, and exit as it says."""
+    """Run a command to its end, and exit with its code."""
     raise typer.Exit(
         complete(
             command,
@@ -47,7 +47,7 @@ def complete(work: Coroutine[Any, Any, T], if_interrupted: str) -> T:
         say(str(error))
         code = exit_of(error)
     except BrokenPipeError:
-        # Whoever reads the output has read enough of it.
+        # The reader of the output has closed it, as `head` does.
         raise
     except OSError as error:
         say(f"The output cannot be written ({error.strerror}): it is not complete.")

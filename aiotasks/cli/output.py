@@ -22,7 +22,7 @@ errors_console = Console(stderr=True, highlight=False, markup=False, soft_wrap=T
 
 
 class OutcomeSummary:
-    """Counts outcomes, and keeps what is to be said of them at the end."""
+    """Counts outcomes, and collects the problems that are printed at the end."""
 
     def __init__(self, places: Mapping[str, str] | None = None) -> None:
         self.exit = Exit.SUCCEEDED
@@ -47,7 +47,7 @@ class OutcomeSummary:
         states = [state for state in OutcomeState if self._states[state]]
         return ", ".join(f"{self._states[state]} {words.get(state, state)}" for state in states)
 
-    def say(self) -> None:
+    def print(self) -> None:
         """Print the problems and the counts to standard error."""
         for problem in islice(self._problems, _MOST_PROBLEMS):
             say(problem)
@@ -75,5 +75,5 @@ def print_line(line: dict[str, Any]) -> None:
 
 def say(text: str) -> None:
     """Print text to standard error."""
-    # Much of what is said is the server's.
+    # Names and error messages are the server's, and may contain control characters.
     errors_console.print("\n".join(map(printable, text.split("\n"))))

@@ -114,21 +114,21 @@ async def _demo(merges: int) -> Exit:
                 for start in starts:
                     start.add_done_callback(lambda _: screen.advance())
         say(f"{len(pairs)} merges are under way, {now() - started:.1f} s after the start.")
-        tally = OutcomeSummary()
+        summary = OutcomeSummary()
         with WaitProgressBar("Waiting", len(pairs), client) as screen:
 
             def show(progress: WaitProgress) -> None:
-                tally.add(progress.outcome)
-                screen.advance(tally.counted())
+                summary.add(progress.outcome)
+                screen.advance(summary.counted())
 
             await client.tasks.wait_many([start.result() for start in starts], on_progress=show)
-        _summarise(tally, len(pairs), client.quota, now() - started)
+        _summarise(summary, len(pairs), client.quota, now() - started)
     return Exit.SUCCEEDED
 
 
-def _summarise(tally: "OutcomeSummary", merges: int, quota: Quota, seconds: float) -> None:
-    typer.echo(f"\n{merges} duplicates in {seconds:.1f} s: {tally.counted()}")
-    for reason, count in tally.reasons.most_common():
+def _summarise(summary: "OutcomeSummary", merges: int, quota: Quota, seconds: float) -> None:
+    typer.echo(f"\n{merges} duplicates in {seconds:.1f} s: {summary.counted()}")
+    for reason, count in summary.reasons.most_common():
         typer.echo(f"  {count:>4} failed: {reason}")
     typer.echo(
         f"  {quota.sent} calls, {quota.sent / merges:.2f} a merge; "

@@ -31,12 +31,16 @@ def wait(
         Path | None, typer.Option(help="Read task URLs from a file, one a line; # comments.")
     ] = None,
     timeout: Annotated[float, typer.Option(help="Seconds until the wait gives up.")] = 300.0,
-    poll_interval: Annotated[float, typer.Option(help="Seconds to the second look.")] = 2.0,
-    max_poll_interval: Annotated[float, typer.Option(help="Most seconds between looks.")] = 30.0,
+    poll_interval: Annotated[
+        float, typer.Option(help="Seconds from the first poll to the second.")
+    ] = 2.0,
+    max_poll_interval: Annotated[
+        float, typer.Option(help="The longest time between two polls, in seconds.")
+    ] = 30.0,
     base_url: BaseUrl = None,
     api_version: ApiVersion = None,
 ) -> None:
-    """Wait for tasks, and print what became of each as a JSON line when it is known.
+    """Wait for tasks, and print the outcome of each as a JSON line as soon as it is known.
 
     Without URLs and --file, they are read from standard input.
     """
@@ -49,7 +53,7 @@ def wait(
 
 @commands.command(epilog=EXIT_CODES)
 def get(url: str, *, base_url: BaseUrl = None, api_version: ApiVersion = None) -> None:
-    """Look at a task once, and print it as a JSON line."""
+    """Read a task once, and print it as a JSON line."""
     run_command(_get(url, settings_of(base_url, api_version)))
 
 
@@ -73,7 +77,7 @@ def quota(*, base_url: BaseUrl = None, api_version: ApiVersion = None) -> None:
 
 
 async def _wait(given: list["_Given"], terms: "_Terms", settings: ClientSettings) -> Exit:
-    tally = OutcomeSummary({item.url: item.place for item in given})
+    summary = OutcomeSummary({item.url: item.place for item in given})
     async with (
         Client.from_env(**settings) as client,
         client.tasks.watch([item.url for item in given], **terms) as watch,
@@ -82,16 +86,16 @@ async def _wait(given: list["_Given"], terms: "_Terms", settings: ClientSettings
             with WaitProgressBar("Waiting", len(given), client) as screen:
                 async for outcome in watch:
                     print_outcome(outcome)
-                    tally.add(outcome)
-                    screen.advance(tally.counted())
+                    summary.add(outcome)
+                    screen.advance(summary.counted())
         except asyncio.CancelledError:
             for outcome in watch.unsettled:
                 print_outcome(outcome)
-                tally.add(outcome)
+                summary.add(outcome)
             raise
         finally:
-            tally.say()
-    return tally.exit
+            summary.print()
+    return summary.exit
 
 
 async def _get(url: str, settings: ClientSettings) -> Exit:

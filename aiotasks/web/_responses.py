@@ -96,7 +96,7 @@ def told_of(failure: AffinityError) -> tuple[int, dict[str, Any]]:
     status = next(found, HTTPStatus.INTERNAL_SERVER_ERROR)
     if isinstance(failure, PlanError):
         count = len(failure.problems)
-        sentence = f"Nothing was merged: mend {failure.source} and send it again"
+        sentence = f"Nothing was merged: fix {failure.source} and send it again"
         problems = failure.problems[:_MOST_PROBLEMS]
         return status, {"error": sentence, "problems": problems, "problem_count": count}
     if isinstance(failure, LedgerError):

@@ -138,7 +138,7 @@ class TestConflicts:
             "p.csv:4,",
             "p.csv:5:",
         ]
-        assert str(caught.value).endswith("Nothing was merged: mend p.csv and try again.")
+        assert str(caught.value).endswith("Nothing was merged: fix p.csv and try again.")
 
     def test_the_first_counts(self) -> None:
         """If the first rows are to count, later ones that contradict them are left out, and why."""

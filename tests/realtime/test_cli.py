@@ -348,10 +348,10 @@ async def test_progress_says_what_it_waits_for(serve: Serve) -> None:
 
 def test_the_summary_names_each_reason_once(capsys: pytest.CaptureFixture[str]) -> None:
     """Failures are summed up by their reasons, the frequent ones first."""
-    tally = OutcomeSummary()
+    summary = OutcomeSummary()
     for reason in ("Locked", "Gone", "Locked", None):
-        tally.add(Outcome(url="", state=OutcomeState.FAILED, reason=reason))
-    _summarise(tally, 4, Quota(sent=8, refused=1), 2.0)
+        summary.add(Outcome(url="", state=OutcomeState.FAILED, reason=reason))
+    _summarise(summary, 4, Quota(sent=8, refused=1), 2.0)
 
     assert capsys.readouterr().out.splitlines()[1:] == [
         "4 duplicates in 2.0 s: 4 failed",

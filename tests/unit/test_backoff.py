@@ -138,7 +138,7 @@ class TestPollDelay:
     @pytest.mark.parametrize("answer", [math.inf, -math.inf, math.nan, "1e999"], ids=repr)
     def test_no_number_is_a_mistake_of_the_caller(self, answer: Any) -> None:
         """A strategy whose answer cannot be waited is told as such, with what it answered."""
-        message = rf"answered {float(answer)} seconds at attempt 7: replace it"
+        message = rf"returned {float(answer)} seconds at attempt 7: replace it"
         with pytest.raises(ConfigurationError, match=message):
             _ = poll_delay(lambda state: answer, 7)
 

@@ -93,9 +93,9 @@ SAMPLES: list[tuple[AffinityError, str]] = [
     (TaskFailedError(URL, TASK, None), "see the merge history"),
     (TaskTimeoutError(URL, TASK, 61.5), "wait again"),
     (TaskTimeoutError(URL, None, 61.5), "It goes on at the server: wait again"),
-    (UnknownStatusError(URL, TASK), "Look at its merges"),
-    (IndeterminateMergeError("company", 1, 2), "look for it in the merge history"),
-    (PlanError("pairs.csv", ("pairs.csv:2: 'a' is not a whole number",)), "mend pairs.csv"),
+    (UnknownStatusError(URL, TASK), "Check its merges"),
+    (IndeterminateMergeError("company", 1, 2), "search the merge history"),
+    (PlanError("pairs.csv", ("pairs.csv:2: 'a' is not a whole number",)), "fix pairs.csv"),
     (LedgerError("job.db", "it is damaged: put back a copy"), "put back a copy"),
     (LedgerInUseError("job.db", "it is in use: wait"), "wait"),
     (NoJobError("job.db", "it has no job: begin one"), "begin one"),
@@ -239,13 +239,13 @@ def test_attributes(error: AffinityError, attributes: dict[str, Any]) -> None:
         pytest.param(
             UnknownStatusError(URL, TASK),
             "The task has the status 'paused', which this version does not know, "
-            f"and nothing of it is in progress. Look at its merges ({URL})",
+            f"and none of its merges is in progress. Check its merges ({URL})",
             id="unknown status",
         ),
         pytest.param(
             PlanError("pairs.csv", ("pairs.csv:2: this", "pairs.csv:7: that")),
             "pairs.csv:2: this\npairs.csv:7: that\n"
-            "Nothing was merged: mend pairs.csv and try again.",
+            "Nothing was merged: fix pairs.csv and try again.",
             id="plan",
         ),
         pytest.param(LedgerError("job.db", "it is damaged"), "job.db: it is damaged", id="ledger"),

@@ -57,7 +57,7 @@ class TestUpload:
         params = {"kind": "company", "name": "pairs.csv"}
         answer = await site.send("jobs", params=params, data=body)
         assert answer.status == 422
-        assert answer.json["error"] == "Nothing was merged: mend pairs.csv and send it again"
+        assert answer.json["error"] == "Nothing was merged: fix pairs.csv and send it again"
         assert [each.partition(":")[2][:1] for each in answer.json["problems"]] == ["2", "3"]
         assert answer.json["problem_count"] == 2
         assert [*site.folder.iterdir()] == []
