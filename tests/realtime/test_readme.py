@@ -129,7 +129,7 @@ class TestServices:
 
         async def use(service: Service, primary_id: int) -> None:
             task_url = await service.merge(primary_id)
-            looks = [service.ask("look", url=task_url) for _ in range(5)]
+            looks = [service.ask("status", url=task_url) for _ in range(5)]
             for status, told in await asyncio.gather(*looks):
                 assert status == 200
                 assert told["status"] in {"in-progress", "success"}
@@ -157,7 +157,7 @@ class TestServices:
             while name == "aiohttp" and ": 0 pending" not in repr(service.client):  # noqa: ASYNC110
                 await asyncio.sleep(0.01)
             waits = await service.waits(task_url, 20)
-            status, told = await service.ask("look", url=task_url)
+            status, told = await service.ask("status", url=task_url)
             assert (status, told["status"]) == (200, "in-progress")
             assert not any(wait.done() for wait in waits)
             began = asyncio.get_running_loop().time()
