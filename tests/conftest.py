@@ -4,7 +4,7 @@ import asyncio
 import os
 import sys
 from collections.abc import Callable, Mapping
-from importlib.util import module_from_spec, spec_from_file_location
+from importlib.util import find_spec, module_from_spec, spec_from_file_location
 from pathlib import Path
 from typing import Any
 
@@ -38,21 +38,21 @@ def _load_benchmarks() -> None:
 
 _load_benchmarks()
 
-REAL_TIME = tuple(Path(__file__).parent / name for name in ("realtime", "web", "browser"))
-# They need a browser, and have an environment of their own; who names their folder runs them.
-collect_ignore = ["browser"]
+pytest_plugins = ["tests.servers", "tests.processes"]
+# Where Playwright is not installed, the rest can be tested without it.
+collect_ignore = [] if find_spec("playwright") else ["browser"]
 
 
-def is_on_real_time(path: Path) -> bool:
-    """Tell whether the tests of a file run on the clock of the world."""
-    return any(folder in path.parents for folder in REAL_TIME)
+def is_on_real_time(node: pytest.Item) -> bool:
+    """Return whether a test runs on the clock of the world."""
+    return node.get_closest_marker("real_time") is not None
 
 
 def pytest_asyncio_loop_factories(
     config: pytest.Config, item: pytest.Item
 ) -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:
     """Run tests on a clock that jumps, except those that need signals, files or processes."""
-    if is_on_real_time(item.path):
+    if is_on_real_time(item):
         return {"real": asyncio.new_event_loop}
     return {"virtual": async_solipsism.EventLoop}
 
@@ -68,5 +68,5 @@ def connections_on_virtual_time(
     request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Let aiohttp connect to the in-memory sockets of the virtual loop."""
-    if not is_on_real_time(request.path):
+    if not is_on_real_time(request.node):
         monkeypatch.setattr(aiohappyeyeballs, "start_connection", _start_connection)

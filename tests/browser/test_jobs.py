@@ -19,7 +19,11 @@ from tests.browser.steps import (
 )
 
 
-pytestmark = pytest.mark.asyncio(loop_scope="session")
+pytestmark = [
+    pytest.mark.real_time,
+    pytest.mark.browser,
+    pytest.mark.asyncio(loop_scope="session"),
+]
 
 
 async def test_mistakes(page: Page, witness: Witness, sandbox: Sandbox) -> None:

@@ -8,7 +8,11 @@ from tests.browser.conftest import Witness
 from tests.browser.steps import button, file_of, give, let_run, plan, rows, sees, sees_phase
 
 
-pytestmark = pytest.mark.asyncio(loop_scope="session")
+pytestmark = [
+    pytest.mark.real_time,
+    pytest.mark.browser,
+    pytest.mark.asyncio(loop_scope="session"),
+]
 
 
 async def tab_to(page: Page, target: Locator) -> None:

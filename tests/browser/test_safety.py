@@ -13,7 +13,11 @@ from tests.browser.conftest import STRANGER, OpenSite, Site, Witness, on_one_loo
 from tests.browser.steps import let_run, plan, rows, sees, sees_phase, start
 
 
-pytestmark = pytest.mark.asyncio(loop_scope="session")
+pytestmark = [
+    pytest.mark.real_time,
+    pytest.mark.browser,
+    pytest.mark.asyncio(loop_scope="session"),
+]
 
 SCRIPT = "<script>alert(1)</script>"
 CLOSING = "</script><img src=x onerror=alert(2)>"

@@ -11,7 +11,11 @@ from aiotasks.web import _html, _labels
 from tests.browser.conftest import Witness
 
 
-pytestmark = pytest.mark.asyncio(loop_scope="session")
+pytestmark = [
+    pytest.mark.real_time,
+    pytest.mark.browser,
+    pytest.mark.asyncio(loop_scope="session"),
+]
 
 TOTALS: tuple[dict[str, int], ...] = (
     {"planned": 2000},

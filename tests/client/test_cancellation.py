@@ -12,7 +12,7 @@ from tenacity import wait_fixed
 
 from aiotasks import Client, TaskFailedError
 from aiotasks.sandbox import Fault
-from tests.client.conftest import (
+from tests.servers import (
     Recorded,
     assert_idle,
     client_tasks,

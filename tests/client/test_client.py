@@ -12,7 +12,7 @@ import pytest
 
 from aiotasks import AffinityError, Client, ClosedError, ConfigurationError, TaskFailedError
 from aiotasks.sandbox import Sandbox
-from tests.client.conftest import Recorded, assert_idle, client_tasks, connect, now
+from tests.servers import Recorded, assert_idle, client_tasks, connect, now
 
 
 def test_a_client_needs_no_loop_to_be_made() -> None:

@@ -25,7 +25,7 @@ from aiotasks import (
     ValidationError,
 )
 from aiotasks.sandbox import Fault, Sandbox
-from tests.client.conftest import Recorded, assert_idle, connect, host, now, saying
+from tests.servers import Recorded, assert_idle, connect, host, now, saying
 
 
 @pytest.mark.parametrize("kind", ["company", "person"])

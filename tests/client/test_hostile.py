@@ -17,7 +17,7 @@ from aiotasks import (
 )
 from aiotasks._http.transport import MAX_BODY
 from aiotasks.sandbox import Fault
-from tests.client.conftest import Recorded, assert_idle, connect, host, now, saying
+from tests.servers import Recorded, assert_idle, connect, host, now, saying
 
 
 ID = "0d3b4c5e-1111-4222-8333-944445555666"

@@ -10,7 +10,7 @@ from tenacity import wait_fixed
 
 from aiotasks import Client, MonthlyQuotaError, Outcome, OutcomeState, Watch
 from aiotasks.sandbox import Fault
-from tests.client.conftest import Recorded, assert_idle, connect, hurry, now
+from tests.servers import Recorded, assert_idle, connect, hurry, now
 
 
 class Job(NamedTuple):

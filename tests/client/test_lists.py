@@ -14,7 +14,7 @@ from aiotasks import (
     NotFoundError,
 )
 from aiotasks.sandbox import Fault
-from tests.client.conftest import Recorded, connect
+from tests.servers import Recorded, connect
 
 
 def started(sandbox: Recorded, kind: Any, count: int, **settings: Any) -> list[str]:

@@ -18,7 +18,7 @@ from aiotasks import (
     TaskTimeoutError,
 )
 from aiotasks.sandbox import Fault, Sandbox
-from tests.client.conftest import Recorded, assert_idle, connect, hurry, now
+from tests.servers import Recorded, assert_idle, connect, hurry, now
 
 
 OUTAGES = {

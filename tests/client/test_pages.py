@@ -11,7 +11,7 @@ from tenacity import wait_fixed
 from aiotasks import OutcomeState
 from aiotasks.client import Client
 from aiotasks.sandbox import Fault
-from tests.client.conftest import Recorded, assert_idle, connect, hurry, now
+from tests.servers import Recorded, assert_idle, connect, hurry, now
 
 
 FIRST = "/v2/tasks/company-merges?limit=100"

@@ -16,7 +16,7 @@ from aiotasks import (
     Record,
 )
 from aiotasks.sandbox import Fault
-from tests.client.conftest import Recorded
+from tests.servers import Recorded
 
 
 @pytest.mark.parametrize(("count", "requests"), [(0, 0), (1, 1), (100, 1), (101, 2), (250, 3)])

@@ -20,7 +20,7 @@ from aiotasks import (
     UnknownStatusError,
 )
 from aiotasks.sandbox import Fault
-from tests.client.conftest import Recorded, assert_idle, connect, now
+from tests.servers import Recorded, assert_idle, connect, now
 
 
 def gaps(times: list[float]) -> list[float]:

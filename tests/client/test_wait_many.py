@@ -22,7 +22,7 @@ from aiotasks import (
     UnknownStatusError,
 )
 from aiotasks.sandbox import Fault
-from tests.client.conftest import Recorded, assert_idle, client_tasks, connect, hurry, now
+from tests.servers import Recorded, assert_idle, client_tasks, connect, hurry, now
 
 
 @pytest.mark.parametrize(("is_listed", "calls", "most"), [(True, 30, 1), (False, 3001, 16)])

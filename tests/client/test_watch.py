@@ -8,7 +8,7 @@ import pytest
 from tenacity import wait_fixed
 
 from aiotasks import Client, ClosedError, ConfigurationError, OutcomeState, TaskTimeoutError
-from tests.client.conftest import Recorded, assert_idle, now
+from tests.servers import Recorded, assert_idle, now
 
 
 async def test_outcomes_come_as_they_settle(sandbox: Recorded, client: Client) -> None:

@@ -19,6 +19,8 @@ from aiotasks.web._runner import JobRunner
 from tests.web.conftest import Event, OpenSite, Site
 
 
+pytestmark = pytest.mark.real_time
+
 SENDING, SUCCEEDED, FAILED = PairState.SENDING, PairState.SUCCEEDED, PairState.FAILED
 
 

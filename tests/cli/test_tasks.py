@@ -28,6 +28,8 @@ from aiotasks.cli.output import OutcomeSummary
 from aiotasks.cli.sandbox import _summarise
 
 
+pytestmark = pytest.mark.real_time
+
 Command = Callable[..., AbstractContextManager[subprocess.Popen[str]]]
 Serve = Callable[..., AbstractContextManager[str]]
 

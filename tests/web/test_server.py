@@ -18,6 +18,9 @@ from aiotasks.web._background import BackgroundTasks, EndingError
 from tests.web.conftest import OpenSite, Site
 
 
+pytestmark = pytest.mark.real_time
+
+
 def now() -> float:
     return asyncio.get_running_loop().time()
 

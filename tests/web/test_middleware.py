@@ -8,6 +8,8 @@ from aiotasks.sandbox import Sandbox
 from tests.web.conftest import OpenSite, Site
 
 
+pytestmark = pytest.mark.real_time
+
 TOKEN = 'a-token/with="odd";+sig,ns\\'
 POLICY = "default-src 'none'"
 

@@ -15,7 +15,7 @@ from aiotasks import (
 )
 from aiotasks._polling import peeks
 from aiotasks.sandbox import Fault
-from tests.client.conftest import Recorded, assert_idle, connect, hurry, now
+from tests.servers import Recorded, assert_idle, connect, hurry, now
 
 
 UNKNOWN = "/v2/tasks/company-merges/00000000-0000-4000-8000-000000000000"

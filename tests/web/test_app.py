@@ -18,6 +18,8 @@ from aiotasks.web import _runner, jobs_app
 from tests.web.conftest import OpenSite, Site
 
 
+pytestmark = pytest.mark.real_time
+
 HTML = {"Accept": "text/html,application/xhtml+xml,*/*;q=0.8"}
 
 

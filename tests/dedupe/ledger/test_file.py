@@ -24,6 +24,8 @@ from aiotasks.dedupe.models import Pair, PairState, Transition
 from aiotasks.dedupe.plan import Plan
 
 
+pytestmark = pytest.mark.real_time
+
 PLANNED, SENDING, STARTED, SUCCEEDED, *_ = PairState
 ORIGIN = "https://api.affinity.co"
 PAIRS = 3000

@@ -7,6 +7,9 @@ import pytest
 from aiotasks.sandbox import Sandbox
 
 
+pytestmark = pytest.mark.real_time
+
+
 async def test_a_taken_port_can_be_entered_later() -> None:
     """A port that cannot be had is an OSError; once it is free the same sandbox can be entered."""
     async with Sandbox() as first:

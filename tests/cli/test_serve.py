@@ -29,6 +29,8 @@ from aiotasks.sandbox import Sandbox
 from aiotasks.web import _single_job
 
 
+pytestmark = pytest.mark.real_time
+
 KIND = ("--kind", "company")
 LINK = re.compile(r"http://127\.0\.0\.1:\d+/\S+")
 Command = Callable[..., AbstractContextManager[Popen[str]]]

@@ -18,7 +18,9 @@ from fastapi import FastAPI
 from aiotasks.sandbox import Sandbox
 
 
-README = Path(__file__).parents[2] / "README.md"
+pytestmark = pytest.mark.real_time
+
+README = Path(__file__).parents[1] / "README.md"
 BLOCKS = re.findall(r"^```python\n(.*?)^```", README.read_text("utf-8"), re.MULTILINE | re.DOTALL)
 SERVICE = re.compile(r"# (aiohttp|FastAPI): ")
 EXAMPLES = [block for block in BLOCKS if not SERVICE.match(block)]

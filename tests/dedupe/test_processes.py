@@ -25,6 +25,8 @@ from aiotasks.sandbox._reply import Reply
 from aiotasks.sandbox._routes import ApiRequest, Route
 
 
+pytestmark = pytest.mark.real_time
+
 # These two have to hold for the files and signals of the system, which are the same for all
 # interpreters: one proves them at full length, the others see that they hold there too.
 IS_FULL = sys.version_info[:2] == (3, 12)

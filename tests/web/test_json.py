@@ -17,6 +17,8 @@ from aiotasks.web import _json
 from aiotasks.web._folder import Folder, plain_name
 
 
+pytestmark = pytest.mark.real_time
+
 JOB = JobInfo(
     kind="company",
     origin="https://api.affinity.co",

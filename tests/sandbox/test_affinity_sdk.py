@@ -10,6 +10,8 @@ from affinity.exceptions import AffinityError, CompanyMergedError, PersonMergedE
 from aiotasks.sandbox import Sandbox
 
 
+pytestmark = pytest.mark.real_time
+
 Kind = Literal["company", "person"]
 KINDS = pytest.mark.parametrize("kind", ["company", "person"])
 

@@ -8,6 +8,8 @@ from aiotasks.web import _access
 from aiotasks.web._access import AccessRules
 
 
+pytestmark = pytest.mark.real_time
+
 RULES = AccessRules.of(["Jobs.Example.org", "box:8080"], None)
 
 

@@ -9,7 +9,7 @@ import pytest
 from aiotasks import Client, ClosedError
 from aiotasks._polling import started
 from aiotasks._polling.webhooks import WebhookHint
-from tests.client.conftest import Recorded, connect, now
+from tests.servers import Recorded, connect, now
 
 
 def merged(duplicate_id: int, *, kind: str = "company") -> dict[str, Any]:

@@ -34,6 +34,8 @@ from aiotasks.dedupe._run.evidence import MergeListScan
 from aiotasks.sandbox import Sandbox
 
 
+pytestmark = pytest.mark.real_time
+
 # What the tests merge takes hundredths of a second, and so should all that waits for it.
 HURRY = ("--poll-interval", "0.05")
 KIND = ("--kind", "company")

@@ -16,6 +16,8 @@ from aiotasks.web import _labels
 from aiotasks.web._html import job_page, list_page
 
 
+pytestmark = pytest.mark.real_time
+
 NONCE = "c2FmZQ"
 FINGERPRINT = "0123456789abcdef" * 4
 EVIL = "<script>alert(1)</script>"
