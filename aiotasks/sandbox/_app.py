@@ -86,13 +86,17 @@ class App:
         """Check the key and count the request against the limits, or say why not."""
         cause: Cause | None = "concurrency" if self.limits.crowded(in_flight) else None
         if cause is None:
-            if call.headers.get("Authorization") != f"Bearer {self._rules.api_key}":
+            if not self.is_authorized(call):
                 return Problem(401, "The API key is missing or wrong.")
             cause = self.limits.admit(now)
         if cause is None:
             return None
         wait = {"Retry-After": str(self.limits.wait(cause, now))} if self._rules.retry_after else {}
         return Problem(429, _REFUSALS[cause], headers=wait)
+
+    def is_authorized(self, call: ApiRequest) -> bool:
+        """Return whether a request has the right key."""
+        return call.headers.get("Authorization") == f"Bearer {self._rules.api_key}"
 
     def headers(self, now: float) -> dict[str, str]:
         """List the headers that every answer carries."""

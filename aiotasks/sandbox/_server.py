@@ -3,7 +3,7 @@
 import asyncio
 import re
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -18,6 +18,7 @@ from aiohttp import web
 from aiotasks.sandbox._app import App, Clock
 from aiotasks.sandbox._faults import OPERATIONS, Fault, Faults, is_share
 from aiotasks.sandbox._limits import MONTH, Limits, Window
+from aiotasks.sandbox._log import LoggedRequest
 from aiotasks.sandbox._records import KINDS, Directory, KindName
 from aiotasks.sandbox._reply import Reply
 from aiotasks.sandbox._routes import ApiRequest, Route, find
@@ -26,6 +27,8 @@ from aiotasks.sandbox._state import IN_PROGRESS, SUCCESS, Draw, Pair, State, Tas
 
 
 TOO_MANY = 429
+# So that a sandbox that serves for days does not grow.
+_LOG_SIZE = 10_000
 # Only what hangs on after its cancellation ever waits this long.
 _SHUTDOWN = 0.1
 _TASK_URL = re.compile(r"/tasks/(company|person)-merges/([^/]+)$")
@@ -70,6 +73,8 @@ class Sandbox(Settings):
         persons: how many persons there are, or their ids.
         faults: what goes wrong from the start, as faults or as texts for ``Fault.parse``.
         seed: where all chance comes from.
+        on_request: called with each request before it is answered, so that a test can change
+            something at that moment. It may be set anew while the sandbox serves.
 
     Attributes:
         requests: how many requests have arrived.
@@ -89,6 +94,7 @@ class Sandbox(Settings):
         self.calls: Counter[str] = Counter()
         self.in_flight = 0
         self.max_in_flight = 0
+        self._log: deque[LoggedRequest] = deque(maxlen=_LOG_SIZE)
         self._url = ""
         self._handlers: set[asyncio.Task[None]] = set()
         self._answers = count(1)
@@ -133,6 +139,14 @@ class Sandbox(Settings):
         """Where it listens, without a slash at the end."""
         self._now()
         return self._url
+
+    @property
+    def log(self) -> list[LoggedRequest]:
+        """The requests in the order of their arrival: the newest 10,000, refused ones too.
+
+        A request is in it as soon as it has arrived with its whole body.
+        """
+        return [*self._log]
 
     def inject(
         self,
@@ -305,6 +319,7 @@ class Sandbox(Settings):
                 body=await request.read(),
                 origin=f"http://{request.host}",
             )
+            self._record(call, route, request.path_qs)
             reply = self._reply(call, route)
             if reply.delay:
                 await asyncio.sleep(reply.delay)
@@ -322,6 +337,19 @@ class Sandbox(Settings):
         finally:
             self.in_flight -= 1
             self._handlers.discard(handler)
+
+    def _record(self, call: ApiRequest, route: Route, path: str) -> None:
+        logged = LoggedRequest(
+            at=self._now(),
+            method=call.method,
+            path=path,
+            operation=route.operation,
+            body=call.body,
+            is_authorized=self._app.is_authorized(call),
+        )
+        self._log.append(logged)
+        if self.on_request is not None:
+            _ = self.on_request(logged)
 
     def _reply(self, call: ApiRequest, route: Route) -> Reply:
         now = self._now()

@@ -1,12 +1,13 @@
 """What a sandbox can be told before it opens."""
 
 import math
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 from aiotasks.sandbox._app import ApiSettings
 from aiotasks.sandbox._faults import Fault
+from aiotasks.sandbox._log import LoggedRequest
 from aiotasks.sandbox._routes import VERSIONS
 from aiotasks.sandbox._state import Draw, MergeSettings
 
@@ -31,6 +32,7 @@ class Settings(MergeSettings, ApiSettings):
     persons: int | Collection[int] = 2000
     faults: Iterable[Fault | str] = ()
     seed: int = 0
+    on_request: Callable[[LoggedRequest], object] | None = None
 
     def __post_init__(self) -> None:
         rules = {

@@ -229,7 +229,7 @@ async def test_nothing_is_sent_into_an_exhausted_minute(latency: float, offset: 
         assert len(outcomes.succeeded) == 120
         assert sandbox.refused == client.quota.refused == 0
         assert all(outcome.error is None for outcome in outcomes)
-        windows = [math.floor((asked.at - offset) / 60.0) for asked in sandbox.asked]
+        windows = [math.floor((asked.at - offset) / 60.0) for asked in sandbox.log]
         assert max(windows.count(window) for window in windows) == 50
 
 
@@ -451,7 +451,7 @@ async def test_merges_and_polls_take_turns_where_no_limit_is_known() -> None:
             for number in range(40):
                 group.create_task(client.companies.merge(2 * number + 1, 2 * number + 2))
         assert len((await job).succeeded) == 30
-        methods = [asked.method for asked in sandbox.asked[1:]]
+        methods = [asked.method for asked in sandbox.log[1:]]
         assert methods == ["POST", "GET"] * 30 + ["POST"] * 10
 
 

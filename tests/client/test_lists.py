@@ -165,7 +165,7 @@ async def test_a_next_url_is_followed_as_given(sandbox: Recorded, client: Client
     started(sandbox, "person", 1)
     sandbox.inject(page(f"{sandbox.url}/v2/tasks/person-merges?limit=7&x=%2F"))
     assert len([task async for task in client.tasks.list("company")]) == 1
-    assert sandbox.asked[1].target == "/v2/tasks/person-merges?limit=7&x=%2F"
+    assert sandbox.log[1].path == "/v2/tasks/person-merges?limit=7&x=%2F"
 
 
 async def test_pages_never_form_a_cycle(sandbox: Recorded, client: Client) -> None:

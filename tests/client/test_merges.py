@@ -53,7 +53,7 @@ async def test_the_moment_before_it_is_sent(sandbox: Recorded) -> None:
             *(client.companies.merge(n, n + 1, before_send=note) for n in (1, 3, 5, 7))
         )
         await assert_idle(client)
-    posts = [asked.at for asked in sandbox.asked if asked.method == "POST"]
+    posts = [asked.at for asked in sandbox.log if asked.method == "POST"]
     assert posts == [pytest.approx(each + 0.5) for each in sorted(told)]
     assert len(told) == 4
     # The fourth waited for the next minute, and was told of only then.

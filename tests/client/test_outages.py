@@ -44,7 +44,7 @@ async def test_an_outage_delays_a_wait(
     assert len(outcomes.succeeded) == count
     # The longest pause is six seconds; a request that hangs is given up after half a minute.
     assert 185.0 <= now() <= 185.0 + 6.0 + 30.0 * (name == "hangs")
-    during = [asked for asked in sandbox.asked if 5.0 <= asked.at < 185.0]
+    during = [asked for asked in sandbox.log if 5.0 <= asked.at < 185.0]
     # A GET on a connection that turns out to be dead is repeated by aiohttp itself.
     assert 3 <= len(during) <= 50 * (1 + (name == "disconnects"))
     await assert_idle(client)
@@ -67,7 +67,7 @@ async def test_five_minutes_of_503_in_the_middle_of_a_job() -> None:
         assert len(outcomes.succeeded) == 400
         assert max(outcome.waited for outcome in outcomes[:300]) <= 316.0
         assert now() <= 10.0 + 340.0 + 33.0
-        during = [asked for asked in sandbox.asked if 20.0 <= asked.at < 320.0]
+        during = [asked for asked in sandbox.log if 20.0 <= asked.at < 320.0]
         assert 20 <= len(during) <= 80
         assert sandbox.calls["tasks"] <= len(during) + 60
         assert sandbox.calls["task"] <= 10
@@ -118,7 +118,7 @@ async def test_a_short_hiccup_costs_little(sandbox: Recorded, client: Client) ->
     loop.call_at(3.65, sandbox.clear_faults)
     outcomes = await client.tasks.wait_many(urls, backoff=wait_fixed(3))
     assert len(outcomes.succeeded) == 100
-    assert len([asked for asked in sandbox.asked if 3.25 < asked.at < 3.65]) >= 16
+    assert len([asked for asked in sandbox.log if 3.25 < asked.at < 3.65]) >= 16
     assert now() <= 8.0
 
 

@@ -145,7 +145,7 @@ async def test_a_list_that_does_not_pay_is_tried_with_one_page(
     sandbox.list_lag = math.inf
     urls = sandbox.start(10, duration=500.0)
     await client.tasks.wait_many(urls, timeout=None, backoff=wait_fixed(10))
-    tries = [asked.at for asked in sandbox.asked if asked.target == FIRST]
+    tries = [asked.at for asked in sandbox.log if asked.path == FIRST]
     assert tries == [0.0, 10.0, 20.0, 80.0, 200.0, 440.0]
     assert all(sandbox.looks(url) == [10.0 * n for n in range(51)] for url in urls)
 
@@ -255,7 +255,7 @@ async def test_a_refused_list_is_tried_again_rarely(
     outcomes = await client.tasks.wait_many(urls, timeout=None, backoff=wait_fixed(10))
     assert len(outcomes.succeeded) == 10
     assert now() == 1000.0
-    tries = [asked.at for asked in sandbox.asked if asked.target == FIRST]
+    tries = [asked.at for asked in sandbox.log if asked.path == FIRST]
     assert tries == [0.0, 60.0, 180.0, 420.0, 900.0]
     assert all(outcome.polls == 101 for outcome in outcomes)
     assert logged(caplog) == ["The list of company merge tasks does not pay: asking for each"]
@@ -272,7 +272,7 @@ async def test_a_list_is_taken_up_again(
     outcomes = await client.tasks.wait_many(urls, timeout=None, backoff=wait_fixed(10))
     assert len(outcomes.succeeded) == 10
     assert all(sandbox.looks(url)[-1] == 170.0 for url in urls)
-    tries = [asked.at for asked in sandbox.asked if asked.target == FIRST]
+    tries = [asked.at for asked in sandbox.log if asked.path == FIRST]
     assert tries == [0.0, 60.0, *(180.0 + 10.0 * n for n in range(13))]
     assert logged(caplog) == [
         "The list of company merge tasks does not pay: asking for each",

@@ -50,7 +50,7 @@ async def test_the_data_of_fields_is_asked_for(sandbox: Recorded, client: Client
     _ = [each async for each in client.companies.records([3, 4])]
     _ = await client.companies.get_record(3)
     types = "fieldTypes=enriched&fieldTypes=global&fieldTypes=relationship-intelligence"
-    assert [asked.target for asked in sandbox.asked] == [
+    assert [asked.path for asked in sandbox.log] == [
         f"/v2/companies?limit=100&ids=3&ids=4&{types}",
         f"/v2/companies/3?{types}",
     ]

@@ -60,7 +60,7 @@ async def test_jitter_spreads_the_looks(sandbox: Recorded, client: Client) -> No
     """Two waits that begin together share their first look, but do not look together for ever."""
     first, second = sandbox.start(2, duration=math.inf)
     await asyncio.gather(timed_out(client, first), timed_out(client, second))
-    assert sandbox.asked[0].target == "/v2/tasks/company-merges?limit=100"
+    assert sandbox.log[0].path == "/v2/tasks/company-merges?limit=100"
     assert 0.0 == sandbox.times[0] < sandbox.times[1]
     looks = sandbox.looks(first), sandbox.looks(second)
     assert all(looks)

@@ -6,11 +6,10 @@ from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterable
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import aiohappyeyeballs
 import pytest
-from aiohttp import web
 
 from aiotasks import Client, dedupe
 from aiotasks.dedupe import (
@@ -25,47 +24,34 @@ from aiotasks.dedupe import (
     resume,
     run,
 )
-from aiotasks.sandbox import Fault, Sandbox
+from aiotasks.sandbox import Fault, LoggedRequest, Sandbox
 from benchmarks import inline
 
 
 _EPOCH = 1_800_000_000.0
 
 
-class Asked(NamedTuple):
-    """One request, as it arrived."""
-
-    at: float
-    method: str
-    path: str
-    body: bytes
-
-
 class Server(Sandbox):
-    """A sandbox that remembers what it was asked, and calls back at each request."""
+    """A sandbox that finds repeated merges, and can be interrupted at each request."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.asked: list[Asked] = []
-        self.repeated: list[Asked] = []
-        self.on_request: Callable[[Asked], object] = lambda _: None
+        self.repeated: list[LoggedRequest] = []
+        self.interrupt: Callable[[LoggedRequest], object] = lambda _: None
+        self.on_request = self._watch
 
-    async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
-        asked = Asked(now(), request.method, request.path, await request.read())
-        self.asked.append(asked)
-        self._look_for_repetition(asked)
-        self.on_request(asked)
-        return await super()._handle(request)
+    def _watch(self, request: LoggedRequest) -> None:
+        if request.method == "POST" and self._is_repeated(request):
+            self.repeated.append(request)
+        self.interrupt(request)
 
-    def _look_for_repetition(self, asked: Asked) -> None:
-        """Note a merge that is asked for while it runs or when it is done, even if it is refused."""
-        if asked.method == "POST":
-            ids = [*json.loads(asked.body).values()]
-            if any(
-                [merge.primary_id, merge.duplicate_id] == ids and merge.status(asked.at) != "failed"
-                for merge in self.merges
-            ):
-                self.repeated.append(asked)
+    def _is_repeated(self, request: LoggedRequest) -> bool:
+        """Return whether a merge is requested while it runs or when it is done."""
+        ids = [*json.loads(request.body).values()]
+        return any(
+            [merge.primary_id, merge.duplicate_id] == ids and merge.status(request.at) != "failed"
+            for merge in self.merges
+        )
 
     @property
     def merges(self) -> list[Any]:
@@ -73,9 +59,9 @@ class Server(Sandbox):
         return self._app.states["company"].merges
 
     @property
-    def posts(self) -> list[Asked]:
+    def posts(self) -> list[LoggedRequest]:
         """The requests for merges, refused ones and lost ones too."""
-        return [asked for asked in self.asked if asked.method == "POST"]
+        return [request for request in self.log if request.method == "POST"]
 
 
 class Network:

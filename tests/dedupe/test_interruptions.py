@@ -47,7 +47,7 @@ class Crasher:
 
     async def run(self, plan: Plan, **terms: Any) -> Path:
         """Run or go on with a job, and return where its ledger is afterwards."""
-        self._server.on_request = lambda _: self._count("request")
+        self._server.interrupt = lambda _: self._count("request")
         with counting_commits(lambda: self._count("commit")):
             self._runner = asyncio.create_task(go(self._server, self._path, plan, **terms))
             with suppress(AffinityError, asyncio.CancelledError):
@@ -55,7 +55,7 @@ class Crasher:
             if self._striker is not None:
                 _ = self._striker.cancel()
                 _ = await asyncio.wait([self._striker])
-        self._server.on_request = lambda _: None
+        self._server.interrupt = lambda _: None
         return self.left_behind or self._path
 
     def _count(self, what: str) -> None:

@@ -36,10 +36,9 @@ from aiotasks.dedupe import (
     resume,
     run,
 )
-from aiotasks.sandbox import Fault, Sandbox
+from aiotasks.sandbox import Fault, LoggedRequest, Sandbox
 from benchmarks import inline
 from tests.dedupe.conftest import (
-    Asked,
     Network,
     Seen,
     Server,
@@ -90,8 +89,8 @@ class TestRun:
     async def test_snapshots_come_first(self, server: Server, job: Path) -> None:
         """What the records were is in the ledger before the first merge."""
         _ = await go(server, job, plan_of(60))
-        first = next(place for place, asked in enumerate(server.asked) if asked.method == "POST")
-        assert [asked.path for asked in server.asked[:first]] == [
+        first = next(place for place, asked in enumerate(server.log) if asked.method == "POST")
+        assert [asked.path.partition("?")[0] for asked in server.log[:first]] == [
             *["/v2/companies"] * 2,
             "/v2/company-merges",
         ]
@@ -283,10 +282,10 @@ class TestFailures:
         server.duration = (5.0, 20.0)
         seen = Seen()
 
-        def turn(_: Asked) -> None:
+        def turn(_: LoggedRequest) -> None:
             server.failure_rate = float(len(server.posts) > 60)
 
-        server.on_request = turn
+        server.interrupt = turn
         result = await go(server, job, plan_of(200), seen=seen, max_open=30)
         assert result.stopped is StopReason.FAILURES
         totals = await judge(server, job)
@@ -305,9 +304,9 @@ class TestFailures:
     async def test_the_canary_comes_again(self, server: Server, job: Path) -> None:
         """After such a stop the next ones have to show that it has become better."""
         server.duration = 2.0
-        server.on_request = lambda _: setattr(server, "failure_rate", float(len(server.posts) > 20))
+        server.interrupt = lambda _: setattr(server, "failure_rate", float(len(server.posts) > 20))
         _ = await go(server, job, plan_of(100), max_open=20)
-        server.on_request = lambda _: None
+        server.interrupt = lambda _: None
         assert (await judge(server, job))[SUCCEEDED] >= 10
         server.failure_rate = 1.0
         tried = len(server.posts)
@@ -528,13 +527,13 @@ class TestOutage:
 
         first = iter([20.0])
 
-        def be_slow(asked: Asked) -> None:
+        def be_slow(asked: LoggedRequest) -> None:
             server.latency = 700.0 * (asked.method == "POST")
             outage = next(first, 720.0)
             network.is_cut = outage == 20.0 or len(server.posts) == 2
             later(outage, lambda: setattr(network, "is_cut", False))
 
-        server.on_request = be_slow
+        server.interrupt = be_slow
         connector = aiohttp.TCPConnector(force_close=True)
         async with aiohttp.ClientSession(connector=connector) as session:
             client = connect(server, session=session, request_timeout=1000.0)

@@ -7,7 +7,7 @@ from typing import Any
 import aiohttp
 import pytest
 
-from aiotasks.sandbox import Fault, Sandbox
+from aiotasks.sandbox import Fault, LoggedRequest, Sandbox, _server
 
 
 async def test_the_minute_refuses_until_its_reset(serve: Any) -> None:
@@ -110,6 +110,52 @@ async def test_requests_are_counted_by_operation(serve: Any) -> None:
             await api.get(path)
         names = "merge task tasks merges get_merge record records suggestions rate_limit whoami"
         assert api.sandbox.calls == dict.fromkeys([*names.split(), "other"], 1)
+
+
+async def test_requests_are_logged(serve: Any) -> None:
+    """Each request is logged when it has arrived, with what was sent, whatever becomes of it."""
+    async with serve(latency=1.0) as api:
+        await api.merge(1, 2)
+        await api.get("/v2/tasks/company-merges", limit="7")
+        await api.request("GET", "/elsewhere", headers={"Authorization": "Bearer x"})
+        merge, tasks, other = api.sandbox.log
+    assert merge == LoggedRequest(
+        at=0.0,
+        method="POST",
+        path="/v2/company-merges",
+        operation="merge",
+        body=b'{"primaryCompanyId": 1, "duplicateCompanyId": 2}',
+        is_authorized=True,
+    )
+    assert (tasks.at, tasks.path, tasks.body) == (1.0, "/v2/tasks/company-merges?limit=7", b"")
+    assert (other.operation, other.is_authorized) == ("other", False)
+
+
+async def test_the_log_is_bounded(serve: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only the newest requests are kept, in a list that the next request does not change."""
+    monkeypatch.setattr(_server, "_LOG_SIZE", 3)
+    async with serve() as api:
+        for number in range(1, 6):
+            await api.get(f"/v2/companies/{number}")
+        log = api.sandbox.log
+        await api.get("/v2/companies/6")
+    assert [request.path[-1] for request in log] == ["3", "4", "5"]
+    assert [request.path[-1] for request in api.sandbox.log] == ["4", "5", "6"]
+
+
+async def test_a_request_can_be_acted_on(serve: Any) -> None:
+    """``on_request`` gets each request before its answer, and what it changes counts at once."""
+    async with serve() as api:
+        seen = []
+
+        def refuse(request: LoggedRequest) -> None:
+            seen.append(request)
+            api.sandbox.permissions = request.operation != "merge"
+
+        api.sandbox.on_request = refuse
+        assert (await api.merge(1, 2)).status == 403
+        assert (await api.get("/v2/tasks/company-merges")).status == 200
+        assert seen == api.sandbox.log
 
 
 async def test_tasks_can_be_steered(serve: Any) -> None:

@@ -10,10 +10,9 @@ from aiotasks import ClosedError
 from aiotasks.dedupe import Ledger, PairState, StopReason, run
 from aiotasks.dedupe._run.reconciler import MOST_DOUBTS
 from aiotasks.dedupe._run.run import SENDERS
-from aiotasks.sandbox import Fault
+from aiotasks.sandbox import Fault, LoggedRequest
 from benchmarks import inline
 from tests.dedupe.conftest import (
-    Asked,
     Seen,
     Server,
     begin,
@@ -51,18 +50,18 @@ LOST = {
 
 def targets(server: Server) -> list[str]:
     """Tell what was asked from the second request for a merge on."""
-    paths = [f"{asked.method} {asked.path}" for asked in server.asked]
+    paths = [f"{asked.method} {asked.path.partition('?')[0]}" for asked in server.log]
     return paths[paths.index("POST /v2/company-merges") + 1 :]
 
 
 def lose(server: Server, number: int) -> None:
     """Let one request for a merge be lost on its way."""
 
-    def strike(asked: Asked) -> None:
+    def strike(asked: LoggedRequest) -> None:
         if asked.method == "POST" and len(server.posts) == number:
             server.inject(Fault.disconnect(), on="merge")
 
-    server.on_request = strike
+    server.interrupt = strike
 
 
 class TestWorked:
@@ -170,10 +169,10 @@ class TestLost:
         server.list_lag = 50.0
         server.duration = 1000.0
 
-        def be_slow(asked: Asked) -> None:
-            server.latency = 20.0 * (asked.method == "GET" and asked.path != "/v2/companies")
+        def be_slow(asked: LoggedRequest) -> None:
+            server.latency = 20.0 * (asked.method == "GET" and asked.operation != "records")
 
-        server.on_request = be_slow
+        server.interrupt = be_slow
         _ = await go(server, job, plan_of(1))
         assert await judge(server, job) == {SUCCEEDED: 1}
         assert len(server.posts) == 1
@@ -339,11 +338,11 @@ class TestConflicts:
         """What others do with the records for hours does not keep the job for hours."""
         server.inject(Fault.disconnect(), on="merge")
 
-        def meddle(asked: Asked) -> None:
+        def meddle(asked: LoggedRequest) -> None:
             if asked.method == "POST" and len(server.posts) == 1:
                 _ = server.start_merge("company", 9, 2, duration=1e6)
 
-        server.on_request = meddle
+        server.interrupt = meddle
         result = await go(server, job, plan_of(1))
         (pair,) = await read(job)
         assert pair.state is REFUSED
