@@ -1,7 +1,6 @@
 """What all tests share: virtual time, and a sandbox to talk to."""
 
 import asyncio
-import os
 import sys
 from collections.abc import Callable, Mapping
 from importlib.util import find_spec, module_from_spec, spec_from_file_location
@@ -11,13 +10,6 @@ from typing import Any
 import aiohappyeyeballs
 import async_solipsism
 import pytest
-from hypothesis import settings
-
-
-# What fails in a shared run has to fail again at home; at home, each run tries something else.
-settings.register_profile("ci", derandomize=True)
-if os.environ.get("CI"):
-    settings.load_profile("ci")
 
 
 def _load_benchmarks() -> None:
@@ -38,7 +30,7 @@ def _load_benchmarks() -> None:
 
 _load_benchmarks()
 
-pytest_plugins = ["tests.servers", "tests.processes"]
+pytest_plugins = ["tests.profiles", "tests.servers", "tests.processes"]
 # Where Playwright is not installed, the rest can be tested without it.
 collect_ignore = [] if find_spec("playwright") else ["browser"]
 

@@ -1,13 +1,18 @@
-"""A sandbox in a process of its own, for what runs on the real clock."""
+"""A sandbox in a process or a thread of its own, for what runs on the real clock."""
 
+import asyncio
 import os
 import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, suppress
+from typing import Any
 
 import pytest
+
+from aiotasks.sandbox import Sandbox
 
 
 @contextmanager
@@ -35,6 +40,29 @@ def serving(*arguments: str) -> Iterator[str]:
         yield process.stdout.readline().strip()
 
 
+@contextmanager
+def in_thread(**settings: Any) -> Iterator[Sandbox]:
+    """Serve a sandbox in a thread, as commands that run in this process have their own loops."""
+    sandbox = Sandbox(**{"month_quota": 0, "duration": 0.02, "companies": 100, **settings})
+    ready: Future[Callable[[], object]] = Future()
+
+    async def serve() -> None:
+        stopped = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        async with sandbox:
+            ready.set_result(lambda: loop.call_soon_threadsafe(stopped.set))
+            await stopped.wait()
+
+    with ThreadPoolExecutor(1) as threads:
+        served = threads.submit(asyncio.run, serve())
+        stop = ready.result(5)
+        try:
+            yield sandbox
+        finally:
+            _ = stop()
+            served.result()
+
+
 @pytest.fixture
 def command() -> Callable[..., AbstractContextManager[subprocess.Popen[str]]]:
     """Run the command in the background for a while."""
@@ -50,8 +78,8 @@ def serve() -> Callable[..., AbstractContextManager[str]]:
 @pytest.fixture(scope="module")
 def sandbox_url() -> Iterator[str]:
     """The URL of a sandbox whose merges take half a second."""
-    with serving("--duration", "0.5", "--seed", "1") as url:
-        yield url
+    with in_thread(quota=0, duration=0.5, companies=2000, seed=1) as sandbox:
+        yield sandbox.url
 
 
 @pytest.fixture

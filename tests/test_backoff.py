@@ -36,6 +36,7 @@ from aiotasks.backoff import (
     poll_delay,
     retry_delay,
 )
+from tests.profiles import examples
 
 
 # How fast examples are made is the machine's affair.
@@ -61,7 +62,7 @@ class TestPollBackoff:
         assert delays == pytest.approx([2, 3, 4.5, 6.75, 10.125, 15.1875, 22.78125, 30, 30])
 
     @given(interval=SECONDS, maximum=SECONDS, attempt=ATTEMPTS, seed=st.integers())
-    @settings(max_examples=200, deadline=None, suppress_health_check=SLOW)
+    @settings(max_examples=examples(200), deadline=None, suppress_health_check=SLOW)
     def test_its_bounds(self, interval: float, maximum: float, attempt: int, seed: int) -> None:
         """A delay is the capped power of 1.5, and up to 10 % more."""
         cap = max(interval, maximum)
@@ -72,7 +73,7 @@ class TestPollBackoff:
         assert delay <= max(MIN_DELAY, exact * 1.1) * (1 + 1e-9)
 
     @given(interval=SECONDS, maximum=SECONDS)
-    @settings(max_examples=50, deadline=None, suppress_health_check=SLOW)
+    @settings(max_examples=examples(50), deadline=None, suppress_health_check=SLOW)
     def test_it_never_shortens(self, interval: float, maximum: float) -> None:
         """Without jitter, no delay is shorter than the one before it."""
         backoff = poll_backoff(interval, maximum, uniform=least)
@@ -177,7 +178,7 @@ class TestPollDelay:
 
 class TestRetries:
     @given(attempt=ATTEMPTS)
-    @settings(max_examples=100, deadline=None, suppress_health_check=SLOW)
+    @settings(max_examples=examples(100), deadline=None, suppress_health_check=SLOW)
     def test_the_delay_grows_and_is_capped(self, attempt: int) -> None:
         """A retry waits half a second and twice as long each time, up to four, and half on top."""
         exact = min(4.0, 0.5 * 2 ** min(attempt - 1, 30))

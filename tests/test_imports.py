@@ -125,6 +125,7 @@ def loaded_by(module: str) -> set[str]:
     return set(answer.stdout.split())
 
 
+@pytest.mark.process
 def test_the_core_loads_no_extra() -> None:
     """``import aiotasks`` needs nothing of the extras and does not load the sandbox's server."""
     loaded = loaded_by("aiotasks")

@@ -30,6 +30,7 @@ from aiotasks import (
     TaskStatus,
     TaskTimeoutError,
 )
+from tests.profiles import examples
 
 
 # How fast examples are made is the machine's affair.
@@ -110,7 +111,7 @@ class TestTaskStatus:
         assert msgspec.json.encode(status) == f'"{status}"'.encode()
 
     @given(st.text())
-    @settings(max_examples=100, deadline=None, suppress_health_check=SLOW)
+    @settings(max_examples=examples(100), deadline=None, suppress_health_check=SLOW)
     def test_an_unknown_status_is_kept(self, text: str) -> None:
         """A status that the server may add is kept as it is, and is known to be unknown."""
         assume(text not in {"pending", "in-progress", "success", "failed"})

@@ -28,6 +28,7 @@ SERVICES = {found[1]: block for block in BLOCKS if (found := SERVICE.match(block
 CLIENTS = 50
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("example", EXAMPLES, ids=range(len(EXAMPLES)))
 @pytest.mark.usefixtures("environment")
 def test_examples_run_as_they_stand(example: str, tmp_path: Path) -> None:
@@ -123,6 +124,7 @@ async def running(name: str) -> AsyncIterator[Service]:
 
 @pytest.mark.parametrize("name", SERVERS)
 class TestServices:
+    @pytest.mark.slow
     async def test_many_come_at_once(
         self, name: str, sandbox: Sandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:

@@ -40,6 +40,7 @@ def test_every_contender_does_every_job_that_it_can() -> None:
     assert {case.merges for case in cases(quick=True)} == {100}
 
 
+@pytest.mark.slow
 def test_failures_are_counted_and_not_hidden() -> None:
     """A wait that the SDK gives up is no success, and shows in the figures."""
     run = measure(Case(contender="affinity-sdk", merges=200))

@@ -1,6 +1,5 @@
 """The commands for dedupe jobs, as a user meets them: real files, and a sandbox to merge in."""
 
-import asyncio
 import csv
 import json
 import os
@@ -9,11 +8,10 @@ import shlex
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +30,7 @@ from aiotasks.dedupe import JobInfo, JobProgress, PairState, Stopping, StopReaso
 from aiotasks.dedupe._run import reconciler
 from aiotasks.dedupe._run.evidence import MergeListScan
 from aiotasks.sandbox import Sandbox
+from tests.processes import in_thread
 
 
 pytestmark = pytest.mark.real_time
@@ -41,31 +40,6 @@ HURRY = ("--poll-interval", "0.05")
 KIND = ("--kind", "company")
 
 
-@contextmanager
-def serving(**settings: Any) -> Iterator[Sandbox]:
-    """Serve a sandbox in a thread, as the commands have loops of their own."""
-    sandbox = Sandbox(**{"month_quota": 0, "duration": 0.02, "companies": 100, **settings})
-    ready = threading.Event()
-    stop: list[Callable[[], object]] = []
-
-    async def serve() -> None:
-        stopped = asyncio.Event()
-        loop = asyncio.get_running_loop()
-        stop.append(lambda: loop.call_soon_threadsafe(stopped.set))
-        async with sandbox:
-            ready.set()
-            await stopped.wait()
-
-    with ThreadPoolExecutor(1) as threads:
-        served = threads.submit(asyncio.run, serve())
-        assert ready.wait(5)
-        try:
-            yield sandbox
-        finally:
-            stop[0]()
-            served.result()
-
-
 @pytest.fixture
 def serve(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Sandbox]]:
     """Serve a sandbox with settings of its own, and point the environment to it."""
@@ -73,7 +47,7 @@ def serve(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Sandbox]]:
     opened = []
 
     def begin(**settings: Any) -> Sandbox:
-        scope = serving(**settings)
+        scope = in_thread(**settings)
         sandbox = scope.__enter__()
         opened.append(scope)
         for name in [name for name in os.environ if name.startswith("AFFINITY_")]:
@@ -265,6 +239,7 @@ def interrupt(process: subprocess.Popen[bytes]) -> None:
             return
 
 
+@pytest.mark.process
 def test_yes_on_a_terminal(sandbox: Sandbox, pairs: Path) -> None:
     """A job begins when that is agreed to, and its progress is drawn."""
     code, drawn = on_a_terminal("merge", pairs, *KIND, answer="y\n")
@@ -276,6 +251,7 @@ def test_yes_on_a_terminal(sandbox: Sandbox, pairs: Path) -> None:
     assert code == Exit.SUCCEEDED
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("answer", ["n\n", "\n", "\x03"])
 def test_anything_else_on_a_terminal(sandbox: Sandbox, pairs: Path, answer: str) -> None:
     """Any answer but a yes, Ctrl-C included, leaves everything as it was."""

@@ -11,8 +11,8 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import AbstractContextManager, contextmanager, suppress
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 from queue import Queue
 from subprocess import Popen
@@ -27,6 +27,7 @@ from aiotasks.cli.exit_codes import Exit
 from aiotasks.cli.output import say
 from aiotasks.sandbox import Sandbox
 from aiotasks.web import _single_job
+from tests.processes import in_thread
 
 
 pytestmark = pytest.mark.real_time
@@ -61,32 +62,9 @@ async def test_a_second_signal_changes_nothing() -> None:
     assert ended == [True]
 
 
-@contextmanager
-def serving(**settings: Any) -> Iterator[Sandbox]:
-    """Serve a sandbox in a thread, as the commands have loops of their own."""
-    sandbox = Sandbox(**{"month_quota": 0, "duration": 0.02, "companies": 2000, **settings})
-    ready: Future[Callable[[], object]] = Future()
-
-    async def serve() -> None:
-        stopped = asyncio.Event()
-        loop = asyncio.get_running_loop()
-        async with sandbox:
-            ready.set_result(lambda: loop.call_soon_threadsafe(stopped.set))
-            await stopped.wait()
-
-    with ThreadPoolExecutor(1) as threads:
-        served = threads.submit(asyncio.run, serve())
-        try:
-            stop = ready.result(5)
-            yield sandbox
-            _ = stop()
-        finally:
-            served.result()
-
-
 @pytest.fixture(scope="module")
 def server() -> Iterator[Sandbox]:
-    with serving() as sandbox:
+    with in_thread(duration=0.02, companies=2000) as sandbox:
         yield sandbox
 
 
@@ -156,6 +134,7 @@ def interrupt() -> None:
 
 
 class TestServe:
+    @pytest.mark.process
     def test_from_the_link_to_ctrl_c(
         self, sandbox: Sandbox, command: Command, tmp_path: Path, pairs: Path
     ) -> None:

@@ -141,6 +141,7 @@ def test_wait_says_what_still_runs(task_url: str) -> None:
     assert done.exit_code == Exit.RUNNING
 
 
+@pytest.mark.process
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="only Linux has a disk that is full")
 def test_a_full_disk_below_the_output(task_url: str) -> None:
     """What cannot be written is said in a sentence, and is no success."""
@@ -189,6 +190,7 @@ def test_no_key(task_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     assert done.exit_code == Exit.WRONG_USE
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("environment")
 @pytest.mark.parametrize("command", ["get", "wait"])
 def test_nobody_answers(command: str) -> None:
@@ -232,6 +234,7 @@ def test_tasks(task_url: str, failing_url: str) -> None:
     assert run("tasks", "--kind", "place").exit_code == Exit.WRONG_USE
 
 
+@pytest.mark.process
 @pytest.mark.usefixtures("environment")
 def test_a_month_that_is_used_up(serve: Serve) -> None:
     """A used-up month stops the command with the code that says: go on later."""
@@ -244,6 +247,7 @@ def test_a_month_that_is_used_up(serve: Serve) -> None:
     assert done.exit_code == Exit.RUNNING
 
 
+@pytest.mark.process
 @pytest.mark.usefixtures("environment")
 async def test_ctrl_c_ends_with_what_is_known(serve: Serve, command: Command) -> None:
     """An interrupted wait prints what it knows within a second, and says that tasks go on."""
@@ -263,6 +267,7 @@ async def test_ctrl_c_ends_with_what_is_known(serve: Serve, command: Command) ->
     assert process.returncode == Exit.RUNNING
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
 def test_sandbox(command: Command, stop: signal.Signals) -> None:
     """The first line of the sandbox is its URL, and being stopped is its normal end."""
@@ -304,6 +309,7 @@ def test_sandbox_says_that_its_port_is_taken() -> None:
     assert done.exit_code == Exit.WRONG_USE
 
 
+@pytest.mark.slow
 def test_demo() -> None:
     """The demo merges, waits and sums up, with nothing but itself."""
     done = run("demo", "--merges", "40")
@@ -326,6 +332,7 @@ def run_on_a_terminal(*arguments: str) -> tuple[int, str, str]:
     return process.returncode, output, drawn
 
 
+@pytest.mark.process
 def test_progress_on_a_terminal(task_url: str) -> None:
     """On a terminal progress is drawn while it waits; it leaves the outcomes alone."""
     code, output, drawn = run_on_a_terminal("wait", task_url, "--poll-interval", "1")
@@ -336,6 +343,7 @@ def test_progress_on_a_terminal(task_url: str) -> None:
     assert code == Exit.SUCCEEDED
 
 
+@pytest.mark.process
 @pytest.mark.usefixtures("environment")
 async def test_progress_says_what_it_waits_for(serve: Serve) -> None:
     """While the minute is used up, the line of progress says so."""
@@ -364,6 +372,7 @@ def test_the_summary_names_each_reason_once(capsys: pytest.CaptureFixture[str]) 
     ]
 
 
+@pytest.mark.process
 @pytest.mark.usefixtures("environment")
 @pytest.mark.parametrize("version", ["current", "2024-01-01"])
 def test_quota(serve: Serve, version: str) -> None:

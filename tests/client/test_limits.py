@@ -51,6 +51,7 @@ def succeeded(job: Job) -> int:
     return sum(outcome.state is OutcomeState.SUCCESS for outcome in job.outcomes)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("quota", [50, 100, 900])
 @pytest.mark.parametrize("offset", [0.0, 17.4])
 async def test_a_bulk_job_alone_on_its_key(quota: int, offset: float) -> None:

@@ -25,6 +25,7 @@ from aiotasks.sandbox import Fault
 from tests.servers import Recorded, assert_idle, client_tasks, connect, hurry, now
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("is_listed", "calls", "most"), [(True, 30, 1), (False, 3001, 16)])
 async def test_thousands_are_waited_for_at_once(is_listed: bool, calls: int, most: int) -> None:
     """Three thousand tasks cost a record each: no asyncio task, no connection, no order lost."""

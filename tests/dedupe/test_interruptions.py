@@ -19,6 +19,7 @@ from aiotasks.dedupe import PairState, Plan
 from aiotasks.sandbox import Fault
 from benchmarks import inline
 from tests.dedupe.conftest import Server, go, judge, plan_of, star
+from tests.profiles import examples
 
 
 PLANNED, SENDING, STARTED, SUCCEEDED, FAILED, REFUSED, UNSETTLED = PairState
@@ -106,6 +107,7 @@ async def finish(server: Server, path: Path, plan: Plan, **terms: Any) -> None:
     assert sum(totals.values()) == len(plan.merges)
 
 
+@pytest.mark.slow
 class TestCancellation:
     @pytest.mark.parametrize("after", ["request", "commit"])
     @pytest.mark.parametrize("is_crash", [True, False])
@@ -256,7 +258,9 @@ def check(script: Script) -> None:
 
 
 class TestMachine:
-    @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+    @settings(
+        max_examples=examples(40), deadline=None, suppress_health_check=[HealthCheck.too_slow]
+    )
     @given(scripts)
     def test_no_misfortune_merges_twice(self, script: Script) -> None:
         """Crashes, lost answers, resets, delayed lists and failures cost time, and nothing else."""

@@ -23,15 +23,13 @@ from aiotasks.dedupe import Ledger, PairState
 from aiotasks.sandbox import Sandbox
 from aiotasks.sandbox._reply import Reply
 from aiotasks.sandbox._routes import ApiRequest, Route
+from tests.profiles import is_thorough
 
 
-pytestmark = pytest.mark.real_time
+pytestmark = [pytest.mark.real_time, pytest.mark.process]
 
-# These two have to hold for the files and signals of the system, which are the same for all
-# interpreters: one proves them at full length, the others see that they hold there too.
-IS_FULL = sys.version_info[:2] == (3, 12)
-KILLS = 50 if IS_FULL else 8
-MANY = 10_000 if IS_FULL else 1_000
+KILLS = 50 if is_thorough() else 8
+MANY = 10_000 if is_thorough() else 1_000
 
 DRIVER = Path(__file__).with_name("driver.py")
 # Merges of the tests are short, and looked at sooner.

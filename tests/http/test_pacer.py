@@ -17,6 +17,7 @@ from aiotasks import Quota
 from aiotasks._http.limits import RateLimits, limits_of, parse_rate_limit_headers
 from aiotasks._http.pacer import MAX_HOLD, START_IN_FLIGHT, Lane, Pacer
 from aiotasks._http.wire import RateLimitAnswer, RateLimitWindow
+from tests.profiles import examples
 
 
 # How fast examples are made is the machine's affair.
@@ -143,7 +144,7 @@ class TestReadLimits:
             ).map(" ".join),
         )
     )
-    @settings(max_examples=300, deadline=None, suppress_health_check=SLOW)
+    @settings(max_examples=examples(300), deadline=None, suppress_health_check=SLOW)
     def test_any_text_is_read(self, headers: dict[str, str]) -> None:
         """No header can fail an answer, and none tells of less than nothing."""
         limits = parse_rate_limit_headers(headers, NOW)
@@ -1004,7 +1005,7 @@ class TestSimulated:
         has_polls=st.booleans(),
     )
     @example(seed=0, limit=1, offset=0.0, max_in_flight=16, latency=1.4, has_polls=False)
-    @settings(max_examples=60, deadline=None, suppress_health_check=SLOW)
+    @settings(max_examples=examples(60), deadline=None, suppress_health_check=SLOW)
     def test_alone_on_the_key(
         self,
         *,
@@ -1033,7 +1034,7 @@ class TestSimulated:
         offset=OFFSETS,
         latency=st.floats(0, 2),
     )
-    @settings(max_examples=25, deadline=None, suppress_health_check=SLOW)
+    @settings(max_examples=examples(25), deadline=None, suppress_health_check=SLOW)
     def test_seconds_that_are_cut_off(
         self, seed: int, limit: int, offset: float, latency: float
     ) -> None:
@@ -1044,7 +1045,7 @@ class TestSimulated:
         assert server.refused <= 2
 
     @given(seed=SEEDS, offset=OFFSETS)
-    @settings(max_examples=10, deadline=None, suppress_health_check=SLOW)
+    @settings(max_examples=examples(10), deadline=None, suppress_health_check=SLOW)
     def test_minutes_are_used_up(self, seed: int, offset: float) -> None:
         """Alone on the key and with fast answers, hardly any of a minute is left unused."""
         server = Server(300, offset, random=Random(seed))
@@ -1053,7 +1054,7 @@ class TestSimulated:
         assert job.now <= 60 * 5 + 15
 
     @given(seed=SEEDS, offset=OFFSETS, limit=st.sampled_from([100, 300, 900]))
-    @settings(max_examples=8, deadline=None, suppress_health_check=SLOW)
+    @settings(max_examples=examples(8), deadline=None, suppress_health_check=SLOW)
     def test_no_lane_starves(self, seed: int, offset: float, limit: int) -> None:
         """Polls get their paced share from a queue of merges, merges the rest, a caller any slot."""
         calls = [number * 80 / (0.01 * limit) for number in range(60)]
@@ -1088,7 +1089,7 @@ class TestSimulated:
         max_in_flight=st.integers(1, 16),
         losses=st.sampled_from([0.0, 0.2]),
     )
-    @settings(max_examples=60, deadline=None, suppress_health_check=SLOW)
+    @settings(max_examples=examples(60), deadline=None, suppress_health_check=SLOW)
     def test_beside_others(self, server: Server, max_in_flight: int, losses: float) -> None:
         """Whatever others use, hardly a probe is sent where nothing is known to remain."""
         pacer = Pacer(max_in_flight=max_in_flight)
@@ -1099,7 +1100,7 @@ class TestSimulated:
         assert pacer.refused <= 2 * len(server.used) + losses * len(job.sends)
 
     @given(seed=SEEDS, garbage=st.floats(0.05, 1.0), losses=st.sampled_from([0.0, 0.3]))
-    @settings(max_examples=40, deadline=None, suppress_health_check=SLOW)
+    @settings(max_examples=examples(40), deadline=None, suppress_health_check=SLOW)
     def test_garbage_never_stops_it(self, seed: int, garbage: float, losses: float) -> None:
         """With headers that are missing or absurd the work slows down, but it is always done."""
         server = Server(20, garbage=garbage, random=Random(seed))
@@ -1110,7 +1111,7 @@ class TestSimulated:
         assert job.most_in_flight <= 8
 
     @given(seed=SEEDS, at_once=st.integers(1, 12))
-    @settings(max_examples=25, deadline=None, suppress_health_check=SLOW)
+    @settings(max_examples=examples(25), deadline=None, suppress_health_check=SLOW)
     def test_a_limit_on_concurrency(self, seed: int, at_once: int) -> None:
         """Too many at once become fewer, and after the first time that is hardly tried again."""
         server = Server(10**6, at_once=at_once, random=Random(seed))

@@ -34,6 +34,7 @@ from aiotasks import (
 from aiotasks._http import urls, wire
 from aiotasks._http.urls import TaskRef
 from aiotasks._http.wire import Page, Pagination, Request, Started
+from tests.profiles import examples
 
 
 # How fast examples are made is the machine's affair.
@@ -168,7 +169,7 @@ class TestParseBaseUrl:
         shuffled("https://", "http://", "HTTP", "localhost", "127.0.0.1", "[::1]", ":", "80", "443")
         | shuffled("https://", "api", ".", "-", "affinity", "co", ":", "9", "/", "@", "[", "]")
     )
-    @settings(max_examples=300, deadline=None, suppress_health_check=SLOW)
+    @settings(max_examples=examples(300), deadline=None, suppress_health_check=SLOW)
     def test_any_text_is_an_origin_or_refused(self, text: str) -> None:
         """Nothing else than ``ConfigurationError`` is raised, and a canonical origin stays so."""
         try:
@@ -298,7 +299,7 @@ class TestParseTaskUrl:
         ).map("".join)
     )
     @example(TASK_URL)
-    @settings(max_examples=500, deadline=None, suppress_health_check=SLOW)
+    @settings(max_examples=examples(500), deadline=None, suppress_health_check=SLOW)
     def test_any_text_is_a_task_or_refused(self, text: str) -> None:
         """Whatever is accepted is asked for at the configured origin and nowhere else."""
         try:
@@ -382,7 +383,7 @@ class TestNextPage:
             _ = urls.next_target(url, ORIGIN)
 
     @given(shuffled(ORIGIN, "/", "//", "@", ":", "\\", "evil.example", "?", "#", "%2e", "\r\n"))
-    @settings(max_examples=300, deadline=None, suppress_health_check=SLOW)
+    @settings(max_examples=examples(300), deadline=None, suppress_health_check=SLOW)
     def test_any_text_stays_on_the_origin_or_is_refused(self, text: str) -> None:
         """Nothing else than ``DecodeError`` is raised, and the host is never another."""
         try:
@@ -622,7 +623,7 @@ class TestDecode:
             max_leaves=20,
         ).map(msgspec.json.encode),
     )
-    @settings(max_examples=500, deadline=None, suppress_health_check=SLOW)
+    @settings(max_examples=examples(500), deadline=None, suppress_health_check=SLOW)
     def test_any_answer_is_the_model_or_an_error(
         self, name: str, status: int, headers: dict[str, str], body: bytes
     ) -> None:

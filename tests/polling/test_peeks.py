@@ -160,6 +160,7 @@ async def test_only_the_newest_are_remembered(
     assert sandbox.requests == 4
 
 
+@pytest.mark.slow
 async def test_ten_thousand_handlers_cost_the_looks_of_their_tasks(
     sandbox: Recorded, client: Client
 ) -> None:

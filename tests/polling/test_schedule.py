@@ -38,6 +38,7 @@ from aiotasks._polling.pending import ListPage, PendingTask, Phase, WaitOptions,
 from aiotasks._polling.schedule import GRACE, PollTarget, Schedule
 from aiotasks._polling.started import VISIBILITY
 from aiotasks.backoff import Backoff, poll_backoff
+from tests.profiles import examples
 
 
 # How fast examples are made is the machine's affair.
@@ -259,7 +260,7 @@ class TestLooks:
         assert not waiters.schedule.has_due
 
     @given(st.lists(st.floats(0, 100), max_size=30))
-    @settings(max_examples=100, deadline=None, suppress_health_check=SLOW)
+    @settings(max_examples=examples(100), deadline=None, suppress_health_check=SLOW)
     def test_what_is_due_comes_in_order(self, times: list[float]) -> None:
         """Tasks are asked for in the order of their due times, and of their adding if equal."""
         waiters = Waiters()
@@ -1166,7 +1167,7 @@ class ScheduleMachine(RuleBasedStateMachine):
 
 TestScheduleMachine = ScheduleMachine.TestCase
 TestScheduleMachine.settings = settings(
-    max_examples=150, stateful_step_count=30, deadline=None, suppress_health_check=SLOW
+    max_examples=examples(150), stateful_step_count=30, deadline=None, suppress_health_check=SLOW
 )
 
 

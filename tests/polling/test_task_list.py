@@ -11,6 +11,7 @@ from aiotasks._http.wire import Page, Request, list_tasks
 from aiotasks._polling.pending import MIN_DUE, ListPage, PendingTask, Phase, WaitOptions
 from aiotasks._polling.task_list import TaskList
 from aiotasks.models import Kind, MergeTask
+from tests.profiles import examples
 
 
 # How fast examples are made is the machine's affair.
@@ -96,7 +97,7 @@ class TestValue:
         looked=st.lists(st.floats(0, 1e5), min_size=1, max_size=100),
         left=st.integers(0, 99),
     )
-    @settings(max_examples=100, deadline=None, suppress_health_check=SLOW)
+    @settings(max_examples=examples(100), deadline=None, suppress_health_check=SLOW)
     def test_it_is_the_sum_of_the_single_looks(
         self, born: float, looked: list[float], left: int
     ) -> None:

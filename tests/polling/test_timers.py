@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from aiotasks._http.urls import TaskRef
 from aiotasks._polling.pending import PendingTask, WaitOptions
 from aiotasks._polling.timers import WakeQueue
+from tests.profiles import examples
 
 
 # How fast examples are made is the machine's affair.
@@ -87,7 +88,7 @@ class TestTimetable:
         st.lists(st.sampled_from([0.0, 0.5, 1.0, 2.5, 7.0]) | st.floats(0, 9), max_size=40),
         st.floats(0, 9),
     )
-    @settings(max_examples=100, deadline=None, suppress_health_check=SLOW)
+    @settings(max_examples=examples(100), deadline=None, suppress_health_check=SLOW)
     def test_the_order(self, times: list[float], now: float) -> None:
         """Entries come out by time and, where that is equal, as they were put in; others stay."""
         timetable = WakeQueue()

@@ -124,6 +124,7 @@ async def check_against(path: Path, steps: list[tuple[int, int, str]]) -> None:
     assert pairs == expected
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("count", [1, 200, 2000])
 async def test_kill_loses_nothing(tmp_path: Path, count: int) -> None:
     """After ``kill -9`` in the midst of changes, all that was acknowledged is there, untorn."""
@@ -138,6 +139,7 @@ async def test_kill_loses_nothing(tmp_path: Path, count: int) -> None:
     await check_against(path, steps)
 
 
+@pytest.mark.process
 async def test_a_crash_in_begin_leaves_a_new_ledger(tmp_path: Path) -> None:
     """A process that dies before a job is committed has begun none."""
     path = tmp_path / "job.db"
@@ -151,6 +153,7 @@ async def test_a_crash_in_begin_leaves_a_new_ledger(tmp_path: Path) -> None:
         assert len(await ledger.pairs()) == 3
 
 
+@pytest.mark.process
 async def test_a_full_disk_loses_nothing(tmp_path: Path) -> None:
     """When a file cannot grow, the step that fails says so; what was acknowledged is there."""
     path = tmp_path / "job.db"
@@ -197,6 +200,7 @@ async def test_a_full_database(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         assert len({await ledger.record(step) for step in steps}) == 100
 
 
+@pytest.mark.process
 async def test_two_processes(tmp_path: Path) -> None:
     """A second process is told who holds the ledger and can read it; a dead holder is no hindrance."""
     path = tmp_path / "job.db"

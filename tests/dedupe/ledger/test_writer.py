@@ -28,6 +28,7 @@ from aiotasks.dedupe.models import (
 )
 from aiotasks.dedupe.plan import Plan
 from benchmarks import inline
+from tests.profiles import examples
 
 
 ORIGIN = "https://api.affinity.co"
@@ -260,7 +261,7 @@ async def compare(ledger: Ledger, model: Model) -> None:
         assert await ledger.pairs(state) == [pair for pair in pairs if pair.state is state]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(sessions=st.lists(st.lists(st.lists(STEPS, max_size=6), max_size=5), max_size=3))
 async def test_a_ledger_is_what_it_was_told(sessions: list[list[list[Step]]]) -> None:
     """Over any batches of steps and any reopening, pairs, totals and log are those of a model."""

@@ -18,6 +18,7 @@ from aiotasks.dedupe._run.evidence import (
     OwnMerges,
 )
 from aiotasks.dedupe.models import LoggedTransition, Pair, PairState, Transition
+from tests.profiles import examples
 
 
 SENDING, STARTED, PLANNED = PairState.SENDING, PairState.STARTED, PairState.PLANNED
@@ -519,4 +520,4 @@ class Server(RuleBasedStateMachine):
 
 
 TestServer = Server.TestCase
-TestServer.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
+TestServer.settings = settings(max_examples=examples(150), stateful_step_count=40, deadline=None)

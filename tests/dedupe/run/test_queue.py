@@ -8,6 +8,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from aiotasks.dedupe._run.outages import Outage
 from aiotasks.dedupe._run.queue import JUDGED, MergeQueue
 from aiotasks.dedupe.models import Pair, PairState, StopReason
+from tests.profiles import examples
 
 
 FAILURES = (PairState.FAILED, PairState.REFUSED, PairState.UNSETTLED)
@@ -373,4 +374,4 @@ class Job(RuleBasedStateMachine):
 
 
 TestJob = Job.TestCase
-TestJob.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+TestJob.settings = settings(max_examples=examples(60), stateful_step_count=40, deadline=None)

@@ -1,0 +1,24 @@
+"""How hard Hypothesis tries, by profile."""
+
+from hypothesis import settings
+
+
+# A commit is not to fail for an example that another run would not have tried.
+settings.register_profile("ci", derandomize=True)
+settings.register_profile("quick", derandomize=True)
+# Each run tries something else, and ten times as much.
+settings.register_profile("thorough", print_blob=True)
+settings.load_profile("ci")
+
+_QUICK = 25
+
+
+def examples(count: int) -> int:
+    """Return how many examples the profile asks for where ``count`` is the usual number."""
+    profile = settings.get_current_profile_name()
+    return {"quick": min(count, _QUICK), "thorough": 10 * count}.get(profile, count)
+
+
+def is_thorough() -> bool:
+    """Return whether tests run at full length."""
+    return settings.get_current_profile_name() == "thorough"
