@@ -1,4 +1,4 @@
-"""Who imports what. The layers are held by import-linter; see ``pyproject.toml``."""
+"""What has to be installed for each package. Layers are contracts in ``pyproject.toml``."""
 
 import ast
 import subprocess
@@ -13,38 +13,11 @@ import aiotasks
 
 PACKAGE = Path(aiotasks.__file__).parent
 FILES = sorted(PACKAGE.rglob("*.py"))
-PURE = {
-    "_http/wire",
-    "_http/pacer",
-    "_polling/schedule",
-    "_polling/timers",
-    "_polling/waiters",
-    "_polling/task_list",
-    "_polling/pending",
-    "_http/urls",
-    "models",
-    "errors",
-    "backoff",
-    "dedupe/models",
-    "dedupe/plan",
-    "dedupe/_input",
-    "dedupe/_run/queue",
-    "dedupe/_run/evidence",
-    "dedupe/ledger/schema",
-    "dedupe/_progress",
-    "web/_json",
-}
-COMMAND_LINE = {"cli", "__main__"}
 # The URLs and headers that aiotasks gives to aiohttp are yarl's and multidict's: they come with
 # aiohttp, as a part of its API.
 CORE = {"aiohttp", "msgspec", "tenacity", "multidict", "yarl"}
 CLI = {"typer", "rich"}
 DEDUPE = {"aiosqlite", "filelock"}
-
-
-def room(file: Path) -> str:
-    """Return the name of a module, or of the folder that it is in."""
-    return file.relative_to(PACKAGE).parts[0].removesuffix(".py")
 
 
 def imports(file: Path) -> Iterator[str]:
@@ -65,55 +38,16 @@ def foreign(file: Path) -> set[str]:
     return names - sys.stdlib_module_names - {"aiotasks"}
 
 
-def own(file: Path) -> set[str]:
-    """Return the rooms that a module imports."""
-    names = (name.split(".") for name in imports(file))
-    return {name[1] for name in names if name[0] == "aiotasks" and len(name) > 1}
-
-
 def module_id(file: Path) -> str:
     return file.relative_to(PACKAGE).as_posix()
 
 
-@pytest.mark.parametrize("name", sorted(PURE))
-def test_pure_rooms_do_no_io(name: str) -> None:
-    """What only decides imports neither asyncio nor aiohttp."""
-    names = {each.partition(".")[0] for each in imports(PACKAGE / f"{name}.py")}
-    assert names
-    assert not names & {"asyncio", "aiohttp", "socket", "threading", "time"}
-
-
-def test_only_backoff_knows_tenacity() -> None:
-    """Tenacity is known in one place, so that no retry loop of it runs anywhere."""
-    assert [room(file) for file in FILES if "tenacity" in foreign(file)] == ["backoff"]
-
-
 @pytest.mark.parametrize("file", FILES, ids=module_id)
 def test_what_must_be_installed(file: Path) -> None:
-    """The core needs three packages; what an extra brings is for its own rooms alone."""
-    allowed = set(CORE)
-    if room(file) in COMMAND_LINE:
-        allowed |= CLI
-    if room(file) == "dedupe":
-        allowed |= DEDUPE
-    assert foreign(file) <= allowed
-
-
-@pytest.mark.parametrize("name", ["dedupe", "web"])
-def test_jobs_know_nothing_of_what_shows_them(name: str) -> None:
-    """Jobs do not import their pages, nor pages the command line."""
-    rooms = set[str]().union(*(own(file) for file in FILES if room(file) == name))
-    assert rooms
-    assert not rooms & {*COMMAND_LINE, *({"web"} - {name})}
-
-
-@pytest.mark.parametrize("file", FILES, ids=module_id)
-def test_client_and_sandbox_share_nothing(file: Path) -> None:
-    """Neither side imports the other, so that neither hides the other's mistake."""
-    if room(file) == "sandbox":
-        assert own(file) <= {"sandbox"}
-    elif room(file) not in COMMAND_LINE:
-        assert "sandbox" not in own(file)
+    """The core needs three packages; what an extra brings is for its own package alone."""
+    top = file.relative_to(PACKAGE).parts[0]
+    extras = {"cli": CLI, "dedupe": DEDUPE}
+    assert foreign(file) <= CORE | extras.get(top, set())
 
 
 def loaded_by(module: str) -> set[str]:
