@@ -1,4 +1,4 @@
-"""From a request to an answer in the API's documented shapes."""
+"""Answer requests in the API's documented formats."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -30,7 +30,7 @@ _REFUSALS: dict[Cause, str] = {
 
 @dataclass(frozen=True, slots=True)
 class Clock:
-    """Tell the date and time of a moment on the loop's clock."""
+    """Convert times of the loop's clock to dates."""
 
     started: float
     epoch: float
@@ -53,21 +53,21 @@ class ApiSettings:
 
 
 class App:
-    """Answer requests, one at a time and at once."""
+    """Answer requests synchronously, one at a time."""
 
     def __init__(
         self,
         states: Mapping[KindName, State],
         *,
         limits: Limits,
-        rules: ApiSettings,
+        settings: ApiSettings,
         clock: Clock,
         task_origin: str,
     ) -> None:
         self.states = states
         self.limits = limits
         self._task_origin = task_origin
-        self._rules = rules
+        self._settings = settings
         self._clock = clock
         self._handlers: dict[str, Handler] = {
             "merge": self._merge,
@@ -83,7 +83,7 @@ class App:
         }
 
     def admit(self, call: ApiRequest, now: float, *, in_flight: int) -> Problem | None:
-        """Check the key and count the request against the limits, or say why not."""
+        """Check the key and count the request against the limits, or return why it is refused."""
         cause: Cause | None = "concurrency" if self.limits.crowded(in_flight) else None
         if cause is None:
             if not self.is_authorized(call):
@@ -91,23 +91,25 @@ class App:
             cause = self.limits.admit(now)
         if cause is None:
             return None
-        wait = {"Retry-After": str(self.limits.wait(cause, now))} if self._rules.retry_after else {}
+        wait = (
+            {"Retry-After": str(self.limits.wait(cause, now))} if self._settings.retry_after else {}
+        )
         return Problem(429, _REFUSALS[cause], headers=wait)
 
     def is_authorized(self, call: ApiRequest) -> bool:
         """Return whether a request has the right key."""
-        return call.headers.get("Authorization") == f"Bearer {self._rules.api_key}"
+        return call.headers.get("Authorization") == f"Bearer {self._settings.api_key}"
 
     def headers(self, now: float) -> dict[str, str]:
         """List the headers that every answer carries."""
         return {
             "Date": format_datetime(self._clock.date(now), usegmt=True),
-            routes.VERSION_HEADER: self._rules.api_version,
+            routes.VERSION_HEADER: self._settings.api_version,
         } | self.limits.headers(now)
 
     def answer(self, call: ApiRequest, route: Route, now: float) -> Reply:
-        """Do what was asked for, or say why not, in the version that was asked for."""
-        version = self._rules.api_version
+        """Perform the request, or answer why not, in the API version that it names."""
+        version = self._settings.api_version
         try:
             version = routes.version(call, version)
             reply = self._perform(call, route, now, version=version)
@@ -124,7 +126,7 @@ class App:
             raise Problem(404, f"API version {version} has nothing at this path.")
         if route.operation not in self._handlers:
             raise routes.refuse(route)
-        if route.operation in _ADMIN and not self._rules.permissions:
+        if route.operation in _ADMIN and not self._settings.permissions:
             raise Problem(403, "The key's owner may not manage duplicates.")
         return self._handlers[route.operation](call, route, now)
 

@@ -1,4 +1,4 @@
-"""What can go wrong on request."""
+"""Faults that can be injected."""
 
 import re
 from collections.abc import Mapping
@@ -48,7 +48,7 @@ class Fault:
 
     Attributes:
         name: how it is written on a command line.
-        after_work: whether the request has its effect all the same.
+        after_work: whether the request has its effect anyway.
         on: the operations that it may hit; empty for any.
         times: how many requests it hits; None for all.
         share: which part of the requests it may hit, by chance; above 0, and 1 for each of them.
@@ -85,7 +85,7 @@ class Fault:
     ) -> Self:
         """Answer 429 with the headers of one of the three limits.
 
-        ``retry_after`` is in seconds, told as an HTTP date if ``as_date``; a text is sent as it is.
+        ``retry_after`` is in seconds, sent as an HTTP date if ``as_date``; a text is sent as it is.
         """
         later = effects.retry_after(retry_after, as_date=as_date)
         effect = effects.then(effects.error(429), effects.blame(cause), later)
@@ -171,7 +171,7 @@ class Fault:
         return fault
 
     def hits(self, operation: str) -> bool:
-        """Tell whether the fault may happen to an operation."""
+        """Return whether the fault may hit an operation."""
         return not self.on or operation in self.on
 
 
@@ -240,7 +240,7 @@ class Faults:
         return None
 
     def _happens(self, fault: Fault) -> bool:
-        # What is certain draws nothing, so that it does not change the luck of the others.
+        # A certain fault draws no random number, so that it does not change those of the others.
         return fault.share >= 1 or self._random.random() < fault.share
 
     def _count(self, place: int, fault: Fault) -> None:

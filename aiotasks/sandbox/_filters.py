@@ -30,7 +30,7 @@ class Filter:
         return any(all(item[name] == value for name, value in terms) for terms in self.alternatives)
 
     def values(self, name: str) -> set[str] | None:
-        """Collect the values that an item must have, or None if some alternative has no say."""
+        """Collect the values that an item must have, or None if an alternative allows any."""
         found: set[str] = set()
         for terms in self.alternatives:
             named = {value for term, value in terms if term == name}

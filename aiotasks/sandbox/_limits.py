@@ -26,7 +26,7 @@ class Window:
         self._used = self.used(now) + count
 
     def used(self, now: float) -> int:
-        # Whoever sleeps until the reset must not land before it by a rounding error.
+        # A client that sleeps until the reset must not wake up before it by a rounding error.
         index = math.floor((now - self._origin) / self._seconds + 1e-9)
         if index != self._index:
             self._index, self._used = index, 0
@@ -36,7 +36,7 @@ class Window:
         return max(0, (self.limit or UNLIMITED) - self.used(now))
 
     def reset(self, now: float) -> int:
-        """Tell the whole seconds after which the next window has surely begun."""
+        """Return the whole seconds after which the next window has certainly begun."""
         self.used(now)
         end = self._origin + (self._index + 1) * self._seconds
         return math.ceil(round(end - now, 6))

@@ -1,11 +1,11 @@
-"""What the sandbox remembers of each request."""
+"""Entries of the log of requests."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True)
 class LoggedRequest:
-    """A request that arrived, whatever was answered to it.
+    """A request that has arrived, whatever was answered to it.
 
     Attributes:
         at: when it arrived, on the loop's clock.

@@ -57,7 +57,7 @@ KINDS = {kind.name: kind for kind in (COMPANY, PERSON)}
 
 @dataclass(frozen=True, slots=True)
 class Suggestion:
-    """Two records that look alike, and why."""
+    """Two similar records, and by what criterion."""
 
     id: str
     criterion: str
@@ -107,7 +107,7 @@ def _words(first: str, second: str, number: int) -> tuple[str, str, str]:
     left, right = first.split(), second.split()
     rounds, place = divmod(number, len(left) * len(right))
     row, column = divmod(place, len(right))
-    # The shift lets neighbours differ in both words.
+    # The shift makes neighbours differ in both words.
     return left[(row + column) % len(left)], right[column], str(rounds + 1) if rounds else ""
 
 

@@ -39,7 +39,7 @@ _PATHS = tuple(
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """Where a request leads; an operation of ``other`` leads nowhere."""
+    """The operation that a request asks for; ``other`` for unknown paths and methods."""
 
     operation: str
     kind: Kind = KINDS["company"]
@@ -49,7 +49,7 @@ class Route:
 
 @dataclass(frozen=True, slots=True)
 class ApiRequest:
-    """One request, as far as the API looks at it."""
+    """The parts of a request that the API uses."""
 
     method: str
     path: str
@@ -75,7 +75,7 @@ def find(method: str, path: str) -> Route:
 
 
 def refuse(route: Route) -> Problem:
-    """Say why a route leads nowhere."""
+    """Return why a request has no operation: 404 or 405."""
     if not route.allowed:
         return Problem(404, "There is nothing at this path.")
     headers = {"Allow": ", ".join(sorted(route.allowed))}

@@ -1,4 +1,4 @@
-"""The sandbox: a server on loopback, and the handles to steer and read it."""
+"""The sandbox: a server on loopback, with methods to control and inspect it."""
 
 import asyncio
 import re
@@ -27,9 +27,9 @@ from aiotasks.sandbox._state import IN_PROGRESS, SUCCESS, Draw, Pair, State, Tas
 
 
 TOO_MANY = 429
-# So that a sandbox that serves for days does not grow.
+# Bounded, so that a sandbox that serves for days does not grow.
 _LOG_SIZE = 10_000
-# Only what hangs on after its cancellation ever waits this long.
+# Handlers are cancelled first, so only one that survives its cancellation takes this long.
 _SHUTDOWN = 0.1
 _TASK_URL = re.compile(r"/tasks/(company|person)-merges/([^/]+)$")
 
@@ -46,14 +46,13 @@ class Sandbox(Settings):
     the ids from 1 to the number given, or exactly the ids given; every second one is a duplicate
     of the one before it.
 
-    What says how merges run and how requests are answered (``duration``, ``failure_rate``,
-    ``latency``, ``list_lag``, ``permissions``, ...) may be set anew while it serves; the quota
-    through ``set_quota``.
+    Settings of merges and answers (``duration``, ``failure_rate``, ``latency``, ``list_lag``,
+    ``permissions``, ...) may be changed while it serves; the quota by ``set_quota``.
 
     Args:
         host: where to listen.
         port: where to listen; 0 takes a free one.
-        api_key: the only key that is let in.
+        api_key: the only key that is accepted.
         api_version: the version that answers requests which name none.
         permissions: whether the key may manage duplicates.
         quota: requests in each ``window``; 0 for no limit and no headers about it.
@@ -71,10 +70,10 @@ class Sandbox(Settings):
         public_url: what task URLs begin with; None for the URL of the sandbox.
         companies: how many companies there are, or their ids.
         persons: how many persons there are, or their ids.
-        faults: what goes wrong from the start, as faults or as texts for ``Fault.parse``.
-        seed: where all chance comes from.
+        faults: faults to inject at the start, or texts for ``Fault.parse``.
+        seed: the seed of all random numbers.
         on_request: called with each request before it is answered, so that a test can change
-            something at that moment. It may be set anew while the sandbox serves.
+            something at that moment. It may be changed while the sandbox serves.
 
     Attributes:
         requests: how many requests have arrived.
@@ -98,7 +97,7 @@ class Sandbox(Settings):
         self._url = ""
         self._handlers: set[asyncio.Task[None]] = set()
         self._answers = count(1)
-        self._latencies = Random(self.seed)  # noqa: S311 - a seed has to bring the same again
+        self._latencies = Random(self.seed)  # noqa: S311 - the same seed has to give the same numbers
         self._faults = Faults(Random(f"{self.seed} faults"))  # noqa: S311 - as above
         for fault in self.faults:
             self.inject(fault)
@@ -136,13 +135,13 @@ class Sandbox(Settings):
 
     @property
     def url(self) -> str:
-        """Where it listens, without a slash at the end."""
+        """The base URL, without a slash at the end."""
         self._now()
         return self._url
 
     @property
     def log(self) -> list[LoggedRequest]:
-        """The requests in the order of their arrival: the newest 10,000, refused ones too.
+        """The newest 10,000 requests in the order of their arrival, refused ones too.
 
         A request is in it as soon as it has arrived with its whole body.
         """
@@ -156,9 +155,9 @@ class Sandbox(Settings):
         times: int | EllipsisType | None = ...,
         share: float | EllipsisType = ...,
     ) -> None:
-        """Let the next requests suffer a fault, after those that were injected before.
+        """Make the next requests fail, after the faults that were injected before.
 
-        Only admitted requests suffer it: those with the right key and within the limits.
+        Only admitted requests are affected: those with the right key and within the limits.
 
         Args:
             fault: the fault, or a text for ``Fault.parse``.
@@ -191,7 +190,7 @@ class Sandbox(Settings):
         self._faults.add(fault)
 
     def clear_faults(self) -> None:
-        """Take back all faults that have not happened yet."""
+        """Remove all faults that have not happened yet."""
         self._faults.clear()
 
     def start_merge(
@@ -211,8 +210,8 @@ class Sandbox(Settings):
 
         Args:
             kind: what the records are.
-            primary_id: the record that stays.
-            duplicate_id: the record that goes.
+            primary_id: the record that the other is merged into.
+            duplicate_id: the record that is merged away.
             duration: how long it takes; ``math.inf`` until ``finish``. By default as for all.
             outcome: ``success``, ``failed`` or any other status. By default as for all.
             reason: why it fails; implies the outcome ``failed``.
@@ -232,16 +231,16 @@ class Sandbox(Settings):
         return self._app.task_url(kind, task)
 
     def finish(self, task_url: str, *, outcome: str = SUCCESS, reason: str | None = None) -> None:
-        """End now what a task has in progress."""
+        """End the merges of a task that are in progress, now."""
         state, task = self._task(task_url)
         state.finish(task, self._now(), outcome=outcome, reason=reason)
 
     def set_status(self, task_url: str, status: str | None) -> None:
-        """Let a task show a status, whatever its merges do; None lets it show its own again."""
+        """Make a task report a status, whatever its merges do; None restores its own."""
         self._task(task_url)[1].shown = status
 
     def status(self, task_url: str) -> str:
-        """Tell what status a task shows now."""
+        """Return the status that a task reports now."""
         return self._task(task_url)[1].status(self._now())
 
     def task_urls(self, kind: KindName) -> list[str]:
@@ -282,15 +281,15 @@ class Sandbox(Settings):
                 month=Window(self.month_quota, MONTH, origin=now),
                 max_concurrent=self.max_concurrent,
             ),
-            rules=self,
+            settings=self,
             clock=Clock(started=now, epoch=time.time()),
             task_origin=(self.public_url or self._url).rstrip("/"),
         )
 
     def _state(self, kind: KindName) -> State:
         ids = self.companies if kind == "company" else self.persons
-        random = Random(f"{self.seed} {kind}")  # noqa: S311 - a seed has to bring the same again
-        return State(KINDS[kind], Directory(KINDS[kind], ids), habits=self, random=random)
+        random = Random(f"{self.seed} {kind}")  # noqa: S311 - the same seed has to give the same numbers
+        return State(KINDS[kind], Directory(KINDS[kind], ids), settings=self, random=random)
 
     def _now(self) -> float:
         if not self._url:

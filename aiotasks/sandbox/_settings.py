@@ -1,4 +1,4 @@
-"""What a sandbox can be told before it opens."""
+"""The settings of a sandbox, checked before it opens."""
 
 import math
 from collections.abc import Callable, Collection, Iterable

@@ -1,4 +1,4 @@
-"""The life cycle of merges: pure, computed from the time that it is told."""
+"""The life cycle of merges, computed from the time that is passed in; there is no clock here."""
 
 import uuid
 from bisect import bisect_right
@@ -36,7 +36,7 @@ def draw(source: Draw, random: Random) -> float:
 
 @dataclass(kw_only=True)
 class MergeSettings:
-    """How merges run when nothing else is said."""
+    """How merges run by default."""
 
     duration: Draw = 2.0
     failure_rate: float = 0.0
@@ -47,7 +47,7 @@ class MergeSettings:
 
 @dataclass(slots=True, eq=False)
 class Merge:
-    """One record on its way into another."""
+    """The merge of one record into another."""
 
     id: int
     task: "Task"
@@ -93,7 +93,7 @@ class Task:
 
 
 def _sum_up(statuses: list[str]) -> str:
-    """Tell the status of a batch: one success is enough, once nothing is in progress."""
+    """Return the status of a batch: one success is enough, once nothing is in progress."""
     for status in (IN_PROGRESS, SUCCESS, FAILED):
         if status in statuses:
             return status
@@ -101,10 +101,10 @@ def _sum_up(statuses: list[str]) -> str:
 
 
 class State:
-    """Everything that the sandbox knows about one kind of record."""
+    """All merges and tasks of one kind of record."""
 
     def __init__(
-        self, kind: Kind, directory: Directory, *, habits: MergeSettings, random: Random
+        self, kind: Kind, directory: Directory, *, settings: MergeSettings, random: Random
     ) -> None:
         self.kind = kind
         self.directory = directory
@@ -112,12 +112,12 @@ class State:
         self.tasks: list[Task] = []
         self.task_by_id: dict[str, Task] = {}
         self.merges: list[Merge] = []
-        self._habits = habits
+        self._settings = settings
         self._random = random
         self._last_of_duplicate: dict[int, Merge] = {}
         self._of_primary: dict[int, list[Merge]] = {}
 
-    # What requests do
+    # Requests that change something
 
     def post(self, primary_id: int, duplicate_id: int, now: float) -> Task:
         """Accept a merge as the API does: refuse what cannot begin, let the rest run."""
@@ -141,7 +141,7 @@ class State:
     ) -> Task:
         """Start a merge, whatever the records are doing."""
         task = task or self._open_task(now)
-        seconds = draw(self._habits.duration if duration is None else duration, self._random)
+        seconds = draw(self._settings.duration if duration is None else duration, self._random)
         drawn, drawn_reason = self._draw_outcome(primary_id, duplicate_id)
         outcome = outcome or (FAILED if reason else drawn)
         if outcome == FAILED:
@@ -165,11 +165,11 @@ class State:
                 merge.ends, merge.outcome = now, outcome
                 merge.reason = reason or REASONS[0] if outcome == FAILED else reason
 
-    # What requests see
+    # Requests that read
 
     def task(self, task_id: str, now: float) -> Task:
         task = self.task_by_id.get(task_id)
-        if task is None or now < task.started + self._habits.task_lag:
+        if task is None or now < task.started + self._settings.task_lag:
             raise Problem(404, f"There is no {self.kind.name} merge task {task_id}.")
         return task
 
@@ -201,7 +201,7 @@ class State:
         return cut(order, limit=limit, cursor=cursor, matches=_matches(where, item))
 
     def record(self, record_id: int, now: float) -> Record:
-        """Show a record together with what it has absorbed."""
+        """Return a record with what was merged into it."""
         self._refuse_gone(record_id, now=now)
         if record_id not in self.directory:
             raise Problem(404, f"There is no {self.kind.name} {record_id}.")
@@ -217,7 +217,7 @@ class State:
         return merge is not None and merge.has_happened(now)
 
     def is_open(self, suggestion: Suggestion, now: float) -> bool:
-        """Tell whether both records of a suggestion are there and idle."""
+        """Return whether both records of a suggestion exist and take part in no merge."""
         return not any(
             self.is_gone(record_id, now) or self._is_leaving(record_id, now)
             for record_id in (suggestion.primary_id, suggestion.duplicate_id)
@@ -228,7 +228,7 @@ class State:
             merge.duplicate_id: merge.primary_id for merge in self.merges if merge.has_happened(now)
         }
 
-    # How it is kept
+    # Internals
 
     def _open_task(self, now: float) -> Task:
         task_id = str(uuid.UUID(int=self._random.getrandbits(128), version=4))
@@ -247,7 +247,7 @@ class State:
         for role, record_id in (("Primary", primary_id), ("Duplicate", duplicate_id)):
             if record_id not in self.directory:
                 return FAILED, f"{role} {self.kind.name} not found"
-        if self._random.random() < self._habits.failure_rate:
+        if self._random.random() < self._settings.failure_rate:
             return FAILED, self._random.choice(REASONS)
         return SUCCESS, None
 
@@ -264,7 +264,7 @@ class State:
             self._is_leaving(primary_id, now)
             or self._is_leaving(duplicate_id, now)
             or self._is_receiving(duplicate_id, now)
-            or (self._habits.exclusive_primary and self._is_receiving(primary_id, now))
+            or (self._settings.exclusive_primary and self._is_receiving(primary_id, now))
         ):
             message = f"A merge of {primary_id} or {duplicate_id} is already in progress."
             raise Problem(409, message)
@@ -287,7 +287,7 @@ class State:
         return found[1:]
 
     def _newest_first(self, items: Sequence[Task] | Sequence[Merge], now: float) -> range:
-        lag = self._habits.list_lag
+        lag = self._settings.list_lag
         visible = bisect_right(items, now - lag, key=_started) if lag else len(items)
         return range(visible, 0, -1)
 

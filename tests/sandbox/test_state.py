@@ -13,8 +13,10 @@ from aiotasks.sandbox._reply import Problem
 from aiotasks.sandbox._state import REASONS, MergeSettings, State
 
 
-def make(kind: Kind = COMPANY, *, ids: Any = 100, seed: int = 0, **habits: Any) -> State:
-    return State(kind, Directory(kind, ids), habits=MergeSettings(**habits), random=Random(seed))
+def make(kind: Kind = COMPANY, *, ids: Any = 100, seed: int = 0, **settings: Any) -> State:
+    return State(
+        kind, Directory(kind, ids), settings=MergeSettings(**settings), random=Random(seed)
+    )
 
 
 def refusal(state: State, primary_id: int, duplicate_id: int, now: float = 0.0) -> Problem:
