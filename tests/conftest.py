@@ -1,4 +1,4 @@
-"""What all tests share: virtual time, and a sandbox to talk to."""
+"""The clock of each test: virtual, or real where it is marked."""
 
 import asyncio
 import sys
@@ -36,14 +36,14 @@ collect_ignore = [] if find_spec("playwright") else ["browser"]
 
 
 def is_on_real_time(node: pytest.Item) -> bool:
-    """Return whether a test runs on the clock of the world."""
+    """Return whether a test runs on the real clock."""
     return node.get_closest_marker("real_time") is not None
 
 
 def pytest_asyncio_loop_factories(
     config: pytest.Config, item: pytest.Item
 ) -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:
-    """Run tests on a clock that jumps, except those that need signals, files or processes."""
+    """Run tests on a virtual clock, except those that need signals, threads or processes."""
     if is_on_real_time(item):
         return {"real": asyncio.new_event_loop}
     return {"virtual": async_solipsism.EventLoop}

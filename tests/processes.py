@@ -17,7 +17,7 @@ from aiotasks.sandbox import Sandbox
 
 @contextmanager
 def running(*arguments: str) -> Iterator[subprocess.Popen[str]]:
-    """Run the command in the background, and end it with what Ctrl-C sends."""
+    """Run the command in the background, and end it with SIGINT, as Ctrl-C does."""
     command = [sys.executable, "-m", "aiotasks", *arguments]
     pipe = subprocess.PIPE
     with subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, text=True) as process:
@@ -26,7 +26,7 @@ def running(*arguments: str) -> Iterator[subprocess.Popen[str]]:
         finally:
             if process.poll() is None:
                 process.send_signal(signal.SIGINT)
-                # A test that fails is not to wait for ever for what does not end.
+                # A failing test must not wait for a process that does not end.
                 with suppress(subprocess.TimeoutExpired):
                     _ = process.wait(10)
                 process.kill()

@@ -17,17 +17,17 @@ class Recorded(Sandbox):
     """A sandbox with short names for what tests ask of its log."""
 
     def looks(self, task_url: str) -> list[float]:
-        """When a task was looked at."""
+        """When a task was polled by GET."""
         target = task_url[task_url.index("/v2/") :]
         return [request.at for request in self.log if request.path == target]
 
     @property
     def times(self) -> list[float]:
-        """When anything was asked at all."""
+        """When any request arrived."""
         return [request.at for request in self.log]
 
     def refuse_lists(self) -> None:
-        """Let no list of tasks be read, so that each task has to be asked for by itself."""
+        """Refuse all lists of tasks, so that each task has to be polled by GET."""
         self.inject(Fault.status(400), on="tasks", times=None)
 
     def start(self, count: int, *, first: int = 1, **settings: Any) -> list[str]:
@@ -40,7 +40,7 @@ class Recorded(Sandbox):
 
 @dataclass
 class Host:
-    """A server of few words: what it was sent, and by how many connections."""
+    """A server that sends fixed bytes, and keeps what it received."""
 
     url: str
     heard: list[bytes]
@@ -48,7 +48,7 @@ class Host:
 
     @property
     def requests(self) -> int:
-        """How many requests came with a whole head."""
+        """How many requests arrived with a complete head."""
         return sum(data.count(b" HTTP/1.1\r\n") for data in self.heard)
 
 
@@ -81,7 +81,7 @@ async def host(speak: Speak) -> AsyncIterator[Host]:
 
 
 def saying(data: bytes, *, then_close: bool = False) -> Speak:
-    """Always answer the same."""
+    """Always send the same answer."""
 
     async def speak(writer: asyncio.StreamWriter) -> None:
         writer.write(data)
@@ -98,7 +98,7 @@ def connect(sandbox: Sandbox, **settings: Any) -> Client:
 
 
 def now() -> float:
-    """Tell the time of the loop."""
+    """Return the time of the loop."""
     return asyncio.get_running_loop().time()
 
 
@@ -108,7 +108,7 @@ def hurry() -> None:
 
 
 def client_tasks() -> list[str]:
-    """Name the asyncio tasks besides the test's own and the servers'."""
+    """Return the names of the asyncio tasks besides the test's own and the servers'."""
     others = {asyncio.current_task(), *_servers}
     return sorted(
         task.get_name()

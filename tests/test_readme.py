@@ -1,4 +1,4 @@
-"""The README's promises, kept by running them."""
+"""The README's examples, run as they are."""
 
 import asyncio
 import re
@@ -43,7 +43,7 @@ def test_examples_run_as_they_stand(example: str, tmp_path: Path) -> None:
 
 
 class Service:
-    """A service of the README that runs, as its users see it."""
+    """A running service of the README, and requests to it."""
 
     def __init__(self, url: str, session: aiohttp.ClientSession, client: Any) -> None:
         self.url = url
@@ -63,7 +63,7 @@ class Service:
         return str(told["task_url"])
 
     async def waits(self, task_url: str, count: int) -> list[asyncio.Task[tuple[int, Any]]]:
-        """Let so many people wait for a task, and return once the service does."""
+        """Start requests that wait for a task, and return once the service waits for it."""
         waits = [asyncio.create_task(self.ask("wait", url=task_url)) for _ in range(count)]
         while ": 0 pending" in repr(self.client):  # noqa: ASYNC110 - nothing tells
             await asyncio.sleep(0.01)
@@ -111,7 +111,7 @@ async def sandbox(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Sandbox]:
 
 @asynccontextmanager
 async def running(name: str) -> AsyncIterator[Service]:
-    """Run a service as its server does, for people who come all at once."""
+    """Run a service as its own server does, with many connections at a time."""
     names: dict[str, Any] = {"__name__": "app"}
     exec(compile(SERVICES[name], "app.py", "exec"), names)
     connector = aiohttp.TCPConnector(limit=0)
@@ -128,7 +128,7 @@ class TestServices:
     async def test_many_come_at_once(
         self, name: str, sandbox: Sandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """A service with one client starts merges, looks and waits for all who ask at once."""
+        """A service with one client starts merges, peeks and waits for many requests at a time."""
         monkeypatch.chdir(tmp_path)
 
         async def use(service: Service, primary_id: int) -> None:
@@ -149,7 +149,7 @@ class TestServices:
     async def test_who_leaves_and_who_stays(
         self, name: str, sandbox: Sandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """Who leaves disturbs nobody; when the service ends, whoever waits is not kept waiting."""
+        """A closed connection affects no other; when the service ends, open waits end at once."""
         monkeypatch.chdir(tmp_path)
         sandbox.duration = 600.0
         async with running(name) as service:
@@ -177,7 +177,7 @@ class TestServices:
     async def test_what_cannot_be_done_is_told(
         self, name: str, sandbox: Sandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """Whoever waits for what is no task is told so, and the service goes on."""
+        """Waiting for a URL of no task is answered with an error, and the service goes on."""
         monkeypatch.chdir(tmp_path)
         async with running(name) as service:
             status, told = await service.ask("wait", url="https://example.com/")
