@@ -101,7 +101,7 @@ async def test_it_reads_suggestions(sdk: AsyncAffinity, kind: Kind) -> None:
 
 
 async def test_it_reads_limits_and_identity(sdk: AsyncAffinity) -> None:
-    """The SDK reads the limits from the endpoint and from the headers, and who it is."""
+    """The SDK reads the limits from the endpoint and from the headers, and its own user."""
     who = await sdk.auth.whoami()
     assert who.grant.scopes == ["api"]
     limits = await sdk.rate_limits.refresh()

@@ -68,7 +68,7 @@ def test_headers_round_the_reset_up() -> None:
 def test_after_the_reset_the_quota_is_fresh(
     origin: float, seconds: float, later: float, count: int
 ) -> None:
-    """Whoever waits as long as the reset says finds a full window, whatever the rounding."""
+    """After the seconds of the reset header the window is full, however they are rounded."""
     window = Window(50, seconds, origin=origin)
     now = origin + later
     window.use(count, now)

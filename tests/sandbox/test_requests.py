@@ -21,7 +21,7 @@ UNKNOWN_TASK = "123e4567-e89b-12d3-a456-426614174000"
 
 @KINDS
 async def test_a_merge_from_start_to_end(serve: Any, kind: str) -> None:
-    """A merge is accepted with a task URL; the task, the merge and the records tell the rest."""
+    """A merge is accepted with a task URL; the task, the merge and the records show its result."""
     title = kind.title()
     records = {"company": "companies", "person": "persons"}[kind]
     async with serve(duration=2.0) as api:
@@ -205,7 +205,7 @@ async def test_unknown_things_are_not_found(serve: Any, path: str) -> None:
     ],
 )
 async def test_other_methods_are_refused(serve: Any, method: str, path: str, allow: str) -> None:
-    """A known path with another method says which methods it has."""
+    """A known path with another method is answered with the methods that it has."""
     async with serve() as api:
         refused = await api.request(method, path)
         assert (refused.status, refused.error["code"]) == (405, "method-not-allowed")

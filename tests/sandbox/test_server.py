@@ -11,7 +11,7 @@ from aiotasks.sandbox import Fault, LoggedRequest, Sandbox, _server
 
 
 async def test_the_minute_refuses_until_its_reset(serve: Any) -> None:
-    """With the quota spent every request is a 429 that says when to come back, then it is fresh."""
+    """With the quota used up every request gets a 429 with the reset; then the quota is fresh."""
     async with serve(quota=2, window=60.0) as api:
         await asyncio.sleep(0.5)
         remaining = [
@@ -30,7 +30,7 @@ async def test_the_minute_refuses_until_its_reset(serve: Any) -> None:
 
 
 async def test_windows_can_be_offset(serve: Any) -> None:
-    """The first window can end early, as it does for whoever starts within a minute."""
+    """The first window can end early, as it does for a program that starts within a minute."""
     async with serve(quota=1, window_offset=7.0) as api:
         first = await api.get("/v2/auth/whoami")
         assert first.headers["X-Ratelimit-Limit-User-Reset"] == "7"
@@ -63,7 +63,7 @@ async def test_too_many_at_once_are_refused(serve: Any) -> None:
 
 
 async def test_no_limit_means_no_headers(serve: Any) -> None:
-    """With both limits off there is nothing to say about them."""
+    """With both limits off no header mentions them."""
     async with serve(quota=0, month_quota=0) as api:
         headers = (await api.get("/v2/auth/whoami")).headers
         assert not [name for name in headers if "ratelimit" in name.lower()]
@@ -182,7 +182,7 @@ async def test_tasks_can_be_steered(serve: Any) -> None:
 
 
 async def test_task_urls_can_be_public(serve: Any) -> None:
-    """Only task URLs begin with the public URL; the rest stays where it is."""
+    """Only task URLs begin with the public URL."""
     async with serve(public_url="https://api.affinity.example/") as api:
         url = (await api.merge(1, 2)).body["taskUrl"]
         assert url.startswith("https://api.affinity.example/v2/tasks/company-merges/")
@@ -268,7 +268,7 @@ async def test_faults_wait_for_admitted_requests(serve: Any) -> None:
 
 
 async def test_injections_can_say_where_and_how_often(serve: Any) -> None:
-    """What inject says goes before what the fault says; None is anywhere and forever."""
+    """Arguments of inject override those of the fault; None is any operation, and no end."""
     async with serve() as api:
         api.sandbox.inject("503@whoami", on=None, times=None)
         assert [(await api.get("/v2/rate-limit")).status for _ in range(3)] == [503] * 3
@@ -337,7 +337,7 @@ async def test_a_sandbox_is_entered_once() -> None:
 
 
 async def test_it_says_how_it_is_doing(serve: Any) -> None:
-    """Its repr tells where it is and what is going on, also before and after its scope."""
+    """Its repr has its URL and what is in progress, also before and after its scope."""
     assert repr(Sandbox()) == "<Sandbox: not entered>"
     async with serve() as api:
         await api.merge(1, 2)

@@ -83,7 +83,7 @@ def test_durations_may_be_drawn() -> None:
 
 
 def test_a_success_removes_the_duplicate() -> None:
-    """Who was merged away is gone with the documented message, and cannot be merged again."""
+    """A merged record answers with the documented message, and cannot be merged again."""
     state = make(duration=1.0)
     state.post(1, 2, 0.0)
     assert state.record(2, 0.5)["id"] == 2
@@ -114,7 +114,7 @@ def test_a_failure_leaves_the_duplicate() -> None:
 
 @pytest.mark.parametrize(("primary_id", "duplicate_id"), [(1, 2), (3, 2), (2, 3), (3, 1)], ids=str)
 def test_one_merge_at_a_time(primary_id: int, duplicate_id: int) -> None:
-    """While 2 goes into 1, neither may go elsewhere and 2 may receive nothing."""
+    """While 2 is merged into 1, neither may be a duplicate elsewhere, and 2 no primary."""
     state = make()
     state.post(1, 2, 0.0)
     problem = refusal(state, primary_id, duplicate_id)
@@ -148,7 +148,7 @@ def test_unknown_records_fail_later(pair: tuple[int, int], reason: str) -> None:
 
 
 def test_merges_can_be_finished_at_will() -> None:
-    """What is in progress ends when told so; what has ended stays as it is."""
+    """``finish`` ends what is in progress; what has ended does not change."""
     state = make()
     task = state.start(1, 2, 0.0, duration=math.inf)
     state.start(1, 3, 0.0, duration=1.0, task=task)
@@ -236,7 +236,7 @@ def test_names_are_plausible_pairs(kind: Kind) -> None:
 
 
 def test_ids_may_be_given() -> None:
-    """Records can have exactly the ids that somebody's own data has."""
+    """Records can have exactly the ids given."""
     directory = Directory(COMPANY, [292479388, 7])
     assert 7 in directory
     assert 1 not in directory
@@ -253,7 +253,7 @@ STEPS = st.lists(
 def test_no_record_is_ever_merged_away_twice(
     steps: list[tuple[int, int, float, bool]], is_exclusive: bool
 ) -> None:
-    """Whatever is asked in whatever order, each record goes at most once and only into a live one."""
+    """In any order of requests, each record is merged at most once, and only into one that exists."""
     state = make(ids=6, duration=2.0, exclusive_primary=is_exclusive)
     now = 0.0
     accepted = 0
