@@ -41,6 +41,7 @@ def test_every_contender_does_every_job_that_it_can() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(60)
 def test_failures_are_counted_and_not_hidden() -> None:
     """A wait that the SDK gives up is no success, and shows in the figures."""
     run = measure(Case(contender="affinity-sdk", merges=200))
