@@ -23,15 +23,19 @@ from .models import (
 )
 from .plan import Cost, Plan
 from .report import report_lines, snapshot_lines
+from .status import JobCounts, JobPhase, JobStatus
 
 
 __all__ = [
     "CanaryPassed",
     "Cost",
+    "JobCounts",
     "JobEvent",
     "JobInfo",
+    "JobPhase",
     "JobProgress",
     "JobResult",
+    "JobStatus",
     "Ledger",
     "LedgerReader",
     "LoggedTransition",

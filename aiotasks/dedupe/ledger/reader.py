@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import socket
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -16,6 +17,7 @@ from aiotasks.dedupe.plan import Plan
 from aiotasks.errors import LedgerError, NoJobError
 
 from . import file, schema
+from .holder import live_holder
 from .schema import Database
 
 
@@ -245,6 +247,18 @@ class LedgerReader:
         rows = await self._select(schema.GET_NOTES)
         with file.reading(self.path):
             return schema.to_dict(rows, dict[str, str])
+
+    async def live_holder(self) -> str | None:
+        """Return which process holds the writer's lock now, as ``holder`` names it, or ``None``.
+
+        A process of this host that was killed is not returned; of other hosts, the last holder is.
+
+        Raises:
+            LedgerError: when the file cannot be read.
+        """
+        rows = await self._select(schema.GET_HOLDER)
+        name = "".join(str(text) for (text,) in rows)
+        return live_holder(name, host=socket.gethostname())
 
     async def records(self, ids: Iterable[int]) -> Mapping[int, bytes]:
         """Return the snapshots of records, as JSON; those that there are none of are left out.
