@@ -2,7 +2,7 @@
 
 from datetime import datetime
 from enum import StrEnum
-from typing import Generic, Literal, Self, TypeAlias, TypeVar
+from typing import Final, Generic, Literal, Self, TypeAlias, TypeVar
 
 from msgspec import Struct, field
 
@@ -138,6 +138,10 @@ class DuplicateSuggestion(Struct, Generic[ProfileT], frozen=True, kw_only=True, 
     match_criteria: str
     primary_profile: ProfileT
     duplicate_profiles: tuple[ProfileT, ...] = ()
+
+
+DEFAULT_LIMIT: Final = 900
+"""Calls a minute that the API grants a user; assumed until an answer has a limit of its own."""
 
 
 class Quota(Struct, frozen=True, kw_only=True):

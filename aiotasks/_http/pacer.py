@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from enum import IntEnum
 from typing import Final, TypeVar
 
-from aiotasks.models import Quota
+from aiotasks.models import DEFAULT_LIMIT, Quota
 
 from .limits import RateLimits
 
@@ -31,7 +31,6 @@ _MINUTE = 60.0
 _INTERACTIVE_SHARE = 0.01
 _POLL_SHARE = 0.073
 _MIN_POLLS = 4
-_DEFAULT_LIMIT = 900
 _MAX_MARGIN = 2.0
 _CAUTION = 0.05
 _BURST = 3.0
@@ -148,13 +147,13 @@ class Pacer:
 
     @property
     def _poll_rate(self) -> float:
-        limit = _or(self._limit, _DEFAULT_LIMIT)
+        limit = _or(self._limit, DEFAULT_LIMIT)
         return max(_POLL_SHARE * limit, _MIN_POLLS) / self._window
 
     def _kept_rate(self, lane: Lane) -> float:
         if lane is Lane.INTERACTIVE:
             return 0.0
-        rate = _INTERACTIVE_SHARE * _or(self._limit, _DEFAULT_LIMIT) / self._window
+        rate = _INTERACTIVE_SHARE * _or(self._limit, DEFAULT_LIMIT) / self._window
         if lane is Lane.POLL or not self.has_polls:
             return rate
         # What other programs took of the last minute they will not leave to the polls in this one.
@@ -166,11 +165,11 @@ class Pacer:
         return remaining is not None and 0 < remaining - self._reserve <= self.in_flight
 
     def _turn_minute(self, now: float) -> None:
-        used = _or(self._limit, _DEFAULT_LIMIT) - _or(self._remaining, 0)
+        used = _or(self._limit, DEFAULT_LIMIT) - _or(self._remaining, 0)
         elapsed = self._window - max(0.0, self._resets_at - now)
         others = max(0, used - (self.sent - self._sent_before))
         # Early in a minute little is known, and never more than half of it is left to others.
-        most = _or(self._limit, _DEFAULT_LIMIT) / self._window / 2
+        most = _or(self._limit, DEFAULT_LIMIT) / self._window / 2
         self._others_rate = min(others / max(elapsed, self._window / 4), most)
         self._sent_before = self.sent
         self._forget_minute()

@@ -4,13 +4,12 @@ from collections.abc import Iterator, Sequence
 
 from aiotasks._text import PLURAL, duration, printable
 from aiotasks.dedupe import Cost, Plan, PlannedMerge, Preview, Transition
-from aiotasks.models import Kind, Quota
+from aiotasks.models import DEFAULT_LIMIT, Kind, Quota
 
 
 SHOWN = 12
 """How much of a fingerprint is shown."""
 
-_DEFAULT_LIMIT = 900
 _FEW = 5
 _TOLD_SHARE = 0.001
 
@@ -96,7 +95,7 @@ def _finding(plan: Plan, transition: Transition) -> str:
 
 
 def _cost(plan: Plan, quota: Quota) -> str:
-    limit = quota.limit or _DEFAULT_LIMIT
+    limit = quota.limit or DEFAULT_LIMIT
     cost = plan.cost(limit=limit, month_limit=quota.org_limit)
     told = f"It takes about {cost.calls:,} calls{_share(cost)}, and {duration(cost.minutes * 60)}"
     if cost.minutes > cost.calls / limit:
