@@ -172,45 +172,60 @@ async def _stream_all(
     async with session.post(f"{url}/start", json={"fingerprint": job["fingerprint"]}) as answer:
         answer.raise_for_status()
     started = time.monotonic()
-    telling = asyncio.gather(*map(_told, answers))
+    reading = asyncio.gather(*map(_read, answers))
     most = opened
-    while not (await asyncio.wait([telling], timeout=1.0))[0]:
+    while not (await asyncio.wait([reading], timeout=1.0))[0]:
         most = max(most, (await asyncio.to_thread(site.cost))[0])
-    told, ran = telling.result(), time.monotonic() - started
+    read, ran = reading.result(), time.monotonic() - started
     _, busy_then = await asyncio.to_thread(site.cost)
     started = time.monotonic()
-    again = await asyncio.gather(*(_told_again(session, url, told[0]) for _ in range(streams)))
-    events, seconds = sum(map(len, again)), time.monotonic() - started
+    most_events = max(len(each.seqs) for each in read)
+    again = await asyncio.gather(*(_read_again(session, url, most_events) for _ in range(streams)))
+    events, seconds = sum(len(each.seqs) for each in again), time.monotonic() - started
     return {
         "streams": streams,
         "pairs": pairs,
-        "events_of_each": len(told[0]),
-        "streams_told_each_event_once": sum(seqs == [*range(1, len(seqs) + 1)] for seqs in told),
-        "streams_told_all": sum(len(seqs) == max(map(len, told)) for seqs in told),
+        "events_of_each": most_events,
+        # A stream that missed events without a resync is in neither.
+        "streams_told_each_event_once": sum(
+            not each.resyncs and each.seqs == [*range(1, len(each.seqs) + 1)] for each in read
+        ),
+        "streams_with_a_resync": sum(each.resyncs > 0 for each in read),
+        "streams_told_all": sum(len(each.seqs) == most_events for each in read),
         "kib_per_stream": round((opened - before) / streams / 1024, 1),
         "kib_per_stream_with_the_job_at_most": round((most - before) / streams / 1024, 1),
-        "microseconds_of_cpu_per_event": round((busy_then - busy) / sum(map(len, told)) * 1e6, 1),
+        "microseconds_of_cpu_per_event": round(
+            (busy_then - busy) / sum(len(each.seqs) for each in read) * 1e6, 1
+        ),
         "seconds_of_the_job": round(ran, 1),
         "events_a_second_when_told_again": round(events / seconds),
     }
 
 
-async def _told(answer: aiohttp.ClientResponse, *, until: int | None = None) -> list[int]:
-    """Read a stream to the end of the job, or so many events, and return their numbers."""
+class Stream(NamedTuple):
+    """The numbers of the events of a stream, and how often it skipped some with a resync."""
+
+    seqs: list[int]
+    resyncs: int
+
+
+async def _read(answer: aiohttp.ClientResponse, *, until: int | None = None) -> Stream:
+    """Read a stream to the end of the job, or so many events."""
     seqs: list[int] = []
-    rest = b""
+    resyncs, rest = 0, b""
     async with answer:
         async for data in answer.content.iter_any():
             *lines, rest = (rest + data).split(b"\n")
             seqs += [int(line[4:]) for line in lines if line.startswith(b"id: ")]
+            resyncs += lines.count(b"event: resync")
             if b"event: done" in lines or len(seqs) == until:
                 break
         answer.close()
-    return seqs
+    return Stream(seqs, resyncs)
 
 
-async def _told_again(session: aiohttp.ClientSession, url: str, told: list[int]) -> list[int]:
-    return await _told(await session.get(f"{url}/events"), until=len(told))
+async def _read_again(session: aiohttp.ClientSession, url: str, count: int) -> Stream:
+    return await _read(await session.get(f"{url}/events"), until=count)
 
 
 @contextmanager

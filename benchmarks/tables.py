@@ -166,10 +166,11 @@ def _streams(run: dict[str, Any]) -> str:
     return (
         f"\n{run['streams']:,} event streams on one running job of {run['pairs']:,} pairs: "
         f"{run['streams_told_all']:,} of them told all {run['events_of_each']:,} events, "
-        f"{run['streams_told_each_event_once']:,} each of them once; {run['kib_per_stream']} KiB a "
+        f"{run['streams_told_each_event_once']:,} each of them once, "
+        f"{run['streams_with_a_resync']:,} with a resync; {run['kib_per_stream']} KiB a "
         f"stream (with the job itself {run['kib_per_stream_with_the_job_at_most']} KiB at most), "
-        f"{run['microseconds_of_cpu_per_event']} µs of CPU an event of a stream. Read again from "
-        f"the ledger by all at once: {run['events_a_second_when_told_again']:,} events a second.\n"
+        f"{run['microseconds_of_cpu_per_event']} µs of CPU an event of a stream. Read again "
+        f"from the beginning by all at once: {run['events_a_second_when_told_again']:,} events a second.\n"
     )
 
 

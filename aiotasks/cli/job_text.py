@@ -1,36 +1,17 @@
-"""What the command line shows of a job, line by line."""
+"""What the command line prints about a job, line by line."""
 
 from collections.abc import Iterator, Mapping
 
 from aiotasks._text import PLURAL, iso_time
-from aiotasks.dedupe import JobInfo, PairState, StopReason
+from aiotasks.dedupe import JobInfo, JobPhase, JobStatus, PairState, StopReason
+from aiotasks.dedupe.status import STOP_SENTENCES
 
 from .exit_codes import Exit
 
 
-WHY_STOPPED: Mapping[StopReason, str] = {
-    StopReason.INTERRUPTED: "It was interrupted.",
-    StopReason.FAILURES: (
-        "It stopped by itself: too many merges failed. Look at their reasons before you go on "
-        "(--max-failure-rate sets how many are too many)."
-    ),
-    StopReason.MONTH: "It stopped by itself: the organization's calls of this month are used up.",
-    StopReason.NOT_AUTHORISED: "It stopped: the key may not go on.",
-    StopReason.UNREACHABLE: "It stopped: the API could not be reached for a long time.",
-}
+FAILURES_ADVICE = "The option --max-failure-rate sets how many are too many."
 
-
-_EXIT_OF_STATE = {
-    PairState.FAILED: Exit.FAILED,
-    PairState.REFUSED: Exit.FAILED,
-    PairState.PLANNED: Exit.RUNNING,
-    PairState.SENDING: Exit.RUNNING,
-    PairState.STARTED: Exit.RUNNING,
-    PairState.UNSETTLED: Exit.RUNNING,
-}
-
-
-_EXIT_OF_STOP = {
+_EXIT_OF_STOP: Mapping[str, Exit] = {
     StopReason.INTERRUPTED: Exit.RUNNING,
     StopReason.FAILURES: Exit.STOPPED,
     StopReason.MONTH: Exit.STOPPED,
@@ -39,18 +20,19 @@ _EXIT_OF_STOP = {
 }
 
 
-def status(
-    job: JobInfo, totals: Mapping[PairState, int], notes: Mapping[str, str], holder: str | None
-) -> Iterator[str]:
+def status(job: JobInfo, status: JobStatus) -> Iterator[str]:
     """Yield what a job is, and how far."""
-    begun = iso_time(job.begun_at)
-    yield f"Job of {job.source}: {sum(totals.values()):,} pairs of {PLURAL[job.kind]}"
-    yield f"Begun {begun} at {job.origin}"
-    if holder:
-        yield f"Run by {holder}"
-    elif is_left(totals):
-        stopped = stopped_by(totals, notes)
-        yield WHY_STOPPED[stopped] if stopped else "Nothing runs it: it was not begun, or cut off."
+    yield f"Job of {job.source}: {status.counts.total:,} pairs of {PLURAL[job.kind]}"
+    yield f"Begun {iso_time(job.begun_at)} at {job.origin}"
+    yield status.sentence
+    if status.phase is JobPhase.STOPPED and status.stopped == StopReason.FAILURES:
+        yield FAILURES_ADVICE
+
+
+def why_stopped(reason: StopReason) -> str:
+    """Return why a run stopped, and what to do about it."""
+    sentence = STOP_SENTENCES[reason]
+    return f"{sentence} {FAILURES_ADVICE}" if reason is StopReason.FAILURES else sentence
 
 
 def counted(totals: Mapping[PairState, int]) -> str:
@@ -59,19 +41,20 @@ def counted(totals: Mapping[PairState, int]) -> str:
 
 
 def is_left(totals: Mapping[PairState, int]) -> bool:
-    """Say whether going on with a job may do more."""
-    return any(totals[state] for state, code in _EXIT_OF_STATE.items() if code is Exit.RUNNING)
+    """Return whether going on with a job may change one of its pairs."""
+    return any(totals[state] for state in PairState if state.is_left)
 
 
-def stopped_by(totals: Mapping[PairState, int], notes: Mapping[str, str]) -> StopReason | None:
-    """Return why a job was stopped, if it was before all of its pairs had ended."""
-    stopped = notes.get("stopped")
-    return StopReason(stopped) if stopped and is_left(totals) else None
-
-
-def exit_of(totals: Mapping[PairState, int], stopped: StopReason | None) -> Exit:
-    """Return what a job with such pairs has come to."""
-    codes = [code for state, code in _EXIT_OF_STATE.items() if totals[state]]
+def exit_of(totals: Mapping[PairState, int], stopped: str | None) -> Exit:
+    """Return the exit code for a job whose pairs are in these states."""
+    codes = [_exit_of_state(state) for state in PairState if totals[state]]
     if stopped is not None:
-        codes.append(_EXIT_OF_STOP[stopped])
+        # A later version may have noted a reason that is unknown here.
+        codes.append(_EXIT_OF_STOP.get(stopped, Exit.STOPPED))
     return max(codes, default=Exit.SUCCEEDED)
+
+
+def _exit_of_state(state: PairState) -> Exit:
+    if state.is_left:
+        return Exit.RUNNING
+    return Exit.FAILED if state.is_failure else Exit.SUCCEEDED

@@ -1,7 +1,6 @@
-"""The commands that tell: how far a job is, what became of its pairs, and what may be a pair."""
+"""The commands that report how far a job is, what became of its pairs, and what may be a pair."""
 
 import shlex
-import socket
 import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -11,8 +10,7 @@ import typer
 
 from aiotasks._text import printable
 from aiotasks.client import Client, ClientSettings
-from aiotasks.dedupe import Ledger, PairState, report_lines, snapshot_lines
-from aiotasks.dedupe.ledger.holder import live_holder
+from aiotasks.dedupe import JobStatus, Ledger, PairState, report_lines, snapshot_lines
 from aiotasks.dedupe.report import ReportFormat, csv_line
 from aiotasks.models import Kind
 from aiotasks.web import report_page
@@ -31,7 +29,7 @@ commands = typer.Typer()
 
 @commands.command(epilog=EXIT_CODES)
 def status(ledger: LedgerFile) -> None:
-    """Tell how far a job is, out of its ledger. The exit code is that of the job."""
+    """Show how far a job is, from its ledger. The exit code is that of the job."""
     must_exist(ledger)
     raise typer.Exit(complete(_status(ledger), ""))
 
@@ -42,7 +40,7 @@ def report(
     *,
     format: Annotated[  # noqa: A002
         Literal["csv", "jsonl", "html"],
-        typer.Option(help="How it is written; html is one page to look at, in one file."),
+        typer.Option(help="How it is written; html is one page for a browser, in one file."),
     ] = "csv",
     only: Annotated[
         list[PairState] | None, typer.Option(help="Only pairs in this state; may be repeated.")
@@ -82,15 +80,15 @@ def suggestions(
 
 async def _status(path: Path) -> Exit:
     async with Ledger.reading(path) as ledger:
-        totals = await ledger.totals()
-        notes = await ledger.notes()
-        holder = live_holder(ledger.holder, host=socket.gethostname())
-        for line in job_text.status(ledger.require_job(), totals, notes, holder):
-            typer.echo(line)
+        job, totals, notes = ledger.require_job(), await ledger.totals(), await ledger.notes()
+        holder = await ledger.live_holder()
+    status = JobStatus.of(job, totals, notes, holder=holder, error=notes.get("error"))
+    for line in job_text.status(job, status):
+        typer.echo(line)
     typer.echo(job_text.counted(totals))
     if not holder and job_text.is_left(totals):
         typer.echo(f"Go on with: {shlex.join(['aiotasks', 'resume', str(path)])}")
-    return job_text.exit_of(totals, job_text.stopped_by(totals, notes))
+    return job_text.exit_of(totals, status.stopped)
 
 
 async def _report(
@@ -107,7 +105,7 @@ async def _report(
 
 async def _page(path: Path) -> None:
     async with Ledger.reading(path) as ledger:
-        # As the page says of itself, whatever the terminal is set to.
+        # The page declares UTF-8, whatever the terminal is set to.
         typer.echo((await report_page(ledger)).encode(), nl=False)
 
 

@@ -1,4 +1,4 @@
-"""Who may ask for what: decisions on the headers of a request, and the headers of all answers."""
+"""Access rules, decided on the headers of a request, and the headers of all responses."""
 
 import hmac
 import re
@@ -21,14 +21,18 @@ _BEARER = "bearer "
 
 
 class AccessRules(Struct, frozen=True):
-    """To which hosts an application answers, and to whom."""
+    """The host names that requests may use, and the token that they must have."""
 
     hosts: frozenset[str]
     token: str | None
 
     @classmethod
     def of(cls, hosts: Iterable[str], token: str | None) -> "AccessRules":
-        """Return the rules for settings as users give them."""
+        """Check the settings of a user.
+
+        Raises:
+            ConfigurationError: when one cannot be used.
+        """
         if isinstance(hosts, str):
             message = f"hosts must be names, such as ({hosts!r},), not one text"
             raise ConfigurationError(message)
@@ -39,7 +43,7 @@ class AccessRules(Struct, frozen=True):
 
 
 def is_our_host(host: str, hosts: frozenset[str]) -> bool:
-    """Tell whether a Host is that of this machine alone, or one that was named."""
+    """Return whether a Host header is a loopback name, or one of the configured names."""
     host = host.lower()
     name = _PORT.sub("", host)
     return name in _LOOPBACK or name in hosts or host in hosts
@@ -48,18 +52,19 @@ def is_our_host(host: str, hosts: frozenset[str]) -> bool:
 def refusal(
     method: str, hosts: Iterable[str], headers: Mapping[str, str], rules: AccessRules
 ) -> str:
-    """Say why a request is refused because of where it comes from, or nothing.
+    """Return why a request is refused because of its origin, or an empty string.
 
-    A page of another site can make a browser send requests here, under its own name (which the
-    Host shows, even when that name leads to this machine) or across sites.
+    A page of another site can make a browser send requests here: across sites, or under its own
+    host name after it has pointed that name to this machine (DNS rebinding).
     """
     named = list(hosts)
     if len(named) != 1 or not is_our_host(named[0], rules.hosts):
-        return "This host is not known here: name it in `hosts`, or ask by a loopback address"
+        return "This host is not known here: name it in `hosts`, or use a loopback address"
     site = headers.get("Sec-Fetch-Site", "none").lower()
     if method in SAFE_METHODS:
-        is_led_here = headers.get("Sec-Fetch-Mode", "").lower() == "navigate"
-        is_foreign = site == "cross-site" and not is_led_here
+        # A link from another site may be followed; what it loads cannot be read there.
+        is_navigation = headers.get("Sec-Fetch-Mode", "").lower() == "navigate"
+        is_foreign = site == "cross-site" and not is_navigation
     else:
         is_foreign = site not in {"same-origin", "none"}
         origin = headers.get(hdrs.ORIGIN)
@@ -69,18 +74,18 @@ def refusal(
 
 
 def is_token(given: str, token: str) -> bool:
-    """Tell whether a token is the right one, without telling how much of it is."""
+    """Return whether a token is the right one, in constant time."""
     return hmac.compare_digest(given.encode("utf-8", "surrogatepass"), token.encode())
 
 
 def bearer_of(authorization: str) -> str:
-    """Return the token of an ``Authorization`` header, or nothing."""
+    """Return the token of an ``Authorization`` header, or an empty string."""
     is_bearer = authorization[: len(_BEARER)].lower() == _BEARER
     return authorization[len(_BEARER) :].strip() if is_bearer else ""
 
 
 def security_headers(nonce: str) -> dict[str, str]:
-    """Return the headers that each answer has."""
+    """Return the security headers of every response."""
     policy = (
         "default-src 'none'",
         f"style-src 'nonce-{nonce}'",

@@ -1,4 +1,4 @@
-"""The application: what is asked for, and by which handler it is answered."""
+"""The application: its routes and their handlers."""
 
 import asyncio
 import os
@@ -21,7 +21,7 @@ from ._access import AccessRules
 from ._background import BackgroundTasks, EndingError
 from ._events import Followers, Subscriber
 from ._folder import Folder, OneLedger, plain_name
-from ._middleware import NONCE, Gate, Handler
+from ._middleware import NONCE, AccessMiddleware, Handler
 from ._queries import JobQueries
 from ._responses import Refusal
 from ._runner import JobRunner, RunningJob
@@ -30,7 +30,7 @@ from ._runner import JobRunner, RunningJob
 _HEARTBEAT: Final = 15.0
 _MOST_PLANS = 2
 _BATCH = 64 * 1024
-# Proxies that collect what they pass on would hold events back.
+# Without the last header, nginx would buffer events instead of passing them on.
 _EVENTS = {hdrs.CONTENT_TYPE: "text/event-stream", "X-Accel-Buffering": "no"}
 
 
@@ -44,19 +44,28 @@ def jobs_app(
 ) -> web.Application:
     """Return an application that shows and runs the jobs in a folder, to mount or to run.
 
-    Each job is a ledger ``<id>.job.db``, whoever began it. Nothing runs before the application
-    starts, and what it runs ends with it, at once, and loses nothing. It answers requests to
-    loopback addresses only, unless other names are given; without a token, whoever can reach it
-    may start merges, which are **permanent** for companies.
+    Each job is a ledger ``<id>.job.db``, also if another program began it. Nothing runs before the
+    application starts. Its jobs are cancelled when it shuts down; nothing is lost, and they can be
+    resumed. Requests must name a loopback address, or one of ``hosts``, in their Host header.
+    Without a token, anyone who can reach the application can start merges, which are **permanent**
+    for companies.
+
+    ``GET jobs/{id}/events`` streams server-sent events. ``pair`` is a transition of one pair; its
+    ``id`` numbers the transitions of the job, and a stream continues after ``Last-Event-ID`` or
+    ``?after=`` (default 0: from the beginning). ``progress`` has the state of the job whenever it
+    changes, and ``done`` that at the end of a run. The server keeps only the newest 2,000 to 4,000
+    transitions of a job. A stream that is further behind, because it starts late or is read slowly,
+    gets one ``resync`` event: its ``seq`` (and ``id``) is the transition after which the stream
+    continues, and everything up to it must be read anew from ``GET jobs/{id}``. A program that
+    needs the whole history reads ``report.jsonl``.
 
     Args:
         client: A client that is open when the application starts, and until it has ended.
-        folder: Where the ledgers are. It is made by nobody here.
-        token: What everybody has to show, in a link (``?token=``), which a cookie replaces, or as
-            ``Authorization: Bearer``. Let no access log keep the link.
-        hosts: Further names, with or without port, by which the application may be asked. They
-            should have a token.
-        max_upload: The most bytes of a list of pairs.
+        folder: Where the ledgers are. It must exist.
+        token: The token that every request must have, as ``Authorization: Bearer`` or in a link
+            (``?token=``), which a cookie then replaces. Keep the link out of access logs.
+        hosts: Further host names, with or without port, that requests may name. Set a token too.
+        max_upload: The maximum size of an upload in bytes.
 
     Raises:
         ConfigurationError: when there is no such folder, or a setting cannot be used.
@@ -71,32 +80,32 @@ def jobs_app(
 
 
 class JobApp:
-    """An application with the page of one job, which something else in this process runs.
+    """An application with the page of one job, which the caller runs in this process.
 
-    There is no list, and nothing can be started: only what runs can be watched and stopped.
+    It has no list and starts nothing: the job can only be watched and stopped.
     """
 
     def __init__(self, client: Client, path: str | os.PathLike[str]) -> None:
         ledger = OneLedger(path)
         self._job_id = ledger.job_id
-        self._jobs = _Jobs(client, ledger, max_upload=0, is_alone=True)
+        self._jobs = _Jobs(client, ledger, max_upload=0, is_single_job=True)
         self.path = f"jobs/{ledger.job_id}"
         self.app = _application(self._jobs, AccessRules.of((), None), self.path)
         _ = self.app.router.add_get("/jobs", _redirect(self.path))
 
-    def showing(self, run: RunningJob) -> AbstractContextManager[None]:
-        """Show a run, and let people stop it, until it is over."""
-        return self._jobs.runner.showing(self._job_id, run)
+    def attached(self, run: RunningJob) -> AbstractContextManager[None]:
+        """Show the job as running, and let the page stop it."""
+        return self._jobs.runner.attached(self._job_id, run)
 
-    async def deserted(self) -> None:
-        """Wait until nobody watches any more: whoever was told the end leaves."""
-        await self._jobs.tails.deserted()
+    async def unwatched(self) -> None:
+        """Wait until all event streams have ended; pages close theirs after the ``done`` event."""
+        await self._jobs.followers.unwatched()
 
 
 def _application(jobs: "_Jobs", rules: AccessRules, start: str) -> web.Application:
-    gate = Gate(rules)
-    app = web.Application(middlewares=[gate.middleware])
-    gate.mount = app.router.add_get("/", _redirect(start))
+    access = AccessMiddleware(rules)
+    app = web.Application(middlewares=[access.middleware])
+    access.mount = app.router.add_get("/", _redirect(start))
     _ = app.router.add_get("/jobs/{id}", jobs.show)
     _ = app.router.add_get("/jobs/{id}/plan", jobs.plan)
     _ = app.router.add_post("/jobs/{id}/stop", jobs.stop)
@@ -108,10 +117,10 @@ def _application(jobs: "_Jobs", rules: AccessRules, start: str) -> web.Applicati
         ("snapshots.jsonl", jobs.snapshots),
     ):
         _ = app.router.add_get(f"/jobs/{{id}}/{path}", stream, allow_head=False)
-    app.on_response_prepare.append(gate.prepare)
+    app.on_response_prepare.append(access.prepare)
     app.on_startup.append(jobs.open)
     app.on_shutdown.append(jobs.end)
-    app.on_cleanup.append(jobs.leave)
+    app.on_cleanup.append(jobs.close)
     return app
 
 
@@ -119,31 +128,31 @@ class _Jobs:
     """The handlers, and what they share."""
 
     def __init__(
-        self, client: Client, folder: Folder, *, max_upload: int, is_alone: bool = False
+        self, client: Client, folder: Folder, *, max_upload: int, is_single_job: bool = False
     ) -> None:
         self._client = client
         self._folder = folder
         self._max_upload = max_upload
-        self._is_alone = is_alone
-        self._scope = BackgroundTasks()
-        self.runner = JobRunner(client, self._scope)
-        self.tails = Followers(self._scope, self.runner)
-        self._facts = JobQueries(client, folder, self.runner)
+        self._is_single_job = is_single_job
+        self._tasks = BackgroundTasks()
+        self.runner = JobRunner(client, self._tasks)
+        self.followers = Followers(self._tasks, self.runner)
+        self._queries = JobQueries(client, folder, self.runner)
         self._plans = asyncio.Semaphore(_MOST_PLANS)
 
     async def open(self, _: web.Application) -> None:
-        await self._scope.open()
+        await self._tasks.open()
 
     async def end(self, _: web.Application) -> None:
-        await self._scope.end()
+        await self._tasks.end()
 
-    async def leave(self, _: web.Application) -> None:
-        await self._scope.leave()
+    async def close(self, _: web.Application) -> None:
+        await self._tasks.close()
 
-    # What is shown
+    # Pages and data
 
     async def list(self, request: web.Request) -> web.StreamResponse:
-        jobs = await self._scope.complete(self._facts.jobs())
+        jobs = await self._tasks.complete(self._queries.jobs())
         if _responses.wants_page(request):
             return _responses.page(_html.list_page(jobs, nonce=NONCE.get()))
         return _responses.json({"jobs": jobs})
@@ -156,46 +165,46 @@ class _Jobs:
             job,
             is_live=True,
             nonce=NONCE.get(),
-            merges=await self._first(request),
-            is_alone=self._is_alone,
+            merges=await self._first_merges(request),
+            is_single_job=self._is_single_job,
         )
         return _responses.page(html)
 
     async def saved_page(self, request: web.Request) -> web.StreamResponse:
         job = await self._job(_id(request))
-        merges = await self._first(request)
-        answer = _responses.page(_html.job_page(job, is_live=False, nonce="", merges=merges))
-        answer.headers.update(_attachment(f"{job['id']}.html"))
-        return answer
+        merges = await self._first_merges(request)
+        response = _responses.page(_html.job_page(job, is_live=False, nonce="", merges=merges))
+        response.headers.update(_attachment(f"{job['id']}.html"))
+        return response
 
-    async def _first(self, request: web.Request) -> Any:
+    async def _first_merges(self, request: web.Request) -> Any:
         return (await self._merges(request, after=0))["merges"]
 
     async def plan(self, request: web.Request) -> web.StreamResponse:
         after = _requests.whole("after", request.query.get("after", "0"))
         return _responses.json(await self._merges(request, after=after))
 
-    # What is done
+    # Actions
 
     async def create(self, request: web.Request) -> web.StreamResponse:
-        job_id = await self._scope.complete(self._begin(request))
+        job_id = await self._tasks.complete(self._begin(request))
         job = await self._job(job_id)
         location = f"jobs/{job_id}"
         return _responses.json(job, HTTPStatus.CREATED, Location=location)
 
     async def start(self, request: web.Request) -> web.StreamResponse:
         path = self._path(request)
-        body = await self._scope.complete(_requests.body_of(request, _BATCH))
+        body = await self._tasks.complete(_requests.body_of(request, _BATCH))
         wanted = _requests.decoded(body, _requests.Start)
-        fingerprint = await self._scope.complete(self._facts.fingerprint(path))
+        fingerprint = await self._tasks.complete(self._queries.fingerprint(path))
         if wanted.fingerprint != fingerprint:
             message = (
-                f"The job's plan is {fingerprint[:12]}, not {wanted.fingerprint[:12]}: look at it "
+                f"The job's plan is {fingerprint[:12]}, not {wanted.fingerprint[:12]}: read it "
                 "again before you start it"
             )
             raise Refusal(HTTPStatus.CONFLICT, message)
         starting = self.runner.start(_id(request), path, retry_failed=wanted.retry_failed)
-        await self._scope.complete(starting)
+        await self._tasks.complete(starting)
         return _responses.json(await self._job(_id(request)), HTTPStatus.ACCEPTED)
 
     async def stop(self, request: web.Request) -> web.StreamResponse:
@@ -203,27 +212,29 @@ class _Jobs:
         self.runner.stop(_id(request))
         return _responses.json(await self._job(_id(request)), HTTPStatus.ACCEPTED)
 
-    # What is streamed
+    # Streams and downloads
 
     async def events(self, request: web.Request) -> web.StreamResponse:
         last = request.headers.get("Last-Event-ID") or request.query.get("after", "0")
-        reader = Subscriber(_requests.whole("after", last), lambda: request.transport is None)
-        answer = web.StreamResponse(headers=_EVENTS)
-        with self.tails.watching(_id(request), self._path(request), reader) as tail:
-            _ = await self._scope.complete(tail.opened.wait())
-            if tail.failure is not None:
-                raise tail.failure
-            _ = await answer.prepare(request)
+        seq = _requests.whole("after", last)
+        subscriber = Subscriber(seq, is_gone=lambda: request.transport is None)
+        response = web.StreamResponse(headers=_EVENTS)
+        with self.followers.subscribed(_id(request), self._path(request), subscriber) as follower:
+            _ = await self._tasks.complete(follower.opened.wait())
+            if follower.failure is not None:
+                raise follower.failure
+            _ = await response.prepare(request)
 
             async def send() -> None:
-                while not (reader.is_gone() or tail.is_over):
-                    reader.wake.clear()
-                    while data := await tail.news(reader):
-                        await answer.write(data)
-                    await _rest(reader, answer)
+                while not (subscriber.is_gone() or follower.is_over):
+                    # Cleared first: what is published while a chunk is sent wakes it again.
+                    subscriber.wake.clear()
+                    while data := follower.next_chunk(subscriber):
+                        await response.write(data)
+                    await _wait_for_news(subscriber, response)
 
-            await self._send(request, send(), is_whole=True)
-        return answer
+            await self._send(request, send(), may_end_early=True)
+        return response
 
     async def report_csv(self, request: web.Request) -> web.StreamResponse:
         return await self._download(request, "csv", "text/csv")
@@ -238,41 +249,47 @@ class _Jobs:
         self, request: web.Request, ending: str, content_type: str
     ) -> web.StreamResponse:
         job_id, path = _id(request), self._path(request)
-        answer = web.StreamResponse(headers=_attachment(f"{job_id}.{ending}"))
-        answer.content_type = content_type
-        answer.charset = "utf-8"
+        response = web.StreamResponse(headers=_attachment(f"{job_id}.{ending}"))
+        response.content_type = content_type
+        response.charset = "utf-8"
         async with Ledger.reading(path) as ledger:
             _ = ledger.require_job()
-            _ = await answer.prepare(request)
+            _ = await response.prepare(request)
 
             async def send() -> None:
                 async with aclosing(_batches(_lines(ledger, ending))) as batches:
                     async for batch in batches:
-                        await answer.write(batch)
+                        await response.write(batch)
 
             await self._send(request, send())
-        return answer
+        return response
 
-    async def _send(self, request: web.Request, sending: Any, *, is_whole: bool = False) -> None:
-        """Send what an answer has begun with; a part of it never looks like the whole."""
+    async def _send(
+        self, request: web.Request, sending: Any, *, may_end_early: bool = False
+    ) -> None:
+        """Send a body; if it cannot be completed, break the connection off.
+
+        Otherwise a client would take a part of a download for the whole. A stream of events may end
+        early, when the application does.
+        """
         try:
-            await self._scope.complete(sending)
+            await self._tasks.complete(sending)
         except ConnectionError:
             return
         except AffinityError as error:
-            may_end = is_whole and isinstance(error, EndingError)
+            is_complete = may_end_early and isinstance(error, EndingError)
             transport = request.transport
-            # Whoever does not read is not waited for.
-            if transport is not None and not (may_end and _is_read(transport)):
+            # The shutdown must not wait for a client that does not read.
+            if transport is not None and not (is_complete and _is_flushed(transport)):
                 transport.abort()
 
-    # What is sent here
+    # Uploads
 
     async def _begin(self, request: web.Request) -> str:
         body = await _requests.body_of(request, self._max_upload)
         name = plain_name(request.query.get("name", ""))
         async with self._plans:
-            # A long list takes seconds, in which others want to be answered.
+            # In a thread: a long list takes seconds, in which other requests must be handled.
             plan = await asyncio.to_thread(
                 _requests.plan_of, request.query, request.content_type, body, name
             )
@@ -291,10 +308,10 @@ class _Jobs:
         return job_id
 
     async def _job(self, job_id: str) -> dict[str, Any]:
-        return await self._scope.complete(self._facts.job(job_id, self._path_of(job_id)))
+        return await self._tasks.complete(self._queries.job(job_id, self._path_of(job_id)))
 
     async def _merges(self, request: web.Request, *, after: int) -> dict[str, Any]:
-        return await self._scope.complete(self._facts.merges(self._path(request), after=after))
+        return await self._tasks.complete(self._queries.merges(self._path(request), after=after))
 
     def _path(self, request: web.Request) -> Path:
         return self._path_of(_id(request))
@@ -313,7 +330,7 @@ def _redirect(location: str) -> Handler:
     return redirect
 
 
-def _is_read(transport: asyncio.Transport) -> bool:
+def _is_flushed(transport: asyncio.Transport) -> bool:
     return transport.get_write_buffer_size() == 0
 
 
@@ -341,9 +358,10 @@ async def _batches(lines: AsyncIterator[str]) -> AsyncGenerator[bytes]:
     yield bytes(batch)
 
 
-async def _rest(reader: Subscriber, answer: web.StreamResponse) -> None:
+async def _wait_for_news(subscriber: Subscriber, response: web.StreamResponse) -> None:
     try:
         async with asyncio.timeout(_HEARTBEAT):
-            _ = await reader.wake.wait()
+            _ = await subscriber.wake.wait()
     except TimeoutError:
-        await answer.write(b": still here\n\n")
+        # A comment, so that proxies do not close an idle connection.
+        await response.write(b": still here\n\n")

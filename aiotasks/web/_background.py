@@ -1,4 +1,4 @@
-"""What runs for the length of an application, and ends with it."""
+"""Background tasks that live as long as the application, and end with it."""
 
 import asyncio
 import logging
@@ -14,16 +14,17 @@ log = logging.getLogger("aiotasks.web")
 
 
 class EndingError(AffinityError):
-    """Raised in what an application would have to wait for while it ends."""
+    """Raised where the application would have to wait while it shuts down."""
 
     def __init__(self) -> None:
         super().__init__("The server is being shut down: try again when it is back")
 
 
 class BackgroundTasks:
-    """Holds all that an application runs beside its handlers, and ends all of it.
+    """Owns all tasks that an application runs beside its handlers.
 
-    It is opened at the start of an application and left at its end, perhaps in other tasks.
+    It is opened at the application's startup and closed at its cleanup, which aiohttp may run in
+    different tasks. So its task group cannot be entered with ``async with``.
     """
 
     def __init__(self) -> None:
@@ -33,30 +34,35 @@ class BackgroundTasks:
         self._is_ending = False
 
     async def open(self) -> None:
-        """Begin; nothing can be run before."""
+        """Open the task group; nothing can be run before."""
         _ = await self._group.__aenter__()
 
     def run(self, work: Coroutine[Any, Any, None], *, name: str) -> asyncio.Task[None]:
-        """Run something until it ends by itself, or is cancelled, at the latest with the scope."""
+        """Run a task until it ends or is cancelled, at the latest when the application ends.
+
+        Raises:
+            EndingError: when the application ends.
+        """
         if self._is_ending:
             work.close()
             raise EndingError
         task = self._group.create_task(_logged(work, name), name=f"aiotasks: {name}")
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
-        # What is cancelled before its first step would never be awaited.
+        # A task that is cancelled before its first step never awaits its coroutine.
         task.add_done_callback(lambda _: work.close())
         return task
 
     async def complete(self, work: Coroutine[Any, Any, T]) -> T:
-        """Do what a handler waits for; the scope's end cuts it short.
+        """Await something in a handler; the end of the application interrupts it.
 
         Raises:
-            EndingError: when the scope ended first.
+            EndingError: when the application ended first.
         """
         if self._is_ending:
             work.close()
             raise EndingError
+        # Not a task of its own: `end` reschedules the deadline to now instead of cancelling it.
         deadline = asyncio.timeout(None)
         try:
             async with deadline:
@@ -71,7 +77,7 @@ class BackgroundTasks:
             raise
 
     async def end(self) -> None:
-        """End at once all that runs, and wait until it has; calling it again is harmless."""
+        """Interrupt handlers, cancel all tasks, and wait for their end. It can be called again."""
         self._is_ending = True
         deadlines, self._deadlines = self._deadlines, set()
         for deadline in deadlines:
@@ -81,8 +87,8 @@ class BackgroundTasks:
         if self._tasks:
             _ = await asyncio.wait(self._tasks)
 
-    async def leave(self) -> None:
-        """End, for good."""
+    async def close(self) -> None:
+        """End everything, and close the task group."""
         await self.end()
         await self._group.__aexit__(None, None, None)
 
@@ -91,5 +97,5 @@ async def _logged(work: Coroutine[Any, Any, None], name: str) -> None:
     try:
         await work
     except Exception:
-        # One job's trouble is not to end all others, and the application with them.
+        # An error in one job must not cancel the group, and so all other jobs.
         log.exception("Unexpected end of %s", name)

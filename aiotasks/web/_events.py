@@ -1,124 +1,127 @@
-"""One reader for each ledger that is watched, shared by all who watch."""
+"""Server-sent events of jobs: one reader of each watched ledger, shared by all subscribers."""
 
 import asyncio
 import time
 from bisect import bisect_right
-from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from functools import partial
 from operator import itemgetter
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
-from aiotasks.dedupe import JobInfo, Ledger, LedgerReader, LoggedTransition, PairState
+from aiotasks.dedupe import JobInfo, Ledger, LedgerReader, LoggedTransition
 from aiotasks.errors import AffinityError
 
 from . import _json
 from ._background import BackgroundTasks
-from ._queries import names_of
-from ._runner import JobRunner, RunningJob
+from ._queries import names_of, state_view
+from ._runner import JobRunner
 
 
 _TICK: Final = 1.0
+"""Seconds between two polls of a watched ledger."""
+
 _PAGE: Final = 200
-"""How many events are sent in one piece."""
+"""How many events are sent in one chunk."""
 
 _RING: Final = 4000
-_PAGES_KEPT = 8
-_PIECES_KEPT = 16
+"""How many events of a job are kept in memory, about 300 bytes each, for all its subscribers."""
+
+_CHUNKS_KEPT = 16
 _seq = itemgetter(0)
 
 
 class Event(NamedTuple):
-    """A step of a pair, encoded for all who are told of it."""
+    """A transition of a pair, encoded once for all subscribers."""
 
     seq: int
     data: bytes
 
 
 class Chunk(NamedTuple):
-    """Events that follow a place in the log, and the place that they lead to."""
+    """Consecutive events, and the ``seq`` of the last of them."""
 
     data: bytes
     seq: int
 
 
 class Ring:
-    """The newest events of a log, in pieces that are made once for all readers."""
+    """The newest events of a log: all those after ``start``, up to ``end``."""
 
     def __init__(self, start: int) -> None:
         self.start = self.end = start
         self._events: list[Event] = []
-        self._pieces: dict[int, Chunk] = {}
+        self._chunks: dict[int, Chunk] = {}
 
     def append(self, events: Sequence[Event]) -> None:
-        """Take what has been learned, and forget the oldest in its place."""
+        """Add newer events, and forget the oldest when there are too many."""
         self._events += events
         self.end = events[-1].seq
         if len(self._events) > _RING:
-            # Half of it, so that it is seldom done.
+            # Half of them at a time, so that the list is seldom copied.
             self.start = self._events[-_RING // 2 - 1].seq
             self._events = self._events[-_RING // 2 :]
-        self._pieces.clear()
+        self._chunks.clear()
 
     def after(self, seq: int) -> Chunk:
-        """Return what follows a place that is not before the start."""
-        if seq not in self._pieces:
-            if len(self._pieces) == _PIECES_KEPT:
-                self._pieces.clear()
+        """Return the first events after ``seq``, which must not be before ``start``."""
+        # Most subscribers are at the same place: one chunk for all of them bounds the memory that
+        # slow connections hold, and saves joining the events again for each.
+        if seq not in self._chunks:
+            if len(self._chunks) == _CHUNKS_KEPT:
+                self._chunks.clear()
             index = bisect_right(self._events, seq, key=_seq)
-            self._pieces[seq] = _piece(self._events[index : index + _PAGE], seq)
-        return self._pieces[seq]
+            events = self._events[index : index + _PAGE]
+            data = b"".join(event.data for event in events)
+            self._chunks[seq] = Chunk(data, events[-1].seq if events else seq)
+        return self._chunks[seq]
 
 
 class Subscriber:
-    """One who watches: a place in the log, and which news of the job itself were told."""
+    """One event stream: its place in the log, and the newest news of the job that it was sent."""
 
     def __init__(self, seq: int, is_gone: Callable[[], bool]) -> None:
         self.seq = seq
         self.wake = asyncio.Event()
         self.is_gone = is_gone
-        self.told = 0
+        self.updates = 0
         self.endings = 0
 
 
 class LedgerFollower:
-    """Follows one ledger, for as long as anybody watches.
+    """Follows one ledger, for as long as it has subscribers.
 
-    Steps are read once a second, and each is encoded once. Whoever comes late, or is slow, gets
-    what has left the ring by the page, from the ledger again: the newest such pages are kept.
+    The ledger is polled once a second, and each transition is encoded once. A subscriber that is
+    behind the ring, because it comes late or reads slowly, gets a ``resync`` event instead of what
+    it missed: replaying a long log to every subscriber would cost memory and time without bounds.
     """
 
-    def __init__(
-        self, path: Path, run: Callable[[], RunningJob | None], ended: Callable[[], int]
-    ) -> None:
-        self.readers: set[Subscriber] = set()
+    def __init__(self, job_id: str, path: Path, runner: JobRunner) -> None:
+        self.subscribers: set[Subscriber] = set()
         self.opened = asyncio.Event()
         self.failure: AffinityError | None = None
         self.is_over = False
+        self._job_id = job_id
         self._path = path
-        self._run_of = run
-        self._ended = ended
-        self._ended_before = ended()
-        self._kicked = asyncio.Event()
+        self._runner = runner
+        self._local_state = partial(runner.local_state, job_id)
+        self._runs_ended = runner.ended(job_id)
+        self._due = asyncio.Event()
         self._ring = Ring(0)
-        self._ledger: LedgerReader | None = None
-        self._pages: OrderedDict[int, Sequence[Event]] = OrderedDict()
-        self._paging = asyncio.Lock()
-        self._news = b""
-        self._told = 0
-        self._ending = b""
-        self._endings = 0
+        # The newest event of each kind, and how many there were: a subscriber whose count differs
+        # has not been sent it.
+        self._update = self._ending = b""
+        self._updates = self._endings = 0
 
     async def follow(self) -> None:
         """Follow the ledger until cancelled, or until it cannot be read any more."""
         try:
             async with Ledger.reading(self._path) as ledger:
                 job = ledger.require_job()
-                self._ledger = ledger
                 self._ring = Ring(max(0, await ledger.last_seq() - _RING // 2))
                 while True:
-                    await self._tick(ledger, job)
+                    await self._poll(ledger, job)
                     self.opened.set()
                     await self._pause()
         except AffinityError as error:
@@ -126,167 +129,138 @@ class LedgerFollower:
         finally:
             self.is_over = True
             self.opened.set()
-            self._wake()
+            self._wake_all()
 
-    def join(self, reader: Subscriber) -> None:
-        """Let somebody watch from now on; what has ended before is no news."""
-        reader.endings = self._endings
-        self.readers.add(reader)
+    def subscribe(self, subscriber: Subscriber) -> None:
+        """Add a subscriber; a run that has ended before is not reported to it."""
+        subscriber.endings = self._endings
+        self.subscribers.add(subscriber)
 
-    def kick(self) -> None:
-        """Look at once."""
-        self._kicked.set()
+    def poll_now(self) -> None:
+        """Poll the ledger without waiting for the next tick."""
+        self._due.set()
 
-    async def news(self, reader: Subscriber) -> bytes:
-        """Return the next piece of what a reader was not told yet, or nothing."""
-        seq = min(reader.seq, self._ring.end)
-        piece = self._ring.after(seq) if seq >= self._ring.start else await self._older(seq)
-        reader.seq = piece.seq
-        # What is told of the job itself is no older than the steps that were told.
-        if piece.seq < self._ring.end:
-            return piece.data or await self.news(reader)
-        data = piece.data
-        if reader.told != self._told:
-            reader.told = self._told
-            data += self._news
-        if reader.endings != self._endings:
-            reader.endings = self._endings
-            data += self._ending
+    def next_chunk(self, subscriber: Subscriber) -> bytes:
+        """Return what to send to a subscriber next, or nothing if it is up to date."""
+        if subscriber.seq < self._ring.start:
+            subscriber.seq = self._ring.end
+            data = _json.event("resync", {"seq": subscriber.seq}, subscriber.seq)
+        else:
+            data, subscriber.seq = self._ring.after(min(subscriber.seq, self._ring.end))
+        # Totals must not be older than the transitions before them, so they come last.
+        if subscriber.seq == self._ring.end:
+            if subscriber.updates != self._updates:
+                subscriber.updates = self._updates
+                data += self._update
+            if subscriber.endings != self._endings:
+                subscriber.endings = self._endings
+                data += self._ending
         return data
 
-    async def _tick(self, ledger: LedgerReader, job: JobInfo) -> None:
-        # Asked before the ledger is: once a run is over, all of its steps are there to be read.
-        run, ended = self._run_of(), self._ended()
+    async def _poll(self, ledger: LedgerReader, job: JobInfo) -> None:
+        # Read before the ledger: once a run has ended, all of its transitions are on disk.
+        run, ended = self._local_state().run, self._runner.ended(self._job_id)
         was_at = self._ring.end
-        while steps := await ledger.history(after=self._ring.end, limit=_PAGE):
-            self._ring.append(await _encoded(ledger, job, steps))
-        # A run may be too short to be seen.
-        has_ended, self._ended_before = ended != self._ended_before, ended
-        if has_ended or run is not None or self._ring.end != was_at or not self._told:
-            await self._tell(ledger, job, run, has_ended=has_ended)
-        for reader in self.readers:
-            if reader.is_gone():
-                reader.wake.set()
+        while transitions := await ledger.history(after=self._ring.end, limit=_PAGE):
+            self._ring.append(await _encoded(ledger, job, transitions))
+        # Counted, since a run may begin and end between two polls.
+        has_ended, self._runs_ended = ended != self._runs_ended, ended
+        if has_ended or run is not None or self._ring.end != was_at or not self._updates:
+            await self._publish(ledger, job, has_ended=has_ended)
+        for subscriber in self.subscribers:
+            if subscriber.is_gone():
+                subscriber.wake.set()
 
-    async def _tell(
-        self, ledger: LedgerReader, job: JobInfo, run: RunningJob | None, *, has_ended: bool
-    ) -> None:
-        totals, notes = await ledger.totals(), await ledger.notes()
-        is_running = run is not None
-        progress = None if run is None else run.progress
-        stopped = None if is_running else notes.get("stopped")
-        point = [
-            round(time.time() - job.begun_at, 3),
-            sum(totals[state] for state in PairState if state.is_ended),
-            None if progress is None else progress.minute_left,
-        ]
-        told = {"totals": totals, "stopped": stopped}
-        more = {"progress": _json.progress_view(progress), "is_running": is_running}
-        self._news = _json.event("progress", {**told, **more, "point": point})
-        self._told += 1
+    async def _publish(self, ledger: LedgerReader, job: JobInfo, *, has_ended: bool) -> None:
+        state = await state_view(ledger, self._local_state)
+        self._update = _json.event("progress", {**state, "point": _point(job, state)})
+        self._updates += 1
         if has_ended:
-            self._ending = _json.event("done", told)
+            self._ending = _json.event("done", state)
             self._endings += 1
-        self._wake()
+        self._wake_all()
 
     async def _pause(self) -> None:
         with suppress(TimeoutError):
             async with asyncio.timeout(_TICK):
-                _ = await self._kicked.wait()
-        self._kicked.clear()
+                _ = await self._due.wait()
+        self._due.clear()
 
-    def _wake(self) -> None:
-        for reader in self.readers:
-            reader.wake.set()
-
-    async def _older(self, seq: int) -> Chunk:
-        assert self._ledger is not None  # noqa: S101 - it was opened
-        page = seq // _PAGE
-        async with self._paging:
-            events = self._pages.get(page)
-            if events is None:
-                events = self._pages[page] = await self._page(self._ledger, page)
-                if len(self._pages) > _PAGES_KEPT:
-                    _ = self._pages.popitem(last=False)
-            self._pages.move_to_end(page)
-        # The page's end is before that of the log, so all steps of it are on disk.
-        return _piece(events[bisect_right(events, seq, key=_seq) :], seq)._replace(
-            seq=(page + 1) * _PAGE
-        )
-
-    async def _page(self, ledger: LedgerReader, page: int) -> Sequence[Event]:
-        steps = await ledger.history(after=page * _PAGE, limit=_PAGE)
-        steps = [step for step in steps if step.seq <= (page + 1) * _PAGE]
-        return await _encoded(ledger, ledger.require_job(), steps)
+    def _wake_all(self) -> None:
+        for subscriber in self.subscribers:
+            subscriber.wake.set()
 
 
 class Followers:
     """The ledgers that are watched."""
 
-    def __init__(self, scope: BackgroundTasks, runner: JobRunner) -> None:
-        self._scope = scope
+    def __init__(self, tasks: BackgroundTasks, runner: JobRunner) -> None:
+        self._tasks = tasks
         self._runner = runner
-        self._tails: dict[str, tuple[LedgerFollower, asyncio.Task[None]]] = {}
-        self._left = asyncio.Event()
-        runner.on_change = self._kick
+        self._followers: dict[str, tuple[LedgerFollower, asyncio.Task[None]]] = {}
+        self._unwatched = asyncio.Event()
+        runner.on_change = self._poll_now
 
     @contextmanager
-    def watching(self, job_id: str, path: Path, reader: Subscriber) -> Iterator[LedgerFollower]:
-        """Let somebody watch a ledger; the last to leave lets it go.
+    def subscribed(
+        self, job_id: str, path: Path, subscriber: Subscriber
+    ) -> Iterator[LedgerFollower]:
+        """Subscribe to a ledger; the last subscriber that leaves ends its follower.
 
         Raises:
             EndingError: when the application ends.
         """
-        known = self._tails.get(job_id)
-        tail, task = self._follow(job_id, path) if known is None or known[0].is_over else known
-        tail.join(reader)
+        known = self._followers.get(job_id)
+        follower, task = known if known and not known[0].is_over else self._follow(job_id, path)
+        follower.subscribe(subscriber)
         try:
-            yield tail
+            yield follower
         finally:
-            tail.readers.discard(reader)
-            if not tail.readers:
+            follower.subscribers.discard(subscriber)
+            if not follower.subscribers:
                 _ = task.cancel()
-                if self._tails.get(job_id) == (tail, task):
-                    del self._tails[job_id]
-                self._left.set()
+                # One that failed may have been replaced already.
+                if self._followers.get(job_id) == (follower, task):
+                    del self._followers[job_id]
+                self._unwatched.set()
 
-    async def deserted(self) -> None:
-        """Wait until nobody watches any more."""
-        while self._tails:
-            self._left.clear()
-            _ = await self._left.wait()
+    async def unwatched(self) -> None:
+        """Wait until there are no subscribers any more."""
+        while self._followers:
+            self._unwatched.clear()
+            _ = await self._unwatched.wait()
 
     def _follow(self, job_id: str, path: Path) -> tuple[LedgerFollower, asyncio.Task[None]]:
-        runner = self._runner
-        tail = LedgerFollower(path, lambda: runner.run_of(job_id), lambda: runner.ended(job_id))
-        task = self._scope.run(tail.follow(), name=f"watch of {job_id}")
-        self._tails[job_id] = (tail, task)
-        return tail, task
+        follower = LedgerFollower(job_id, path, self._runner)
+        task = self._tasks.run(follower.follow(), name=f"watch of {job_id}")
+        self._followers[job_id] = (follower, task)
+        return follower, task
 
-    def _kick(self, job_id: str) -> None:
-        if job_id in self._tails:
-            self._tails[job_id][0].kick()
+    def _poll_now(self, job_id: str) -> None:
+        if job_id in self._followers:
+            self._followers[job_id][0].poll_now()
 
 
 async def _encoded(
-    ledger: LedgerReader, job: JobInfo, steps: Sequence[LoggedTransition]
+    ledger: LedgerReader, job: JobInfo, transitions: Sequence[LoggedTransition]
 ) -> Sequence[Event]:
-    numbers = {step.transition.number for step in steps}
+    numbers = {logged.transition.number for logged in transitions}
     pairs = {pair.number: pair for pair in await ledger.numbered(numbers)}
     ids = {each for pair in pairs.values() for each in (pair.primary_id, pair.duplicate_id)}
     names = await names_of(ledger, job, ids)
+
+    views = (
+        (each.seq, _json.transition_view(pairs[each.transition.number], each.transition, names))
+        for each in transitions
+    )
+    return [Event(seq, _json.event("pair", view, seq)) for seq, view in views]
+
+
+def _point(job: JobInfo, state: dict[str, Any]) -> list[Any]:
+    """Return the newest point of the curve: seconds, merges that ended, calls left."""
+    counts, progress = state["counts"], state["progress"]
     return [
-        Event(
-            step.seq,
-            _json.event(
-                "pair",
-                _json.transition_view(pairs[step.transition.number], step.transition, names),
-                step.seq,
-            ),
-        )
-        for step in steps
+        round(time.time() - job.begun_at, 3),
+        counts["ended"] + counts["left_out"],
+        progress and progress["minute_left"],
     ]
-
-
-def _piece(events: Sequence[Event], seq: int) -> Chunk:
-    return Chunk(b"".join(event.data for event in events), events[-1].seq if events else seq)

@@ -1,15 +1,15 @@
-"""A job's page as one file, out of its ledger alone."""
+"""A job's page as one file, made from its ledger alone."""
 
 from aiotasks.dedupe import LedgerReader
 from aiotasks.models import Quota
 
 from ._folder import ENDING
 from ._html import job_page
-from ._queries import job_told, merges_told
+from ._queries import details_view, merges_view, state_view
 
 
 async def report_page(ledger: LedgerReader) -> str:
-    """Return the page of a job as it is now: one HTML document that needs no other file, or server.
+    """Return the current page of a job: one HTML document that needs no other file and no server.
 
     Args:
         ledger: An open ledger, as ``Ledger.reading`` opens it.
@@ -17,6 +17,6 @@ async def report_page(ledger: LedgerReader) -> str:
     Raises:
         LedgerError: when no job has begun in it, or the file cannot be read.
     """
-    job = await job_told(ledger.path.name.removesuffix(ENDING), ledger, Quota())
-    merges = (await merges_told(ledger, after=0))["merges"]
-    return job_page(job, is_live=False, nonce="", merges=merges)
+    details = await details_view(ledger.path.name.removesuffix(ENDING), ledger, Quota())
+    merges = (await merges_view(ledger, after=0))["merges"]
+    return job_page(details | await state_view(ledger), is_live=False, nonce="", merges=merges)

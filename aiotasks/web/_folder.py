@@ -1,4 +1,4 @@
-"""The folder of jobs: one ledger each, found by its id and by nothing else."""
+"""The folder of jobs: one ledger each, found only by its id."""
 
 import os
 import re
@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Final
 
+from aiotasks._text import printable
 from aiotasks.errors import ConfigurationError
 
 
@@ -18,7 +19,7 @@ _OTHERS = re.compile(r"[^a-z0-9]+", re.ASCII)
 
 
 class Folder:
-    """The ledgers in a folder. No id leads out of it, not by a link either."""
+    """The ledgers in a folder. No id can lead out of it, not even through a symbolic link."""
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
@@ -27,7 +28,7 @@ class Folder:
             raise ConfigurationError(message)
 
     def find(self, job_id: str) -> Path | None:
-        """Return the ledger of a job, or none if there is none."""
+        """Return the ledger of a job, or ``None`` if there is none."""
         path = self.path / f"{job_id}{ENDING}"
         is_ours = _ID.fullmatch(job_id) is not None and not path.is_symlink() and path.is_file()
         return path if is_ours else None
@@ -39,13 +40,13 @@ class Folder:
                 yield job_id, path
 
     def new(self, name: str) -> tuple[str, Path]:
-        """Return the id and the place of a job that is not there yet."""
+        """Return a new id, and the path for its ledger."""
         job_id = f"{_stem(name)}-{secrets.token_hex(4)}"
         return job_id, self.path / f"{job_id}{ENDING}"
 
 
 class OneLedger(Folder):
-    """A folder in which one ledger alone is found, whatever that is called."""
+    """A folder that has one ledger only, with any file name."""
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self._ledger = Path(path)
@@ -53,17 +54,16 @@ class OneLedger(Folder):
         self.job_id = _stem(self._ledger.name)
 
     def find(self, job_id: str) -> Path | None:
-        """Return the ledger, if it is asked for."""
+        """Return the ledger if the id is its own, otherwise ``None``."""
         return self._ledger if job_id == self.job_id else None
 
 
 def plain_name(name: str) -> str:
-    """Return what is shown of the name of a file that somebody sends."""
+    """Return the last part of an uploaded file's name, printable and of limited length."""
     last = PurePosixPath(PureWindowsPath(name).name).name
-    shown = "".join(each if each.isprintable() else "\N{REPLACEMENT CHARACTER}" for each in last)
-    return shown[:_LONGEST_NAME] or "pairs"
+    return printable(last)[:_LONGEST_NAME] or "pairs"
 
 
 def _stem(name: str) -> str:
-    """Return what of a file's name can be a part of an id."""
+    """Return the part of a file's name that may be used in an id."""
     return _OTHERS.sub("-", name.partition(".")[0].lower())[:_LONGEST_STEM].strip("-") or "job"

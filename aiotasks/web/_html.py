@@ -16,14 +16,12 @@ from importlib.resources import files
 from string import Template
 from typing import Any, Final
 
+from aiotasks._text import PLURAL, duration
+
 from . import _labels
 
 
-_OPEN = ("sending", "started")
-_LEFT = ("planned", *_OPEN)
-_NOT_MERGED = ("failed", "refused", "unsettled")
-_AGAIN = ("failed", "refused")
-_TILES = ("planned", "open", "succeeded", *_NOT_MERGED, "left_out")
+_TILES = ("planned", "open", "succeeded", "failed", "refused", "unsettled", "left_out")
 _ALWAYS = ("planned", "open", "succeeded", "failed")
 _SHORT: Final = 12
 _NAVIGATION = '<nav><a href="../jobs">All jobs</a> <a href="#downloads">Downloads</a></nav>\n'
@@ -43,7 +41,7 @@ def job_page(
     is_live: bool,
     nonce: str,
     merges: Sequence[dict[str, Any]] = (),
-    is_alone: bool = False,
+    is_single_job: bool = False,
 ) -> str:
     """Return the page of a job.
 
@@ -53,15 +51,15 @@ def job_page(
             or events, brings its own content security policy, and can be saved as one file.
         nonce: That of the content security policy with which a live page is sent, otherwise "".
         merges: The first merges of the plan.
-        is_alone: Whether the server has this page only, and only while the job runs.
+        is_single_job: Whether the server has this page only, and only while the job runs.
     """
     return _document(
         ["page.js", "job.js", *(["live.js"] if is_live else [])],
-        state={"job": job, "merges": merges, "is_alone": is_alone},
+        state={"job": job, "merges": merges, "is_single_job": is_single_job},
         nonce=nonce,
         is_saved=not is_live,
         title=_text(job["source"]),
-        navigation=_NAVIGATION if is_live and not is_alone else "",
+        navigation=_NAVIGATION if is_live and not is_single_job else "",
         main=_job(job, merges, is_live=is_live),
     )
 
@@ -113,83 +111,41 @@ def _hash(text: str) -> str:
 
 
 def _job(job: dict[str, Any], merges: Sequence[dict[str, Any]], *, is_live: bool) -> str:
-    phase, totals = _phase(job), _totals(job)
-    not_merged = sum(totals[state] for state in _NOT_MERGED)
+    phase, counts = job["phase"], job["counts"]
     return _fill(
         "job.html",
         source=_text(job["source"]),
         about=_about(job),
         phase=phase,
         phase_title=_labels.PHASES[phase],
-        sentence=_text(_sentence(job, phase)),
-        tiles="".join(_tile(state, totals[state]) for state in _TILES),
+        sentence=_text(job["sentence"]),
+        tiles="".join(_tile(state, counts[state]) for state in _TILES),
         controls=_controls(job) if is_live else "",
         failures="".join(map(_failure, job["failures"])),
         failures_hidden="" if job["failures"] else " hidden",
-        failures_title=f"{'Will not run' if phase == 'new' else 'Not merged'} ({not_merged:,})",
-        failures_note=_failures_note(phase, len(job["failures"]), not_merged),
+        failures_title=_failures_title(phase, counts["not_merged"]),
+        failures_note=_failures_note(phase, len(job["failures"]), counts["not_merged"]),
         cost="".join(_cost(job)),
         clusters=_clusters(merges),
         plan_summary=f"Merges ({job['merges']:,})",
         plan_open=" open" if phase == "new" else "",
         more=_more(job, merges, is_live=is_live),
         rewrites=_paragraph("Understood otherwise than written", map(_rewrite, job["rewrites"])),
-        left_out=_paragraph("Left out", map(_left_out, job["left_out"]), totals["left_out"]),
+        left_out=_paragraph("Left out", map(_left_out, job["left_out"]), counts["left_out"]),
         downloads=_fill("downloads.html", id=_text(job["id"])) if is_live else "",
     )
 
 
-def _phase(job: Mapping[str, Any]) -> str:
-    """Return how far a job is; the script does the same."""
-    totals = job["totals"]
-    if job["is_running"]:
-        return "running"
-    if job["holder"]:
-        return "elsewhere"
-    if not any(totals.get(state) for state in _LEFT):
-        return "finished"
-    if job["stopped"]:
-        return "stopped"
-    return "broken-off" if job.get("is_started", _is_touched(totals)) else "new"
-
-
-def _is_touched(totals: Mapping[str, int]) -> bool:
-    return any(totals.get(state) for state in (*_OPEN, "succeeded", "failed", "unsettled"))
-
-
-def _sentence(job: Mapping[str, Any], phase: str) -> str:
-    sentence = _labels.SENTENCES[phase]
-    if phase == "elsewhere":
-        sentence = f"It is run by {job['holder']}, and only there can it be stopped."
-    if phase == "stopped":
-        sentence = _labels.STOPPED.get(job["stopped"], sentence)
-    if phase == "finished" and any(job["totals"].get(state) for state in _AGAIN):
-        sentence = f"{sentence} {_labels.TRY_AGAIN}"
-    error = None if phase == "running" else job.get("error")
-    return f"{sentence} ({error})" if error else sentence
-
-
-def _totals(job: Mapping[str, Any]) -> dict[str, int]:
-    """Return the totals as they are shown: what the plan left out counts apart."""
-    left_out = job.get("total", 0) - job.get("merges", job.get("total", 0))
-    totals = {state: job["totals"].get(state, 0) for state in (*_LEFT, "succeeded", *_NOT_MERGED)}
-    return {
-        **totals,
-        "refused": totals["refused"] - left_out,
-        "open": sum(totals[state] for state in _OPEN),
-        "left_out": left_out,
-    }
-
-
 def _about(job: Mapping[str, Any]) -> str:
-    plural = _labels.PLURAL[job["kind"]]
+    plural = PLURAL[job["kind"]]
     return f"{plural.capitalize()} at {_text(job['origin'])}, planned {_time(job['begun_at'])}"
 
 
 def _tile(state: str, number: int) -> str:
-    hidden = "" if number or state in _ALWAYS else " hidden"
+    is_shown = number or state in _ALWAYS
+    attributes = f"{' data-always' if state in _ALWAYS else ''}{'' if is_shown else ' hidden'}"
     return (
-        f'<div class="tile" data-tile="{state}"{hidden}><dt>{_labels.STATES[state]}</dt>'
+        f'<div class="tile" data-tile="{state}"{attributes}><dt>{_labels.STATES[state]}</dt>'
         f"<dd>{number:,}</dd></div>\n"
     )
 
@@ -202,7 +158,7 @@ def _controls(job: Mapping[str, Any]) -> str:
 def _cost(job: Mapping[str, Any]) -> Iterator[str]:
     cost = job["cost"]
     yield _measure("Calls", f"about {cost['calls']:,}")
-    yield _measure("Time", f"about {_duration(cost['minutes'] * 60)}")
+    yield _measure("Time", f"about {duration(cost['minutes'] * 60)}")
     if cost["month_share"] is not None:
         yield _measure("Share of the month's calls", f"{cost['month_share']:.1%}")
     yield _measure("Fingerprint", _code(job["fingerprint"]))
@@ -212,11 +168,8 @@ def _measure(name: str, html: str) -> str:
     return f"<div><dt>{name}</dt><dd>{html}</dd></div>\n"
 
 
-def _duration(seconds: float) -> str:
-    for unit, size in (("h", 3600.0), ("min", 60.0)):
-        if seconds >= 2 * size:
-            return f"{seconds / size:.1f} {unit}"
-    return f"{seconds:.0f} s"
+def _failures_title(phase: str, known: int) -> str:
+    return f"{'Will not run' if phase == 'new' else 'Not merged'} ({known:,})"
 
 
 def _failures_note(phase: str, shown: int, known: int) -> str:
@@ -297,16 +250,16 @@ def _left_out(row: Mapping[str, Any]) -> str:
 
 
 def _summary(job: Mapping[str, Any]) -> str:
-    phase, totals = _phase(job), _totals(job)
+    phase, counts = job["phase"], job["counts"]
     numbers = {
-        "merged": totals["succeeded"],
-        "not merged": sum(totals[state] for state in _NOT_MERGED),
-        "to come": sum(totals[state] for state in _LEFT),
+        "merged": counts["succeeded"],
+        "not merged": counts["not_merged"],
+        "to come": counts["to_come"],
     }
     return (
         f'<li><a href="jobs/{_text(job["id"])}"><bdi>{_text(job["source"])}</bdi></a>\n'
         f'<span class="phase" data-phase="{phase}">{_labels.PHASES[phase]}</span>\n'
-        f'<span class="note">{_labels.PLURAL[job["kind"]].capitalize()}, planned '
+        f'<span class="note">{PLURAL[job["kind"]].capitalize()}, planned '
         f"{_time(job['begun_at'])}</span>\n"
         f'<span class="note">{", ".join(f"{each:,} {what}" for what, each in numbers.items())}'
         "</span></li>\n"

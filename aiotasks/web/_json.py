@@ -1,4 +1,4 @@
-"""What is told of jobs, as JSON: plain functions of what a ledger has."""
+"""Jobs as JSON: plain functions of what was read from a ledger."""
 
 from bisect import bisect_right
 from collections.abc import Iterable, Mapping, Sequence
@@ -11,41 +11,63 @@ from aiotasks.dedupe._curve import Curve
 from aiotasks.dedupe._progress import JobProgress
 from aiotasks.dedupe.models import JobInfo, Pair, PairState, PlannedMerge, Row, Transition
 from aiotasks.dedupe.plan import Cost, Plan
-from aiotasks.models import Quota
+from aiotasks.dedupe.status import JobPhase, JobStatus
+from aiotasks.models import DEFAULT_LIMIT, Quota
 
 
 Json: TypeAlias = dict[str, Any]
 
 MOST: Final = 200
-"""How many of a kind are listed at most."""
+"""How many failures, left-out rows, rewrites or merges are listed at once."""
 
 _MOST_POINTS = 300
-_DEFAULT_LIMIT = 900
 _STALE = 60.0
 
 
-def summary(
-    job_id: str,
-    job: JobInfo,
-    totals: Mapping[PairState, int],
-    notes: Mapping[str, str],
-    *,
-    is_running: bool,
-    holder: str | None,
-) -> Json:
-    """Return what a list tells of a job."""
+def summary(job_id: str, job: JobInfo) -> Json:
+    """Return what identifies a job, and never changes."""
     return {
         "id": job_id,
         "source": job.source,
         "kind": job.kind,
         "begun_at": iso_time(job.begun_at),
+    }
+
+
+def state(
+    job: JobInfo,
+    totals: Mapping[PairState, int],
+    notes: Mapping[str, str],
+    *,
+    holder: str | None,
+    error: str | None = None,
+    is_running: bool = False,
+    progress: JobProgress | None = None,
+) -> Json:
+    """Return how far a job is: the same for its page, the list of jobs, and the events."""
+    status = JobStatus.of(job, totals, notes, holder=holder, is_running=is_running, error=error)
+    return {
+        **msgspec.structs.asdict(status),
+        "counts": msgspec.structs.asdict(status.counts),
+        "actions": actions(status),
         "totals": totals,
-        "total": sum(totals.values()),
         "is_running": is_running,
-        # The first thing that a run does is to note where the server's list began.
-        "is_started": "anchor" in notes,
-        "holder": holder,
-        "stopped": None if is_running else notes.get("stopped"),
+        "holder": None if is_running else holder,
+        "error": None if is_running else error,
+        "progress": progress_view(progress),
+    }
+
+
+def actions(status: JobStatus) -> Json:
+    """Return how many merges each button of the page would run; one without any is not shown."""
+    counts = status.counts
+    can_go_on = status.phase in {JobPhase.STOPPED, JobPhase.BROKEN_OFF}
+    can_retry = counts.can_retry and (can_go_on or status.phase is JobPhase.FINISHED)
+    return {
+        "start": counts.planned if status.phase is JobPhase.NEW else 0,
+        "go-on": counts.to_come if can_go_on else 0,
+        # A run with `retry_failed` also runs what is to come.
+        "retry": counts.can_retry + counts.to_come if can_retry else 0,
     }
 
 
@@ -56,7 +78,7 @@ def details(
     notes: Mapping[str, str],
     quota: Quota,
 ) -> Json:
-    """Return what is told of a job beside its summary, as far as it is in the ledger."""
+    """Return the plan, the failures and the curve of a job."""
     return {
         "fingerprint": job.fingerprint,
         "origin": job.origin,
@@ -70,13 +92,13 @@ def details(
 
 
 def failures(pairs: Iterable[Pair]) -> list[Pair]:
-    """Return the pairs that came to no good end, the newest first."""
+    """Return the merges that failed, the newest first."""
     found = [pair for pair in pairs if pair.is_planned and pair.state.is_failure]
     return sorted(found, key=lambda pair: pair.ended_at or 0.0, reverse=True)[:MOST]
 
 
 def pair_view(pair: Pair, names: Mapping[int, str]) -> Json:
-    """Return what is told of a pair."""
+    """Return a pair with the names of its records."""
     return {
         "number": pair.number,
         "line": pair.line,
@@ -91,14 +113,18 @@ def pair_view(pair: Pair, names: Mapping[int, str]) -> Json:
 
 
 def transition_view(pair: Pair, transition: Transition, names: Mapping[int, str]) -> Json:
-    """Return what is told of a pair when it took a step, wherever it is by now."""
+    """Return a pair as it was after a transition, which may not be its newest."""
     ended_at = transition.at if transition.state.is_ended else None
-    told = {"state": transition.state, "reason": transition.reason, "ended_at": iso_time(ended_at)}
-    return pair_view(pair, names) | told
+    return pair_view(pair, names) | {
+        "state": transition.state,
+        "is_failure": transition.state.is_failure,
+        "reason": transition.reason,
+        "ended_at": iso_time(ended_at),
+    }
 
 
 def progress_view(progress: JobProgress | None) -> Json | None:
-    """Return what a run tells of itself."""
+    """Return the progress of a run, without the totals, which are read from the ledger."""
     if progress is None:
         return None
     names = set(JobProgress.__struct_fields__) - {"totals"}
@@ -106,7 +132,7 @@ def progress_view(progress: JobProgress | None) -> Json | None:
 
 
 def cost(job: JobInfo, pairs: Iterable[Pair], quota: Quota) -> Json:
-    """Return what the whole job costs, with what is known of the limits."""
+    """Return the cost of the whole plan, under the limits that are known so far."""
     merges = tuple(_merge(pair) for pair in pairs if pair.is_planned)
     plan = Plan(
         kind=job.kind,
@@ -118,18 +144,18 @@ def cost(job: JobInfo, pairs: Iterable[Pair], quota: Quota) -> Json:
         rewrites=(),
         rows=len(merges),
     )
-    found: Cost = plan.cost(limit=quota.limit or _DEFAULT_LIMIT, month_limit=quota.org_limit)
+    found: Cost = plan.cost(limit=quota.limit or DEFAULT_LIMIT, month_limit=quota.org_limit)
     return msgspec.structs.asdict(found)
 
 
 def rewrites_text(plan: Plan) -> str:
-    """Return what a plan understands otherwise than written, as it is noted."""
-    told = [{"line": each.row.line, "text": each.text} for each in plan.rewrites[:MOST]]
-    return msgspec.json.encode(told).decode()
+    """Return the rewritten rows of a plan as the text of a note, which ``details`` reads."""
+    rewrites = [{"line": each.row.line, "text": each.text} for each in plan.rewrites[:MOST]]
+    return msgspec.json.encode(rewrites).decode()
 
 
 def curve(job: JobInfo, pairs: Iterable[Pair], notes: Mapping[str, str]) -> list[list[Any]]:
-    """Return points of time since the beginning, pairs ended, and calls left in the minute."""
+    """Return points: seconds since the beginning, pairs that ended, calls left in the minute."""
     ends = sorted(pair.ended_at for pair in pairs if pair.ended_at is not None)
     samples = Curve.read(notes.get("curve")).points
     sampled_at = [sample.at for sample in samples]
@@ -144,7 +170,7 @@ def curve(job: JobInfo, pairs: Iterable[Pair], notes: Mapping[str, str]) -> list
 
 
 def event(name: str, data: Any, seq: int | None = None) -> bytes:
-    """Return a server-sent event; only those with a number can be resumed after."""
+    """Return a server-sent event; a stream can be resumed after one with a number."""
     number = b"" if seq is None else b"id: %d\n" % seq
     return b"%sevent: %s\ndata: %s\n\n" % (number, name.encode(), msgspec.json.encode(data))
 

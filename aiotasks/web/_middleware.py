@@ -1,4 +1,4 @@
-"""The gate that every request passes, and every answer."""
+"""Access control and error responses, for every request."""
 
 import secrets
 from collections.abc import Awaitable, Callable
@@ -16,15 +16,15 @@ from ._responses import Refusal
 
 COOKIE: Final = "aiotasks-token"
 NONCE: ContextVar[str] = ContextVar("nonce")
-"""What the content security policy of the present answer lets run."""
+"""The nonce in the content security policy of the current response."""
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
-class Gate:
-    """Lets in whom the rules allow, and makes answers of errors.
+class AccessMiddleware:
+    """Enforces the access rules, and turns errors into responses.
 
-    ``mount`` is the route of the application's root: it knows where that is mounted.
+    ``mount`` is the route of the application's root, which knows where that is mounted.
     """
 
     mount: web.AbstractRoute
@@ -34,26 +34,26 @@ class Gate:
 
     @web.middleware
     async def middleware(self, request: web.Request, handler: Handler) -> web.StreamResponse:
-        """Answer a request, or refuse it."""
+        """Handle a request, or refuse it."""
         _ = NONCE.set(secrets.token_urlsafe(16))
         try:
             return self._check(request) or await handler(request)
         except web.HTTPException as failure:
-            told = {"error": _responses.told_of_http(failure)}
-            answer = _responses.error(request, failure.status, told)
+            body = {"error": _responses.http_error_sentence(failure)}
+            response = _responses.error(request, failure.status, body)
             if hdrs.ALLOW in failure.headers:
-                answer.headers[hdrs.ALLOW] = failure.headers[hdrs.ALLOW]
-            return answer
+                response.headers[hdrs.ALLOW] = failure.headers[hdrs.ALLOW]
+            return response
         except ConnectionError:
-            # Whoever sent it is gone: there is nobody to be told, and nothing to be logged.
+            # The client has gone: a response cannot reach it, and an error would only be logged.
             return web.Response(status=HTTPStatus.BAD_REQUEST)
         except AffinityError as failure:
-            status, told = _responses.told_of(failure)
-            return _responses.error(request, status, told)
+            status, body = _responses.status_and_body(failure)
+            return _responses.error(request, status, body)
 
-    async def prepare(self, _: web.Request, answer: web.StreamResponse) -> None:
-        """Give an answer the headers that all have."""
-        answer.headers.update(_access.security_headers(NONCE.get()))
+    async def prepare(self, _: web.Request, response: web.StreamResponse) -> None:
+        """Add the security headers to a response."""
+        response.headers.update(_access.security_headers(NONCE.get()))
 
     def _check(self, request: web.Request) -> web.StreamResponse | None:
         hosts = request.headers.getall(hdrs.HOST, [])
@@ -68,25 +68,25 @@ class Gate:
         in_link = request.query.get("token") if request.method in _access.SAFE_METHODS else None
         if in_link is not None and _access.is_token(in_link, token):
             return self._without_token(request, token)
-        shown = (
+        given = (
             _access.bearer_of(request.headers.get(hdrs.AUTHORIZATION, "")),
             request.cookies.get(COOKIE, ""),
         )
-        if not any(_access.is_token(each, token) for each in shown):
+        if not any(_access.is_token(each, token) for each in given):
             message = "Open the link that was given to you, or send its token as a bearer token"
             raise Refusal(HTTPStatus.UNAUTHORIZED, message)
         return None
 
     def _without_token(self, request: web.Request, token: str) -> web.StreamResponse:
-        """Put the token into a cookie: links are shown, kept and passed on."""
+        """Move the token from the link into a cookie, since links are kept and passed on."""
         url = request.rel_url.without_query_params("token")
-        # Relative, so that it leads to nowhere else.
+        # Relative, so that it cannot lead to another host.
         last = url.raw_path.rpartition("/")[2]
         query = f"?{url.raw_query_string}" if url.raw_query_string else ""
-        answer = web.Response(
+        response = web.Response(
             status=HTTPStatus.SEE_OTHER, headers={hdrs.LOCATION: f"./{last}{query}"}
         )
-        answer.set_cookie(
+        response.set_cookie(
             COOKIE,
             token,
             path=str(self.mount.url_for()),
@@ -94,4 +94,4 @@ class Gate:
             samesite="Strict",
             secure=request.secure,
         )
-        return answer
+        return response

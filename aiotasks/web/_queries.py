@@ -1,29 +1,27 @@
-"""What is known of the jobs in a folder, read out of their ledgers when it is asked for."""
+"""Queries of the jobs in a folder, answered from their ledgers."""
 
 import asyncio
-import socket
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
 from aiotasks.client import Client
 from aiotasks.dedupe import JobInfo, Ledger, LedgerReader, Pair
 from aiotasks.dedupe._preview import label_of
-from aiotasks.dedupe.ledger.holder import live_holder
 from aiotasks.errors import AffinityError
 from aiotasks.models import Quota
 
 from . import _json
 from ._folder import Folder
-from ._runner import JobRunner
+from ._runner import JobRunner, LocalState
 
 
 _MOST_READS: Final = 8
-_HERE: Final[dict[str, Any]] = {"is_running": True, "holder": None, "stopped": None}
 
 
 class JobQueries:
-    """Reads ledgers, only a few at a time, however many ask."""
+    """Reads the ledgers of a folder, a few at a time."""
 
     def __init__(self, client: Client, folder: Folder, runner: JobRunner) -> None:
         self._client = client
@@ -32,13 +30,10 @@ class JobQueries:
         self._reads = asyncio.Semaphore(_MOST_READS)
 
     async def job(self, job_id: str, path: Path) -> dict[str, Any]:
-        """Return all that is told of a job."""
+        """Return the whole JSON of a job."""
         async with self._reads, Ledger.reading(path) as ledger:
-            told = await job_told(job_id, ledger, self._client.quota)
-        run = self._runner.run_of(job_id)
-        if run is None:
-            return told | {"error": self._runner.error_of(job_id) or told["error"]}
-        return told | _HERE | {"error": None, "progress": _json.progress_view(run.progress)}
+            details = await details_view(job_id, ledger, self._client.quota)
+            return details | await self._state(job_id, ledger)
 
     async def fingerprint(self, path: Path) -> str:
         """Return the fingerprint of a job's plan."""
@@ -52,40 +47,57 @@ class JobQueries:
             try:
                 async with self._reads, Ledger.reading(path) as ledger:
                     if ledger.job is not None:
-                        summary = await _summary(job_id, ledger)
-                        is_here = self._runner.run_of(job_id) is not None
-                        summary |= _HERE if is_here else {}
-                        found.append((ledger.job.begun_at, summary))
+                        summary = _json.summary(job_id, ledger.job)
+                        state = await self._state(job_id, ledger)
+                        found.append((ledger.job.begun_at, summary | state))
             except AffinityError:
-                # What is no ledger is no job, and no harm to the others.
+                # A file that is not a ledger must not hide the other jobs.
                 continue
         return [summary for _, summary in sorted(found, key=lambda each: each[0], reverse=True)]
 
     async def merges(self, path: Path, *, after: int) -> dict[str, Any]:
-        """Return some merges of a job's plan, and after which number the next ones come."""
+        """Return a page of a job's plan, and the number after which the next page starts."""
         async with self._reads, Ledger.reading(path) as ledger:
-            return await merges_told(ledger, after=after)
+            return await merges_view(ledger, after=after)
+
+    async def _state(self, job_id: str, ledger: LedgerReader) -> dict[str, Any]:
+        return await state_view(ledger, partial(self._runner.local_state, job_id))
 
 
-async def job_told(job_id: str, ledger: LedgerReader, quota: Quota) -> dict[str, Any]:
-    """Return all that a ledger tells of its job, where that is not run here."""
+async def details_view(job_id: str, ledger: LedgerReader, quota: Quota) -> dict[str, Any]:
+    """Return the plan, the failures and the curve of a job, and the last transition in them."""
     job = ledger.require_job()
-    # Before the pairs: what came in between is told again, and not lost.
+    # Read first: transitions that are recorded meanwhile are sent again, but none is missed.
     seq = await ledger.last_seq()
     pairs = await ledger.pairs()
     names = await names_of(ledger, job, _ids(_json.failures(pairs)))
-    notes = await ledger.notes()
-    return {
-        **await _summary(job_id, ledger),
-        **_json.details(job, pairs, names, notes, quota),
-        "seq": seq,
-        "progress": None,
-        "error": notes.get("error"),
-    }
+    details = _json.details(job, pairs, names, await ledger.notes(), quota)
+    return {**_json.summary(job_id, job), **details, "seq": seq}
 
 
-async def merges_told(ledger: LedgerReader, *, after: int) -> dict[str, Any]:
-    """Return some merges of a ledger's plan, and after which number the next ones come."""
+async def state_view(
+    ledger: LedgerReader, local_state: Callable[[], LocalState] = LocalState
+) -> dict[str, Any]:
+    """Return how far a job is, by its ledger and what this process knows of it."""
+    before = local_state()
+    job, totals, notes = ledger.require_job(), await ledger.totals(), await ledger.notes()
+    holder = await ledger.live_holder()
+    # Asked again: the lock of a run that started meanwhile would look like that of another process.
+    now = local_state()
+    run = before.run or now.run
+    return _json.state(
+        job,
+        totals,
+        notes,
+        holder=None if now.is_attached else holder,
+        error=now.error or notes.get("error"),
+        is_running=run is not None,
+        progress=None if run is None else run.progress,
+    )
+
+
+async def merges_view(ledger: LedgerReader, *, after: int) -> dict[str, Any]:
+    """Return a page of a ledger's plan, and the number after which the next page starts."""
     job = ledger.require_job()
     end = min(after + _json.MOST, job.merges)
     pairs = await ledger.numbered(range(after + 1, end + 1))
@@ -94,22 +106,11 @@ async def merges_told(ledger: LedgerReader, *, after: int) -> dict[str, Any]:
     return {"merges": merges, "next": end if end < job.merges else None}
 
 
-async def _summary(job_id: str, ledger: LedgerReader) -> dict[str, Any]:
-    return _json.summary(
-        job_id,
-        ledger.require_job(),
-        await ledger.totals(),
-        await ledger.notes(),
-        is_running=False,
-        holder=live_holder(ledger.holder, host=socket.gethostname()),
-    )
-
-
 def _ids(pairs: list[Pair]) -> set[int]:
     return {each for pair in pairs for each in (pair.primary_id, pair.duplicate_id)}
 
 
 async def names_of(ledger: LedgerReader, job: JobInfo, ids: Iterable[int]) -> Mapping[int, str]:
-    """Return the names of records, as far as there are snapshots of them."""
+    """Return the names of the records of which the ledger has a snapshot, by their ids."""
     records = await ledger.records(ids)
     return {record_id: label_of(job.kind, json) for record_id, json in records.items()}

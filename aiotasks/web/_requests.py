@@ -1,4 +1,4 @@
-"""What is sent here: its size, and what it says."""
+"""Bodies and parameters of requests: their size, and what they mean."""
 
 import io
 from collections.abc import Mapping
@@ -20,7 +20,7 @@ _RULES = ("on_conflict", "max_cluster")
 
 
 class Start(msgspec.Struct):
-    """What somebody says who starts a job."""
+    """The body of a request to start a job."""
 
     fingerprint: str
     retry_failed: bool = False
@@ -31,7 +31,11 @@ class _Pairs(msgspec.Struct):
 
 
 async def body_of(request: web.Request, most: int) -> bytes:
-    """Return the body of a request; of one that is too large, no more is read than that."""
+    """Return the body of a request.
+
+    Raises:
+        HTTPRequestEntityTooLarge: as soon as more than ``most`` bytes are announced or read.
+    """
     if (request.content_length or 0) > most:
         raise web.HTTPRequestEntityTooLarge(most, request.content_length or 0)
     body = bytearray()
@@ -43,7 +47,7 @@ async def body_of(request: web.Request, most: int) -> bytes:
 
 
 def plan_of(query: Mapping[str, str], content_type: str, body: bytes, name: str) -> Plan:
-    """Make a plan of what was sent."""
+    """Return the plan for an upload: JSON by its content type, otherwise a file of pairs."""
     rules: dict[str, Any] = {rule: query[rule] for rule in _RULES if rule in query}
     if "max_cluster" in rules:
         rules["max_cluster"] = whole("max_cluster", rules["max_cluster"])
@@ -55,7 +59,11 @@ def plan_of(query: Mapping[str, str], content_type: str, body: bytes, name: str)
 
 
 def decoded(body: bytes, kind: type[T]) -> T:
-    """Return what JSON says, if it is of this kind."""
+    """Decode JSON.
+
+    Raises:
+        Refusal: when it is not JSON of this type.
+    """
     try:
         return msgspec.json.decode(body, type=kind)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
@@ -63,7 +71,11 @@ def decoded(body: bytes, kind: type[T]) -> T:
 
 
 def whole(name: str, text: str) -> int:
-    """Return the whole number that a text is."""
+    """Parse a whole number that JavaScript can represent.
+
+    Raises:
+        Refusal: when it is none.
+    """
     if not (text.isascii() and text.isdigit() and len(text) <= len(str(2**53))):
         message = f"{name} must be a whole number, not {text[:20]!r}"
         raise Refusal(HTTPStatus.BAD_REQUEST, message)

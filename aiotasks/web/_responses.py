@@ -1,4 +1,4 @@
-"""Answers: JSON or a page, and errors as sentences with the right status."""
+"""Responses: JSON or a page, and errors with the HTTP status of their type."""
 
 from collections.abc import Mapping
 from html import escape
@@ -44,8 +44,8 @@ _SENTENCES: Mapping[int, str] = {
 }
 
 
-class Refusal(AffinityError):  # noqa: N818 - it is an answer more than an error
-    """Raised in a handler for what the request itself is to blame for."""
+class Refusal(AffinityError):  # noqa: N818 - it is a response more than an error
+    """Raised in a handler for a request that is itself at fault."""
 
     def __init__(self, status: HTTPStatus, sentence: str) -> None:
         super().__init__(status, sentence)
@@ -54,13 +54,13 @@ class Refusal(AffinityError):  # noqa: N818 - it is an answer more than an error
 
 
 def wants_page(request: web.BaseRequest) -> bool:
-    """Tell whether a browser asks for something to look at, rather than a program for data."""
+    """Return whether the client wants HTML, as browsers do, rather than JSON."""
     accept = ",".join(request.headers.getall(hdrs.ACCEPT, [])).lower()
     return "text/html" in accept and "application/json" not in accept
 
 
 def json(data: Any, status: int = HTTPStatus.OK, **headers: str) -> web.Response:
-    """Return an answer for programs."""
+    """Return a JSON response."""
     return web.Response(
         body=msgspec.json.encode(data),
         status=status,
@@ -70,15 +70,15 @@ def json(data: Any, status: int = HTTPStatus.OK, **headers: str) -> web.Response
 
 
 def page(html: str) -> web.Response:
-    """Return an answer for people."""
+    """Return an HTML response."""
     return web.Response(text=html, content_type="text/html")
 
 
-def error(request: web.BaseRequest, status: int, told: dict[str, Any]) -> web.Response:
-    """Return an answer that says what is wrong."""
+def error(request: web.BaseRequest, status: int, body: dict[str, Any]) -> web.Response:
+    """Return a response with an error, as JSON or as a page."""
     if not wants_page(request):
-        return json(told, status)
-    sentence = escape(str(told["error"]))
+        return json(body, status)
+    sentence = escape(str(body["error"]))
     html = (
         "<!DOCTYPE html>"
         '<html lang="en"><meta charset="utf-8">'
@@ -88,8 +88,8 @@ def error(request: web.BaseRequest, status: int, told: dict[str, Any]) -> web.Re
     return web.Response(text=html, status=status, content_type="text/html")
 
 
-def told_of(failure: AffinityError) -> tuple[int, dict[str, Any]]:
-    """Return the status for an error, and what is said of it."""
+def status_and_body(failure: AffinityError) -> tuple[int, dict[str, Any]]:
+    """Return the HTTP status and the JSON body for an error, by its type."""
     if isinstance(failure, Refusal):
         return failure.status, {"error": failure.sentence}
     found = (code for classes, code in _STATUS_OF if isinstance(failure, classes))
@@ -100,11 +100,11 @@ def told_of(failure: AffinityError) -> tuple[int, dict[str, Any]]:
         problems = failure.problems[:_MOST_PROBLEMS]
         return status, {"error": sentence, "problems": problems, "problem_count": count}
     if isinstance(failure, LedgerError):
-        # Where the file is, is nobody's affair.
+        # Without its path: the layout of this machine is no business of the client.
         return status, {"error": f"The job's ledger: {failure.problem}"}
     return status, {"error": str(failure)}
 
 
-def told_of_http(failure: web.HTTPException) -> str:
-    """Return what is said of what aiohttp refuses."""
+def http_error_sentence(failure: web.HTTPException) -> str:
+    """Return the sentence for an error of aiohttp itself, such as 404 or 405."""
     return _SENTENCES.get(failure.status, failure.reason)

@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import NamedTuple
 
 from aiotasks.client import Client
 from aiotasks.dedupe import JobProgress, Ledger, resume
@@ -18,7 +19,7 @@ class BusyError(AffinityError):
 
 
 class RunningJob:
-    """A job that runs here, from the moment that somebody asked for it."""
+    """A job that runs in this process, from the request that started it."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -28,40 +29,53 @@ class RunningJob:
         self.refusal: AffinityError | None = None
         self.task: asyncio.Task[None] | None = None
 
-    def show(self, progress: JobProgress) -> None:
-        """Keep the newest that the run has told."""
+    def update(self, progress: JobProgress) -> None:
+        """Keep the newest progress of the run, for the next event."""
         self.progress = progress
+
+
+class LocalState(NamedTuple):
+    """What this process knows of a job that its ledger may not show.
+
+    ``error`` ended the last run here; it is also known if the ledger could not be written.
+    ``is_attached`` is true for a job that the caller runs, also when that run has ended: the lock
+    of its ledger is the caller's then, and not that of another program.
+    """
+
+    run: RunningJob | None = None
+    error: str | None = None
+    is_attached: bool = False
 
 
 class JobRunner:
     """Runs jobs, each at most once at a time, with one client for all."""
 
-    def __init__(self, client: Client, scope: BackgroundTasks) -> None:
+    def __init__(self, client: Client, tasks: BackgroundTasks) -> None:
         self._client = client
-        self._scope = scope
+        self._tasks = tasks
         self._runs: dict[str, RunningJob] = {}
         self._errors: dict[str, str] = {}
+        self._attached: set[str] = set()
         self._ended = Counter[str]()
         self.on_change: Callable[[str], object] = lambda _: None
 
-    def run_of(self, job_id: str) -> RunningJob | None:
-        """Return the run of a job, if it runs here."""
-        return self._runs.get(job_id)
-
-    def error_of(self, job_id: str) -> str | None:
-        """Return what has ended the last run here, where the ledger could not be told."""
-        return self._errors.get(job_id)
+    def local_state(self, job_id: str) -> LocalState:
+        """Return what this process knows of a job."""
+        return LocalState(
+            self._runs.get(job_id), self._errors.get(job_id), job_id in self._attached
+        )
 
     def ended(self, job_id: str) -> int:
         """Return how many runs of a job have ended here."""
         return self._ended[job_id]
 
     async def start(self, job_id: str, path: Path, *, retry_failed: bool) -> None:
-        """Start a job, and return once its ledger is held.
+        """Start a job, and return once its ledger is locked for this process.
 
         Raises:
             BusyError: when it runs here already.
-            LedgerError: when it cannot be held, since another process does, or at all.
+            LedgerError: when the ledger cannot be locked, for example because another process
+                holds the lock.
             EndingError: when the application ends.
         """
         if job_id in self._runs:
@@ -69,28 +83,29 @@ class JobRunner:
             raise BusyError(message)
         run = RunningJob(path)
         work = self._run(job_id, run, retry_failed=retry_failed)
-        run.task = self._scope.run(work, name=f"job {job_id}")
+        run.task = self._tasks.run(work, name=f"job {job_id}")
         self._runs[job_id] = run
-        # So it is over in any case, even when it is cancelled before its first step.
-        run.task.add_done_callback(lambda _: self._leave(job_id, run))
+        # Not in a `finally` of the task: one that is cancelled before its first step never runs it.
+        run.task.add_done_callback(lambda _: self._remove(job_id, run))
         _ = await run.opened.wait()
         if run.refusal is not None:
             raise run.refusal
 
     @contextmanager
-    def showing(self, job_id: str, run: RunningJob) -> Iterator[None]:
-        """Show a job that something else in this process runs, for as long as it does."""
+    def attached(self, job_id: str, run: RunningJob) -> Iterator[None]:
+        """Treat a job as running here while the caller runs it, in this process."""
+        self._attached.add(job_id)
         self._runs[job_id] = run
         run.opened.set()
         try:
             yield
         finally:
-            self._leave(job_id, run)
+            self._remove(job_id, run)
 
     def stop(self, job_id: str) -> None:
-        """Stop a job: nothing more is started, and what is open gets its grace.
+        """Stop a job: no more merges are started, and open ones get their grace.
 
-        The second time, it ends at once.
+        Called again, it cancels the job.
 
         Raises:
             BusyError: when it does not run here.
@@ -115,12 +130,12 @@ class JobRunner:
                 self._errors[job_id] = str(error)
             run.refusal = error
         except Exception:
-            self._errors[job_id] = "It ended unexpectedly: the log of the server tells more"
+            self._errors[job_id] = "It ended unexpectedly: the log of the server has more"
             raise
 
-    def _leave(self, job_id: str, run: RunningJob) -> None:
+    def _remove(self, job_id: str, run: RunningJob) -> None:
         del self._runs[job_id]
-        # What was refused has not begun.
+        # A run that could not lock the ledger never began, so its end is not reported.
         self._ended[job_id] += run.opened.is_set()
         run.opened.set()
         self.on_change(job_id)
@@ -133,7 +148,7 @@ class JobRunner:
                 ledger,
                 retry_failed=retry_failed,
                 stop=run.stop,
-                on_progress=run.show,
+                on_progress=run.update,
             )
         except AffinityError as error:
             with suppress(LedgerError):

@@ -1,4 +1,4 @@
-"""A server for the jobs of one folder, for those who have no application to mount it in."""
+"""A server of its own for the jobs of a folder, without an application to mount it in."""
 
 import ipaddress
 import os
@@ -17,7 +17,7 @@ from aiotasks.errors import ConfigurationError
 from ._app import jobs_app
 
 
-# Handlers of clients that are gone end at once, and so do all others.
+# Short: BackgroundTasks has ended all handlers before aiohttp starts to wait for them.
 _SHUTDOWN = 0.5
 
 
@@ -33,23 +33,23 @@ def serve(
 ) -> AbstractAsyncContextManager[str]:
     """Serve the jobs of a folder for the length of an ``async with``; it yields the link to open.
 
-    A server that others can reach has a token, a random one if none is given, and the link has it.
-    That link is all that is needed to start merges: give it only to those who may. It is sent
-    unencrypted: put a proxy with TLS before a server in a network that is not yours alone.
+    A server that other machines can reach always has a token, a random one by default, and the
+    link contains it. The link alone is enough to start merges: give it only to people who may. It
+    is sent unencrypted: put a proxy with TLS in front of a server in a shared network.
 
     Args:
         client: A client that is open until the server has ended.
         folder: Where the ledgers are.
-        host: The address to listen at. All addresses (``0.0.0.0``) are asked by this machine's
-            name, or by those in ``hosts``.
+        host: The address to listen at. With ``0.0.0.0`` (all addresses) requests must name this
+            machine's host name, or one of ``hosts``, in their Host header.
         port: The port to listen at; 0 takes a free one.
-        token: What everybody has to show.
-        hosts: Further names by which the server may be asked.
-        max_upload: The most bytes of a list of pairs.
+        token: The token that every request must have.
+        hosts: Further host names that requests may name.
+        max_upload: The maximum size of an upload in bytes.
 
     Raises:
         ConfigurationError: when there is no such folder, or a setting cannot be used; on entering,
-            when the address cannot be listened at.
+            when the server cannot listen at the address.
     """
     if not host:
         message = "host must be an address or a name: 0.0.0.0 for all addresses"
@@ -74,7 +74,7 @@ class Serving:
         name: str = "127.0.0.1",
         token: str | None = None,
     ) -> None:
-        # The log of requests would have the token.
+        # No access log: it would contain the token.
         self._runner = web.AppRunner(
             app, access_log=None, handler_cancellation=True, shutdown_timeout=_SHUTDOWN
         )
@@ -96,7 +96,7 @@ class Serving:
             await self._runner.cleanup()
             raise
         address, port = self._runner.addresses[0][:2]
-        # This name has two addresses, and a free port of one may be another's of the other.
+        # "localhost" has two addresses, and the port may be another program's at the other one.
         name = _name_of(address) if self._name == "localhost" else self._name
         return str(URL(f"http://{name}:{port}/{self._path}").with_query(self._query))
 
@@ -115,7 +115,7 @@ def _is_loopback(host: str) -> bool:
 
 
 def _name_of(host: str) -> str:
-    """Return by which name a server is asked that listens at an address."""
+    """Return the host name in the link to a server that listens at an address."""
     address = _address(host)
     if address is None:
         return host.lower()

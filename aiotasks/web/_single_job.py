@@ -1,4 +1,4 @@
-"""The page of a job beside the run of it, for as long as that goes on."""
+"""The page of one job that the caller runs, for as long as it runs."""
 
 import asyncio
 import os
@@ -14,19 +14,20 @@ from ._runner import RunningJob
 from ._server import Serving
 
 
-_FAREWELL = 1.0
+_SHUTDOWN_NOTICE_SECONDS = 1.0
+"""How long the end of the job waits for pages to receive it."""
 
 
 class JobPage:
-    """A page that is served: ``link`` leads to it, and ``show`` is a job's ``on_progress``."""
+    """A page that is served at ``link``; pass ``show`` to the job as ``on_progress``."""
 
     def __init__(self, link: str, run: RunningJob) -> None:
         self.link = link
         self._run = run
 
     def show(self, progress: JobProgress) -> None:
-        """Let the page tell how far the job is."""
-        self._run.show(progress)
+        """Update the page with the progress of the job."""
+        self._run.update(progress)
 
 
 @asynccontextmanager
@@ -35,14 +36,14 @@ async def serve_job(
 ) -> AsyncIterator[JobPage]:
     """Serve the page of a job that is run in this ``async with``, on a free port of loopback.
 
-    It reads the ledger, beside what runs the job. Its button to stop sets ``stop``, and the second
-    time cancels the task that has entered this; nothing can be started there. Whoever watches
-    until the end is told of it.
+    The server reads the ledger, beside the run that writes it. The page's stop button sets
+    ``stop``, and the second time cancels the task that entered this; the page cannot start
+    anything. Leaving it waits up to a second for open pages to receive the end of the job.
 
     Args:
         client: The client with which the job is run.
-        path: The job's ledger, in which the job has begun before anybody looks.
-        stop: The same as for ``run`` or ``resume``.
+        path: The job's ledger, in which the job must have begun before the page is opened.
+        stop: The event that is passed to ``run`` or ``resume`` too.
 
     Raises:
         ConfigurationError: when there is no free port.
@@ -52,8 +53,8 @@ async def serve_job(
     run.task = asyncio.current_task()
     site = JobApp(client, path)
     async with Serving(site.app, site.path) as link:
-        with site.showing(run):
+        with site.attached(run):
             yield JobPage(link, run)
         with suppress(TimeoutError):
-            async with asyncio.timeout(_FAREWELL):
-                await site.deserted()
+            async with asyncio.timeout(_SHUTDOWN_NOTICE_SECONDS):
+                await site.unwatched()

@@ -4,6 +4,7 @@ import pytest
 from playwright.async_api import BrowserContext, Page, expect
 
 from aiotasks.sandbox import Sandbox
+from aiotasks.web import _events
 from tests.browser.conftest import Site, Witness
 from tests.browser.steps import (
     COUNT,
@@ -130,6 +131,22 @@ async def test_two_tabs(page: Page, context: BrowserContext, sandbox: Sandbox) -
     for part in ("[aria-labelledby=phase]", "#failures", "[aria-labelledby=plan-title]"):
         shown = await page.locator(part).inner_text()
         assert await other.locator(part).inner_text() == shown
+
+
+async def test_far_behind(page: Page, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A page that events have left behind reads the whole job again, and goes on from there."""
+    monkeypatch.setattr(_events, "_RING", 2)
+    await plan(page, rows())
+    await page.evaluate("window.isSame = true")
+    await start(page)
+    await sees(page, planned=2, open=10)
+    sandbox.finish(sandbox.task_urls("company")[0], outcome="failed", reason="A lock was held")
+    await expect(page.get_by_role("table")).to_contain_text("A lock was held")
+    let_run(sandbox)
+    await sees_phase(page, "Finished")
+    await sees(page, succeeded=COUNT - 1, failed=1)
+    await expect(page.locator("#merge-2 .state")).to_have_text("Merged")
+    assert await page.evaluate("window.isSame") is True
 
 
 async def test_restart(page: Page, site: Site, witness: Witness, sandbox: Sandbox) -> None:

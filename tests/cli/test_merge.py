@@ -26,7 +26,7 @@ from aiotasks.cli.app import app
 from aiotasks.cli.exit_codes import Exit
 from aiotasks.cli.job_text import status
 from aiotasks.cli.progress import JobProgressBar
-from aiotasks.dedupe import JobInfo, JobProgress, PairState, Stopping, StopReason
+from aiotasks.dedupe import JobInfo, JobProgress, JobStatus, PairState, Stopping, StopReason
 from aiotasks.dedupe._run import reconciler
 from aiotasks.dedupe._run.evidence import MergeListScan
 from aiotasks.sandbox import Sandbox
@@ -447,12 +447,14 @@ def test_status_names_who_runs_it() -> None:
         begun_at=0.0,
     )
     totals = dict.fromkeys(PairState, 0) | {PairState.PLANNED: 2}
-    running = [*status(job, totals, {"stopped": "failures"}, "process 7 on here")]
-    stopped = [*status(job, totals, {"stopped": "failures"}, "")]
+    notes = {"stopped": "failures"}
+    running = [*status(job, JobStatus.of(job, totals, notes, holder="process 7 on here"))]
+    stopped = [*status(job, JobStatus.of(job, totals, notes))]
 
     assert running[0] == stopped[0] == "Job of pairs.csv: 2 pairs of persons"
-    assert running[-1] == "Run by process 7 on here"
-    assert "too many merges failed" in stopped[-1]
+    assert running[-1].startswith("It is run by process 7 on here,")
+    assert "too many merges failed" in stopped[-2]
+    assert "--max-failure-rate" in stopped[-1]
 
 
 def test_a_month_that_is_used_up(serve: Callable[..., Sandbox], tmp_path: Path) -> None:

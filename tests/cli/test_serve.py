@@ -244,7 +244,7 @@ class TestPage:
         sandbox.duration, threads_before = 0.5, threading.active_count()
         _ = (tmp_path / "other.job.db").write_bytes(b"")
 
-        def watch() -> tuple[Any, str, Any, Any, list[str]]:
+        def watch() -> tuple[Any, str, Any, Any, list[str], Any]:
             link = links.get(timeout=10)
             root = link.rpartition("/jobs/")[0]
             with urllib.request.urlopen(f"{link}/events", timeout=10) as stream:
@@ -258,21 +258,24 @@ class TestPage:
                     events.append(line.decode().strip())
                     if line == b"event: done\n":
                         break
-            return job, page, refused, other, events
+                state = json.loads(stream.readline().removeprefix(b"data: "))
+            return job, page, refused, other, events, state
 
         with ThreadPoolExecutor(1) as threads:
             watched = threads.submit(watch)
             done = run("merge", pairs, *KIND, "--yes", "--page")
-            job, page, refused, other, events = watched.result()
+            job, page, refused, other, events, state = watched.result()
         assert done.exit_code == Exit.SUCCEEDED
         assert done.stdout == ""
         assert (job["is_running"], job["source"]) == (True, str(pairs))
         assert job["progress"]["calls"] is not None
-        assert '"is_alone":true' in page
+        assert '"is_single_job":true' in page
         assert "All jobs" not in page
         assert (refused, other) == ([404, 405], 404)
         assert sum('"state":"succeeded"' in event for event in events) == 3
         assert events[-1] == "event: done"
+        # The command still has the ledger then, which is no other program.
+        assert (state["phase"], state["holder"]) == ("finished", None)
         assert threading.active_count() <= threads_before
 
     @pytest.mark.parametrize("times", [1, 2])
@@ -314,7 +317,7 @@ class TestPage:
         self, sandbox: Sandbox, pairs: Path, links: "Queue[str]", monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """A program that does not leave when it is told the end does not keep the command."""
-        monkeypatch.setattr(_single_job, "_FAREWELL", 0.1)
+        monkeypatch.setattr(_single_job, "_SHUTDOWN_NOTICE_SECONDS", 0.1)
         sandbox.duration = 0.3
 
         def watch() -> bytes:

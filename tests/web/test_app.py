@@ -34,7 +34,7 @@ class TestUpload:
         assert answer.headers["Location"] == f"jobs/{job['id']}"
         assert job["id"].startswith("my-pairs-")
         assert job["source"] == "My Pairs.csv"
-        assert (job["total"], job["merges"], job["seq"]) == (2, 2, 0)
+        assert (job["counts"]["total"], job["merges"], job["seq"]) == (2, 2, 0)
         assert job["totals"]["planned"] == 2
         assert job["cost"]["calls"] == 4
         assert job["fingerprint"] == Plan.of([(1, 2), (1, 3)], kind="company").fingerprint
@@ -249,7 +249,7 @@ class TestStart:
         sandbox.duration = 0.05
         job = await site.upload(15)
         done = await site.finish(job)
-        assert done["totals"]["succeeded"] == done["total"] == 15
+        assert done["totals"]["succeeded"] == done["counts"]["total"] == 15
         assert done["is_running"] is False
         assert done["stopped"] is done["error"] is done["progress"] is None
         assert done["curve"][-1][1] == 15
@@ -273,7 +273,7 @@ class TestStart:
         for wrong in ("", job["fingerprint"][:12], "f" * 64):
             answer = await site.start({**job, "fingerprint": wrong})
             assert answer.status == 409
-            assert "look at it again" in answer.json["error"]
+            assert "read it again" in answer.json["error"]
         for body in (b"", b"{}", b'{"fingerprint": 1}', b"x" * 70_000):
             answer = await site.send(f"jobs/{job['id']}/start", data=body)
             assert answer.status in {400, 413}
@@ -379,7 +379,7 @@ class TestStart:
         with monkeypatch.context() as patch:
             patch.setattr(_runner, "resume", fail)
             failed = await site.finish(job)
-        assert failed["error"] == "It ended unexpectedly: the log of the server tells more"
+        assert failed["error"] == "It ended unexpectedly: the log of the server has more"
         assert "ZeroDivisionError" in caplog.text
         assert (await site.finish(other))["totals"]["succeeded"] == 2
         assert (await site.finish(job))["error"] is None

@@ -1,4 +1,4 @@
-"""Events of a job as they come: once each, for many at once, and after a restart."""
+"""Events of a job as they come: once each or a resync, for many at once, after a restart."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from aiohttp import ClientPayloadError
 
 from aiotasks import Client, LedgerError
 from aiotasks.dedupe import Ledger, LedgerReader, PairState, Plan, Transition
@@ -14,9 +13,9 @@ from aiotasks.sandbox import Sandbox
 from aiotasks.web import _app, _events
 from aiotasks.web._background import BackgroundTasks
 from aiotasks.web._events import Event as EncodedEvent
-from aiotasks.web._events import Followers, Ring
+from aiotasks.web._events import Followers, Ring, Subscriber
 from aiotasks.web._runner import JobRunner
-from tests.web.conftest import Event, OpenSite, Site
+from tests.web.conftest import Event, OpenSite, Site, events_of
 
 
 pytestmark = pytest.mark.real_time
@@ -69,7 +68,7 @@ class TestRing:
         assert ring.after(0) is first
         for seq in range(500):
             assert ring.after(seq).seq == seq + 200
-        assert len(ring._pieces) <= 16
+        assert len(ring._chunks) <= 16
         assert ring.after(1000) == (b"", 1000)
 
     def test_it_forgets(self) -> None:
@@ -194,22 +193,35 @@ class TestResuming:
     async def test_from_long_ago(
         self, site: Site, writer: Writer, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """What has left the memory comes from the ledger, read once for all who ask."""
+        """Who is behind the memory gets the number to go on from, and what comes after it."""
+        monkeypatch.setattr(_events, "_RING", 100)
+        await writer.step(*range(1, 1501))
+        async with site.watch(writer.job, params={"after": "7"}) as events:
+            first, second = await anext(events), await anext(events)
+            assert first == Event("resync", {"seq": 1500}, 1500)
+            assert second.name == "progress"
+            assert second.data["counts"]["open"] == 1500
+            await writer.step(1501)
+            assert await take(events, 1) == [1501]
+
+    async def test_it_is_read_once(
+        self, site: Site, writer: Writer, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """However many are behind, the log is not read for them, however long it is."""
         monkeypatch.setattr(_events, "_RING", 100)
         await writer.step(*range(1, 1501))
         reads = _count(monkeypatch, "history")
         async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(self._read(site, writer, after)) for after in [0, 7] * 5]
-        assert [task.result() for task in tasks] == [[*range(1, 1501)], [*range(8, 1501)]] * 5
+            tasks = [group.create_task(self._first(site, writer, after)) for after in [0, 7] * 5]
+        assert [task.result().name for task in tasks] == ["resync"] * 10
         assert len(reads) < 30
 
-    async def _read(self, site: Site, writer: Writer, after: int) -> list[int]:
+    async def _first(self, site: Site, writer: Writer, after: int) -> Event:
         async with site.watch(writer.job, params={"after": str(after)}) as events:
-            return await take(events, 1500 - after)
+            return await anext(events)
 
-    async def test_gaps(self, site: Site, writer: Writer, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def test_gaps(self, site: Site, writer: Writer) -> None:
         """Steps that the ledger refused have left gaps in the numbers; they are passed over."""
-        monkeypatch.setattr(_events, "_RING", 100)
         await writer.step(*range(1, 11))
         refused = (writer.step(20_000 + n) for n in range(300))
         _ = await asyncio.gather(*refused, return_exceptions=True)
@@ -277,22 +289,22 @@ class TestMany:
     async def test_a_slow_reader(
         self, site: Site, writer: Writer, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """Whoever does not read keeps nobody else waiting, costs no memory, and misses nothing."""
+        """A slow stream delays no other, costs no memory, and reports what it leaves out."""
         monkeypatch.setattr(_events, "_RING", 200)
         url = f"{site.url}/jobs/{writer.job['id']}/events"
         async with site.session.get(url, read_bufsize=1024) as slow, site.watch(writer.job) as fast:
-            seen: list[int] = []
-            for start in range(1, 6001, 1500):
-                await writer.step(*range(start, start + 1500))
-                seen += await take(fast, 1500)
-            assert seen == [*range(1, 6001)]
-            late: list[int] = []
-            async for line in slow.content:
-                if line.startswith(b"id: "):
-                    late.append(int(line[4:]))
-                    if len(late) == 6000:
+            for start in range(1, 6001, 100):
+                await writer.step(*range(start, start + 100))
+                assert await take(fast, 100) == [*range(start, start + 100)]
+            resynced, last = 0, 0
+            async for event in events_of(slow):
+                if event.seq is not None:
+                    resynced += event.name == "resync"
+                    assert event.name == "resync" or event.seq == last + 1
+                    last = event.seq
+                    if last == 6000:
                         break
-            assert late == seen
+            assert resynced > 0
 
 
 async def _until_idle() -> None:
@@ -338,43 +350,19 @@ async def test_a_ledger_that_breaks(
             assert (await anext(again)).name == "progress"
 
 
-async def test_a_page_that_cannot_be_read(
-    site: Site, writer: Writer, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A stream that cannot go on ends, and its reader comes back to where it was."""
-    monkeypatch.setattr(_events, "_RING", 100)
-    await writer.step(*range(1, 1001))
-    history = LedgerReader.history
-
-    async def fail(self: Any, *, after: int = 0, limit: int | None = None) -> Any:
-        if after == 400:
-            raise LedgerError(str(self.path), "the disk is gone")
-        return await history(self, after=after, limit=limit)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(LedgerReader, "history", fail)
-        async with site.watch(writer.job) as events:
-            assert await take(events, 400) == [*range(1, 401)]
-            with pytest.raises(ClientPayloadError):
-                _ = await anext(events)
-    headers = {"Last-Event-ID": "400"}
-    async with site.watch(writer.job, headers=headers) as events:
-        assert await take(events, 600) == [*range(401, 1001)]
-
-
 async def test_one_that_breaks_is_replaced(client: Client, tmp_path: Path, writer: Writer) -> None:
     """Who was told by a reader that broke leaves alone the one that came after it."""
-    scope = BackgroundTasks()
-    await scope.open()
-    tails = Followers(scope, JobRunner(client, scope))
+    tasks = BackgroundTasks()
+    await tasks.open()
+    followers = Followers(tasks, JobRunner(client, tasks))
     path = tmp_path / "other.job.db"
-    first, second = (_events.Subscriber(0, lambda: False) for _ in range(2))
-    with tails.watching("other", path, first) as tail:
-        tail.is_over = True
-        watching = tails.watching("other", path, second)
+    first, second = (Subscriber(0, lambda: False) for _ in range(2))
+    with followers.subscribed("other", path, first) as follower:
+        follower.is_over = True
+        watching = followers.subscribed("other", path, second)
         kept = watching.__enter__()
-        assert kept is not tail
-    with tails.watching("other", path, first) as again:
+        assert kept is not follower
+    with followers.subscribed("other", path, first) as again:
         assert again is kept
     watching.__exit__(None, None, None)
-    await scope.leave()
+    await tasks.close()

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from aiotasks.dedupe import PairState, StopReason
-from aiotasks.web import _labels
+from aiotasks.dedupe import JobInfo, JobPhase, PairState
+from aiotasks.web import _json, _labels
 from aiotasks.web._html import job_page, list_page
 
 
@@ -20,6 +20,7 @@ pytestmark = pytest.mark.real_time
 
 NONCE = "c2FmZQ"
 FINGERPRINT = "0123456789abcdef" * 4
+BEGUN_AT = 1_767_323_045.0
 EVIL = "<script>alert(1)</script>"
 STEERING = "a\x00b\x1bc\x85d\u202ee\ufefff\ud800g\uffffh"
 
@@ -39,27 +40,45 @@ def pair(number: int = 1, **changes: Any) -> dict[str, Any]:
     }
 
 
-def job(totals: Mapping[str, int] | None = None, **changes: Any) -> dict[str, Any]:
-    totals = {**dict.fromkeys(PairState, 0), **(totals or {"planned": 3})}
+def job(
+    totals: Mapping[str, int] | None = None,
+    *,
+    merges: int | None = None,
+    notes: Mapping[str, str] | None = None,
+    holder: str | None = None,
+    is_running: bool = False,
+    error: str | None = None,
+    **changes: Any,
+) -> dict[str, Any]:
+    counted = {PairState(state): number for state, number in (totals or {"planned": 3}).items()}
+    info = JobInfo(
+        kind="company",
+        origin="https://api.affinity.co",
+        fingerprint=FINGERPRINT,
+        source="pairs.csv",
+        digest="",
+        columns=(),
+        merges=sum(counted.values()) if merges is None else merges,
+        begun_at=BEGUN_AT,
+    )
     return {
-        "id": "pairs-1",
-        "source": "pairs.csv",
-        "kind": "company",
-        "begun_at": "2026-01-02T03:04:05+00:00",
-        "totals": totals,
-        "total": sum(totals.values()),
-        "is_running": False,
-        "holder": None,
-        "stopped": None,
+        **_json.summary("pairs-1", info),
+        **_json.state(
+            info,
+            dict.fromkeys(PairState, 0) | counted,
+            notes or {},
+            holder=holder,
+            is_running=is_running,
+            error=error,
+        ),
         "fingerprint": FINGERPRINT,
-        "origin": "https://api.affinity.co",
-        "merges": sum(totals.values()),
+        "origin": info.origin,
+        "merges": info.merges,
         "cost": {"calls": 1234, "minutes": 6.25, "month_share": 0.056},
         "seq": 0,
         "rewrites": [],
         "left_out": [],
         "failures": [],
-        "progress": None,
         "curve": [],
         **changes,
     }
@@ -114,7 +133,6 @@ def everything(**changes: Any) -> dict[str, Any]:
     """Return a job in which all that is text is given."""
     return job(
         {"failed": 1, "planned": 1, "refused": 1},
-        total=3,
         merges=2,
         source=changes.get("source", "x"),
         origin=changes.get("origin", "x"),
@@ -207,10 +225,9 @@ class TestState:
         assert state["words"] == _labels.FOR_SCRIPT
 
     def test_there_are_words_for_everything(self) -> None:
-        """Each state of a pair, and each reason for which a job stops, is told in words."""
+        """Each state of a pair and each phase of a job has a label."""
         assert set(PairState) <= set(_labels.STATES)
-        assert set(StopReason) == set(_labels.STOPPED)
-        assert set(_labels.SENTENCES) == set(_labels.PHASES)
+        assert set(_labels.PHASES) == set(JobPhase)
 
 
 class TestPolicy:
@@ -302,40 +319,54 @@ class TestJob:
         ("changes", "title", "sentence"),
         [
             ({}, "Not started", "Nothing has been merged"),
-            ({"totals": {"planned": 1, "refused": 2}}, "Not started", "Read the plan"),
-            ({"is_running": True, "holder": "process 1"}, "Running", "You may close this page"),
             ({"is_running": True, "error": "before"}, "Running", "goes on without it. To come"),
             ({"holder": "process 1"}, "Running elsewhere", "It is run by process 1, and only"),
-            ({"stopped": "month"}, "Stopped", "calls of this month are used up"),
-            ({"stopped": "later-version"}, "Stopped", "Nothing is lost: it goes on where it is"),
-            ({"stopped": "unreachable", "error": "No route"}, "Stopped", "a long time. (No route)"),
-            ({"totals": {"planned": 1, "succeeded": 1}}, "Broken off", "What ran it has ended"),
-            ({"totals": {"started": 1}}, "Broken off", "what became of the open merges"),
             (
-                {"totals": {"planned": 1, "succeeded": 1}, "is_started": False},
-                "Not started",
-                "Nothing has been merged",
+                {"notes": {"stopped": "unreachable"}, "error": "No route"},
+                "Stopped",
+                "a long time. (No route)",
             ),
-            ({"is_started": True}, "Broken off", "What ran it has ended"),
+            ({"notes": {"anchor": "7"}}, "Broken off", "What ran it has ended"),
             ({"totals": {"succeeded": 2}}, "Finished", "Every merge has come to an end. To come"),
-            ({"totals": {"failed": 2}}, "Finished", "can be tried again"),
-            ({"totals": {"unsettled": 2}, "stopped": "month"}, "Finished", "come to an end. To"),
         ],
     )
     def test_it_says_how_far_it_is(
         self, changes: dict[str, Any], title: str, sentence: str
     ) -> None:
-        """How far a job is follows from who runs it, what is left, and why it was stopped."""
+        """The page shows the phase of a job and the sentence that explains it."""
         page = Reading(job_page(job(**changes), is_live=False, nonce=""))
         assert f"{title} " in page.text
         assert sentence in page.text
 
+    @pytest.mark.parametrize(
+        ("changes", "buttons"),
+        [
+            ({"totals": {"planned": 3, "failed": 1}}, (3, 0, 0)),
+            ({"totals": {"planned": 3, "failed": 1}, "is_running": True}, (0, 0, 0)),
+            ({"totals": {"planned": 3, "failed": 1}, "holder": "process 1"}, (0, 0, 0)),
+            ({"totals": {"planned": 3}, "notes": {"stopped": "month"}}, (0, 3, 0)),
+            (
+                {"totals": {"planned": 3, "started": 2}, "notes": {"anchor": ""}},
+                (0, 5, 0),
+            ),
+            (
+                {"totals": {"planned": 3, "sending": 1, "failed": 4}, "notes": {"anchor": ""}},
+                (0, 4, 8),
+            ),
+            ({"totals": {"succeeded": 3, "failed": 1, "refused": 2}}, (0, 0, 3)),
+            ({"totals": {"succeeded": 3, "refused": 2}, "merges": 3}, (0, 0, 0)),
+        ],
+    )
+    def test_what_can_be_done(self, changes: dict[str, Any], buttons: tuple[int, int, int]) -> None:
+        """Each button runs so many merges; where it would run none, it is not shown."""
+        assert tuple(job(**changes)["actions"].values()) == buttons
+
     def test_totals_are_told_without_a_script(self) -> None:
         """The totals are there for all readers, and what the plan left out counts apart."""
         totals = {"planned": 1000, "sending": 1, "started": 2, "succeeded": 4, "refused": 8}
-        page = read(totals=totals, total=1015)
+        page = read(totals=totals)
         assert "To come 1,000 Open 3 Merged 4 Failed 0 Refused 8" in page.text
-        apart = Reading(job_page(job(totals, total=1015, merges=1010), is_live=True, nonce=NONCE))
+        apart = Reading(job_page(job(totals, merges=1010), is_live=True, nonce=NONCE))
         assert "Refused 3 Unsettled 0 Left out 5" in apart.text
 
     def test_failures_are_told_without_a_script(self) -> None:
@@ -349,7 +380,8 @@ class TestJob:
 
     def test_only_the_newest_failures_are_told(self) -> None:
         """Where there are more failures than are told, the page says so."""
-        page = read(totals={"failed": 300, "planned": 1}, stopped="failures", failures=[pair()])
+        totals = {"failed": 300, "planned": 1}
+        page = read(totals=totals, notes={"stopped": "failures"}, failures=[pair()])
         assert "Not merged (300) The newest 1 are shown; the report has all." in page.text
 
     def test_what_will_not_run_is_told_before(self) -> None:
@@ -367,7 +399,7 @@ class TestJob:
     def test_the_rest_of_the_plan_can_be_asked_for(self) -> None:
         """What is not shown of a plan is counted, and a live page can show it."""
         for is_live, buttons in ((True, 1), (False, 0)):
-            big = {**job({"planned": 1234}), "merges": 1234}
+            big = job({"planned": 1234})
             page = Reading(job_page(big, is_live=is_live, nonce="", merges=[pair()]))
             assert "And 1,233 more; the report has all." in page.text
             assert len([each for each in page.of("button") if each.get("id") == "more"]) == buttons
@@ -415,7 +447,6 @@ class TestList:
         """Each job is a link, with how far it is and its totals."""
         totals = {"planned": 1, "started": 2, "succeeded": 3000, "failed": 4}
         summary = job(totals, is_running=True)
-        del summary["merges"]
         page = Reading(list_page([summary], nonce=NONCE))
         assert (
             "pairs.csv Running Companies, planned 2026-01-02 03:04 UTC "

@@ -1,4 +1,4 @@
-"""What is told of jobs, as JSON."""
+"""Jobs as JSON, and the folder that they are in."""
 
 import json
 import os
@@ -64,6 +64,7 @@ class TestPairs:
         told = _json.transition_view(now, Transition(number=1, state=state, at=60.0), {})
         is_end = state in {SUCCEEDED, FAILED, REFUSED, UNSETTLED}
         assert told["state"] == state
+        assert told["is_failure"] == (state in {FAILED, REFUSED, UNSETTLED})
         assert told["reason"] is None
         assert told["ended_at"] == ("1970-01-01T00:01:00+00:00" if is_end else None)
 
@@ -127,25 +128,27 @@ class TestCurve:
         assert found[-1] == [10_000.0, 10_000, None]
 
 
-def test_a_summary() -> None:
-    """Why a job stopped is told once it does not run any more."""
+@pytest.mark.parametrize("is_running", [True, False])
+def test_a_state(is_running: bool) -> None:
+    """Who holds a job and what stopped it is reported once it does not run here any more."""
     totals = dict.fromkeys(PairState, 1)
-    for is_running in (True, False):
-        told = _json.summary(
-            "a", JOB, totals, {"stopped": "month"}, is_running=is_running, holder=None
-        )
-        assert told["stopped"] == (None if is_running else "month")
-        assert told["total"] == len(PairState)
-        assert told["is_started"] is False
-        assert told["begun_at"] == "1970-01-01T00:16:40+00:00"
-
-
-def test_a_job_is_started_by_its_first_run() -> None:
-    """What had been merged before a job does not make it one that ran."""
-    totals = dict.fromkeys(PairState, 0) | {PairState.SUCCEEDED: 1}
-    for notes, is_started in (({}, False), ({"anchor": ""}, True), ({"anchor": "7"}, True)):
-        told = _json.summary("a", JOB, totals, notes, is_running=False, holder=None)
-        assert told["is_started"] is is_started
+    notes = {"anchor": "", "stopped": "month"}
+    found = _json.state(
+        JOB,
+        totals,
+        notes,
+        holder="process 1",
+        error="No",
+        is_running=is_running,
+        progress=JobProgress(totals=totals, calls=3) if is_running else None,
+    )
+    assert found["phase"] == ("running" if is_running else "elsewhere")
+    assert found["stopped"] == (None if is_running else "month")
+    assert found["holder"] == (None if is_running else "process 1")
+    assert found["error"] == (None if is_running else "No")
+    assert (found["progress"] or {}).get("calls") == (3 if is_running else None)
+    assert found["totals"] == totals
+    assert found["counts"]["total"] == len(PairState)
 
 
 def test_progress() -> None:

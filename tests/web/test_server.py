@@ -219,7 +219,7 @@ class TestScope:
         _ = await asyncio.wait([task])
         assert "Unexpected end of one" in caplog.text
         assert not other.done()
-        await asyncio.create_task(scope.leave())
+        await asyncio.create_task(scope.close())
         assert other.cancelled()
 
     async def test_what_it_completes(self) -> None:
@@ -235,7 +235,7 @@ class TestScope:
             await scope.complete(late())
         waiting = asyncio.create_task(scope.complete(asyncio.sleep(60)))
         await asyncio.sleep(0)
-        await scope.leave()
+        await scope.close()
         with pytest.raises(EndingError):
             await waiting
         for ask in (scope.complete, lambda work: scope.run(work, name="late")):

@@ -2,52 +2,41 @@
 
 let { job, merges } = given;
 
-function sentence(phase) {
-  let text = words.sentences[phase];
-  if (phase === "elsewhere") text = `It is run by ${job.holder}, and only there can it be stopped.`;
-  if (phase === "stopped") text = words.stopped[job.stopped] || text;
-  if (phase === "finished" && sum(job.totals, ["failed", "refused"])) text += ` ${words.try_again}`;
-  return job.error && phase !== "running" ? `${text} (${job.error})` : text;
-}
-
 function draw() {
-  const phase = phaseOf(job);
-  const totals = totalsOf(job);
-  drawPhase(phase, totals);
-  drawTiles(totals);
-  drawBar(totals);
-  drawMeasures(phase);
-  drawFailures(phase, totals);
+  drawPhase();
+  drawTiles();
+  drawBar();
+  drawMeasures();
+  drawFailures();
   drawCurves();
 }
 
-function drawPhase(phase, totals) {
-  const title = $("phase");
-  title.dataset.phase = phase;
-  say("phase", words.phases[phase]);
-  say("sentence", sentence(phase));
-  const share = sum(totals, ENDED) / (job.merges || 1);
+function drawPhase() {
+  $("phase").dataset.phase = job.phase;
+  say("phase", words.phases[job.phase]);
+  say("sentence", job.sentence);
+  const share = job.counts.ended / (job.merges || 1);
   const source = clean(job.source);
-  document.title = phase === "running" ? `${Math.floor(share * 100)}% · ${source}` : source;
+  document.title = job.phase === "running" ? `${Math.floor(share * 100)}% · ${source}` : source;
 }
 
-function drawTiles(totals) {
+function drawTiles() {
   for (const tile of document.querySelectorAll("[data-tile]")) {
-    const number = totals[tile.dataset.tile] || 0;
+    const number = job.counts[tile.dataset.tile];
     tile.querySelector("dd").textContent = count(number);
-    tile.hidden = !number && !ALWAYS.includes(tile.dataset.tile);
+    tile.hidden = !number && !("always" in tile.dataset);
   }
 }
 
-function drawBar(totals) {
+function drawBar() {
   let start = 0;
   for (const part of document.querySelectorAll("[data-part]")) {
-    const width = (100 * (totals[part.dataset.part] || 0)) / (job.merges || 1);
+    const width = (100 * job.counts[part.dataset.part]) / (job.merges || 1);
     part.setAttribute("x", `${start}%`);
     part.setAttribute("width", `${width}%`);
     start += width;
   }
-  const ended = sum(totals, ENDED);
+  const { ended } = job.counts;
   const bar = $("bar");
   bar.setAttribute("aria-valuemax", job.merges);
   bar.setAttribute("aria-valuenow", ended);
@@ -55,8 +44,8 @@ function drawBar(totals) {
   bar.hidden = false;
 }
 
-function drawMeasures(phase) {
-  const measures = phase === "running" ? measuresOf(job.progress || {}) : [];
+function drawMeasures() {
+  const measures = job.phase === "running" ? measuresOf(job.progress || {}) : [];
   const nodes = measures.map(([name, value]) =>
     element("div", {}, element("dt", {}, name), element("dd", {}, value)),
   );
@@ -85,14 +74,15 @@ function monthOf(used, limit) {
 
 const rowOf = new WeakMap();
 
-function drawFailures(phase, totals) {
-  const known = sum(totals, NOT_MERGED);
+function drawFailures() {
+  const known = job.counts.not_merged;
+  const isNew = job.phase === "new";
   const shown = job.failures.length;
   $("failures").hidden = !shown;
-  say("failures-title", `${phase === "new" ? "Will not run" : "Not merged"} (${count(known)})`);
+  say("failures-title", `${isNew ? "Will not run" : "Not merged"} (${count(known)})`);
   const rest = `The newest ${count(shown)} are shown; the report has all.`;
   const order = shown < known ? rest : "Newest first.";
-  say("failures-note", phase === "new" ? words.will_not_run : order);
+  say("failures-note", isNew ? words.will_not_run : order);
   place($("failure-rows"), job.failures.map(failureRow));
 }
 
@@ -145,7 +135,7 @@ const clockOf = new Intl.DateTimeFormat(undefined, { timeStyle: "short" });
 
 function drawCurves() {
   // What had ended when the job was planned is no part of the curve.
-  const { left_out } = totalsOf(job);
+  const { left_out } = job.counts;
   const points = job.curve
     .filter(([at]) => at >= 1)
     .map(([at, ended, left]) => [at, Math.max(0, ended - left_out), left]);

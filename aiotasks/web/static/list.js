@@ -59,13 +59,12 @@ for (const name of ["dragenter", "dragover", "dragleave", "drop"]) {
 }
 
 function row(job) {
-  const phase = phaseOf(job);
-  const totals = totalsOf(job);
+  const { phase, counts } = job;
   const kind = words.plural[job.kind];
   const numbers = [
-    `${count(totals.succeeded || 0)} merged`,
-    `${count(sum(totals, NOT_MERGED))} not merged`,
-    `${count(sum(totals, ["planned", ...OPEN]))} to come`,
+    `${count(counts.succeeded)} merged`,
+    `${count(counts.not_merged)} not merged`,
+    `${count(counts.to_come)} to come`,
   ];
   const link = { href: `jobs/${encodeURIComponent(job.id)}` };
   return element(

@@ -21,13 +21,13 @@ async function follow() {
   await listen();
   for (;;) {
     try {
-      adopt(await ask(address));
+      await readAgain();
       found();
       wait = 1;
       // A hidden page holds no connection: a browser has only six for a server.
       await (document.hidden ? untilShown(HIDDEN_SECONDS) : listen());
     } catch (error) {
-      if (given.is_alone && !error.status) return bidFarewell();
+      if (given.is_single_job && !error.status) return showShutdownNotice();
       lost(error);
       wait = Math.min(2 * wait, LONGEST_PAUSE_SECONDS);
     }
@@ -63,9 +63,11 @@ function listen() {
     listenTo("pair", takePair);
     listenTo("progress", takeProgress);
     listenTo("done", (done) => {
-      takeProgress({ ...done, is_running: false, progress: null });
+      takeProgress(done);
       end();
     });
+    // This page is too far behind: the next stream starts after the whole job, read anew.
+    listenTo("resync", end);
     restart();
   });
 }
@@ -75,6 +77,18 @@ function untilShown(seconds) {
     document.addEventListener("visibilitychange", resolve, { once: true }),
   );
   return Promise.race([shown, pause(seconds)]);
+}
+
+/* The events that were missed are not sent again: what they would have changed is read anew. */
+async function readAgain() {
+  const fresh = await ask(address);
+  const isBehind = fresh.seq > job.seq;
+  adopt(fresh);
+  for (let after = 0; isBehind && after !== null && after < lastNumber; ) {
+    const page = await ask(`${address}/plan?after=${after}`);
+    page.merges.forEach(markMerge);
+    after = page.next;
+  }
 }
 
 /* Take the whole job, unless events have brought later news than it has. */
@@ -92,17 +106,16 @@ function takePair(pair, seq) {
   if (seq <= job.seq) return;
   job.seq = seq;
   const others = job.failures.filter((each) => each.number !== pair.number);
-  const isFailure = NOT_MERGED.includes(pair.state);
-  job.failures = isFailure ? [pair, ...others].slice(0, MOST_FAILURES) : others;
+  job.failures = pair.is_failure ? [pair, ...others].slice(0, MOST_FAILURES) : others;
   markMerge(pair);
   update();
 }
 
-function takeProgress({ totals, progress, is_running, stopped, point }) {
-  Object.assign(job, { totals, progress, is_running, stopped });
+function takeProgress({ point, ...state }) {
+  Object.assign(job, state);
   const [at, ended] = job.curve.at(-1) || [-1, 0];
   // Time that passes without a run is no part of the curve.
-  if (point && point[0] > at && (is_running || point[1] !== ended)) job.curve.push(point);
+  if (point && point[0] > at && (job.is_running || point[1] !== ended)) job.curve.push(point);
   if (job.curve.length > MOST_POINTS) job.curve = job.curve.filter((_, place) => place % 2 === 0);
   update();
 }
@@ -141,53 +154,39 @@ function found() {
   announce("The connection to the server is back.");
 }
 
-/* What runs a job by itself serves its page, and ends with it: nobody comes back. */
-function bidFarewell() {
-  Object.assign(job, { is_running: false, progress: null });
-  say("connection", words.farewell);
-  announce(words.farewell);
+/* The page of a single job ends with the program that runs it: it is no use to try again. */
+function showShutdownNotice() {
+  if (job.is_running) Object.assign(job, words.killed);
+  say("connection", words.shutdown_notice);
+  announce(words.shutdown_notice);
   update();
 }
 
-let announcedPhase = phaseOf(job);
+let announcedPhase = job.phase;
 function announceProgress() {
-  const phase = phaseOf(job);
+  const { phase, counts } = job;
   const isDue = Date.now() - announcedAt >= ANNOUNCED_EVERY_SECONDS * 1000;
   if (phase === announcedPhase && !(isDue && phase === "running")) return;
   announcedAt = Date.now();
   announcedPhase = phase;
-  const totals = totalsOf(job);
-  const ended = `${count(sum(totals, ENDED))} of ${count(job.merges)} merges have ended`;
-  announce(`${words.phases[phase]}. ${ended}, ${count(sum(totals, NOT_MERGED))} of them badly.`);
+  const ended = `${count(counts.ended)} of ${count(job.merges)} merges have ended`;
+  announce(`${words.phases[phase]}. ${ended}, ${count(counts.not_merged)} of them failed.`);
 }
 
 /* Buttons: what starts something says first what that is. */
 
-const ACTIONS = {
-  start: { title: (merges) => `Start ${merges}`, phases: ["new"], states: ["planned"] },
-  "go-on": {
-    title: (merges) => `Go on with ${merges}`,
-    phases: ["stopped", "broken-off"],
-    states: ["planned", ...OPEN],
-  },
-  retry: {
-    title: (merges) => `Try ${merges} again`,
-    phases: ["stopped", "broken-off", "finished"],
-    states: ["failed", "refused"],
-    is_retry: true,
-  },
+const TITLES = {
+  start: (merges) => `Start ${merges}`,
+  "go-on": (merges) => `Go on with ${merges}`,
+  retry: (merges) => `Try ${merges} again`,
 };
 
 function drawControls() {
-  const phase = phaseOf(job);
   const hadFocus = document.activeElement;
-  isStopping &&= phase === "running";
-  for (const [id, action] of Object.entries(ACTIONS)) {
-    // Where the command line runs the job, it alone starts it.
-    const isAllowed = !given.is_alone && action.phases.includes(phase);
-    $(id).hidden = !(isAllowed && sum(totalsOf(job), action.states));
-  }
-  $("stop").hidden = phase !== "running";
+  isStopping &&= job.phase === "running";
+  // Where the command line runs the job, it alone starts it.
+  for (const id of Object.keys(TITLES)) $(id).hidden = given.is_single_job || !job.actions[id];
+  $("stop").hidden = job.phase !== "running";
   // A button that is disabled would lose the focus.
   for (const button of $("controls").children) button.setAttribute("aria-disabled", isAsked);
   $("stop").textContent = isStopping ? "Stop at once" : "Stop";
@@ -197,17 +196,16 @@ function drawControls() {
 }
 
 let closed = Promise.resolve();
-async function confirmed({ title, states, is_retry }) {
-  // That the dialog was closed is told a moment later, when it may be open again.
+async function confirmed(id) {
+  // That the dialog was closed is reported a moment later, when it may be open again.
   await closed;
-  const totals = totalsOf(job);
-  const number = sum(totals, is_retry ? [...states, "planned", ...OPEN] : states);
-  const merges = number === 1 ? "1 merge" : `${count(number)} merges`;
-  say("confirmation-title", `${title(merges)}?`);
+  const number = job.actions[id];
+  const title = TITLES[id](number === 1 ? "1 merge" : `${count(number)} merges`);
+  say("confirmation-title", `${title}?`);
   const plural = number === 1 ? job.kind : words.plural[job.kind];
-  const failed = is_retry ? ", those that failed or were refused included" : "";
+  const failed = id === "retry" ? ", those that failed or were refused included" : "";
   say("confirmation-what", `${count(number)} ${plural} will be merged into others${failed}.`);
-  say("confirmation-yes", title(merges));
+  say("confirmation-yes", title);
   const dialog = $("confirmation");
   dialog.returnValue = "";
   dialog.showModal();
@@ -227,7 +225,7 @@ async function act(path, body) {
     return true;
   } catch (error) {
     // What serves this page may end at once when it is told to: that is told where it shows.
-    if (given.is_alone && (!error.status || error.status === 503)) return false;
+    if (given.is_single_job && (!error.status || error.status === 503)) return false;
     say("problem", error.status ? error.message : "The server could not be reached. Try again.");
     $("problem").focus();
     return false;
@@ -237,10 +235,10 @@ async function act(path, body) {
   }
 }
 
-for (const [id, action] of Object.entries(ACTIONS)) {
+for (const id of Object.keys(TITLES)) {
   $(id).addEventListener("click", async () => {
     const { fingerprint } = job;
-    if (await confirmed(action)) await act("start", { fingerprint, retry_failed: !!action.is_retry });
+    if (await confirmed(id)) await act("start", { fingerprint, retry_failed: id === "retry" });
   });
 }
 

@@ -85,33 +85,4 @@ function speak() {
   spokenAt = Date.now();
 }
 
-/* How jobs are counted and judged, on both pages. */
-
-const OPEN = ["sending", "started"];
-const NOT_MERGED = ["failed", "refused", "unsettled"];
-const ENDED = ["succeeded", ...NOT_MERGED];
-const ALWAYS = ["planned", "open", "succeeded", "failed"];
-
-const sum = (totals, states) => states.reduce((all, state) => all + (totals[state] || 0), 0);
-
-/* How far a job is; _html.py does the same. */
-function phaseOf({ totals, is_running, holder, stopped, is_started = isTouched(totals) }) {
-  if (is_running) return "running";
-  if (holder) return "elsewhere";
-  if (!sum(totals, ["planned", ...OPEN])) return "finished";
-  if (stopped) return "stopped";
-  return is_started ? "broken-off" : "new";
-}
-
-function isTouched(totals) {
-  return sum(totals, [...OPEN, "succeeded", "failed", "unsettled"]) > 0;
-}
-
-/* The totals as they are shown: what the plan left out counts apart. */
-function totalsOf({ totals, total, merges: planned = total }) {
-  const left_out = total - planned;
-  const refused = (totals.refused || 0) - left_out;
-  return { ...totals, refused, left_out, open: sum(totals, OPEN) };
-}
-
 localizeTimes();
