@@ -1,4 +1,4 @@
-"""The commands that show jobs in a browser, and the page beside a job that runs."""
+"""The command that shows jobs in a browser, and the page beside a job that runs."""
 
 import asyncio
 import signal
@@ -22,7 +22,7 @@ from .options import ApiVersion, BaseUrl, settings_of
 from .output import say
 
 
-_PATIENCE = 5.0
+_KEY_CHECK_SECONDS = 5.0
 _NOTHING_LOST = "Nothing is lost: a job that ran goes on when it is started again."
 
 commands = typer.Typer()
@@ -43,22 +43,22 @@ def serve(
     token: Annotated[
         str | None,
         typer.Option(
-            help="What everybody has to show.",
+            help="The token that every request must have.",
             envvar="AIOTASKS_TOKEN",
             show_default="none on loopback, else a random one",
         ),
     ] = None,
     name: Annotated[
         list[str] | None,
-        typer.Option(help="A further name by which it may be asked; may be repeated."),
+        typer.Option(help="A further host name in requests; may be repeated."),
     ] = None,
     base_url: BaseUrl = None,
     api_version: ApiVersion = None,
 ) -> None:
     """Show the jobs of a folder in a browser, to be planned, started and watched, until Ctrl-C.
 
-    The first line on standard output is the link. Who has it may start merges, and those of
-    companies are PERMANENT.
+    The first line on standard output is the link. Anyone who has it can start merges, and those
+    of companies are PERMANENT.
     """
     served = _serve(
         folder,
@@ -78,20 +78,20 @@ def serve(
 async def page_beside(
     client: Client, path: Path, stop: asyncio.Event, show_here: Callable[[JobProgress], object]
 ) -> AsyncIterator[Callable[[JobProgress], None]]:
-    """Serve the page of a job that is run meanwhile, and yield what shows it and tells the page.
+    """Serve the page of a job, and yield an ``on_progress`` that updates both page and terminal.
 
-    Its link is said when there is something to see.
+    The link is printed once there is something left to watch.
     """
-    is_said = False
+    is_printed = False
     async with serve_job(client, path, stop=stop) as page:
 
         def show(progress: JobProgress) -> None:
-            nonlocal is_said
+            nonlocal is_printed
             _ = show_here(progress)
             page.show(progress)
-            if not is_said and progress.ended < progress.total:
+            if not is_printed and progress.ended < progress.total:
                 say(f"To watch it in a browser: {page.link}")
-                is_said = True
+                is_printed = True
 
         yield show
 
@@ -117,9 +117,9 @@ async def _serve(
 
 
 def _end_by_signals() -> None:
-    """Let Ctrl-C and its like cancel this task, once: what ends has an end."""
+    """Let SIGINT and SIGTERM cancel this task, once: a second signal must not stop the cleanup."""
     loop, task = asyncio.get_running_loop(), asyncio.current_task()
-    assert task is not None  # noqa: S101 - this is called in the task that is to end
+    assert task is not None  # noqa: S101 - called in the task that is to end
 
     def end() -> None:
         if not task.cancelling():
@@ -131,11 +131,11 @@ def _end_by_signals() -> None:
 
 async def _try_key(client: Client) -> None:
     try:
-        async with asyncio.timeout(_PATIENCE):
+        async with asyncio.timeout(_KEY_CHECK_SECONDS):
             _ = await client.refresh_quota()
     except (AuthenticationError, AuthorizationError):
         raise
     except (AffinityError, TimeoutError) as error:
-        # What is on disk can be looked at all the same.
-        reason = str(error) or f"there was no answer in {_PATIENCE:g} s"
-        say(f"Jobs can be looked at, but the API cannot be asked now: {reason}")
+        # Without the API, jobs can still be shown from their ledgers.
+        reason = str(error) or f"there was no answer in {_KEY_CHECK_SECONDS:g} s"
+        say(f"Jobs can be shown, but the API does not answer now: {reason}")

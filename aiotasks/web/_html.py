@@ -1,7 +1,7 @@
 """From a job's JSON to its page: one HTML document that needs no other file.
 
-The document is whole without JavaScript, as of the moment. Its script draws the rest out of the
-JSON that is in it too, and follows the job where there is a server to follow.
+The document is complete without JavaScript, but does not change. Its script draws the rest from
+the JSON in it, and follows the job if there is a server.
 """
 
 import json
@@ -46,7 +46,7 @@ def job_page(
     """Return the page of a job.
 
     Args:
-        job: The job as the server tells it.
+        job: The JSON of the job.
         is_live: Whether there is a server behind the page. The page of none has no buttons, links
             or events, brings its own content security policy, and can be saved as one file.
         nonce: That of the content security policy with which a live page is sent, otherwise "".
@@ -276,7 +276,7 @@ def _code(fingerprint: str) -> str:
 
 
 def _text(value: object) -> str:
-    """Return text for HTML that is only text, whoever put it into the CRM."""
+    """Escape text for HTML: names in a CRM and reasons are written by others."""
     return escape(_UNPRINTABLE.sub("\N{REPLACEMENT CHARACTER}", _SPACES.sub(" ", str(value))))
 
 

@@ -208,7 +208,7 @@ class TestServe:
         self, sandbox: Sandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: str
     ) -> None:
         """Without the API the jobs can still be looked at, and that is said."""
-        monkeypatch.setattr(serve_module, "_PATIENCE", 0.3)
+        monkeypatch.setattr(serve_module, "_KEY_CHECK_SECONDS", 0.3)
         monkeypatch.chdir(tmp_path)
         sandbox.inject(fault)
         with socket.create_server(("127.0.0.1", 0)) as free:
@@ -231,7 +231,7 @@ class TestServe:
             looked.result()
         sandbox.clear_faults()
         assert answers == [{"jobs": []}]
-        assert "the API cannot be asked now" in done.stderr
+        assert "the API does not answer now" in done.stderr
         assert done.stdout == f"http://127.0.0.1:{port}/jobs\n"
         assert done.exit_code == Exit.SUCCEEDED
 

@@ -1,4 +1,4 @@
-/* How a job looks: everything here is drawn from `job`, as often as it changes. */
+/* Draws the page of a job from `job`, whenever that changes. The server decides what it means. */
 
 let { job, merges } = given;
 
@@ -13,8 +13,8 @@ function draw() {
 
 function drawPhase() {
   $("phase").dataset.phase = job.phase;
-  say("phase", words.phases[job.phase]);
-  say("sentence", job.sentence);
+  setText("phase", words.phases[job.phase]);
+  setText("sentence", job.sentence);
   const share = job.counts.ended / (job.merges || 1);
   const source = clean(job.source);
   document.title = job.phase === "running" ? `${Math.floor(share * 100)}% · ${source}` : source;
@@ -70,7 +70,7 @@ function monthOf(used, limit) {
   return limit ? `${percent(used / limit)} of ${count(limit)}` : count(used);
 }
 
-/* Failures: rows that are there already stay as they are, so that a selection in them survives. */
+/* Failures: existing rows are kept as they are, so that a selection in them survives. */
 
 const rowOf = new WeakMap();
 
@@ -79,10 +79,10 @@ function drawFailures() {
   const isNew = job.phase === "new";
   const shown = job.failures.length;
   $("failures").hidden = !shown;
-  say("failures-title", `${isNew ? "Will not run" : "Not merged"} (${count(known)})`);
-  const rest = `The newest ${count(shown)} are shown; the report has all.`;
-  const order = shown < known ? rest : "Newest first.";
-  say("failures-note", isNew ? words.will_not_run : order);
+  setText("failures-title", `${isNew ? "Will not run" : "Not merged"} (${count(known)})`);
+  const newest = `The newest ${count(shown)} are shown; the report has all.`;
+  const order = shown < known ? newest : "Newest first.";
+  setText("failures-note", isNew ? words.will_not_run : order);
   place($("failure-rows"), job.failures.map(failureRow));
 }
 
@@ -134,7 +134,7 @@ const STEPS = [1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 21
 const clockOf = new Intl.DateTimeFormat(undefined, { timeStyle: "short" });
 
 function drawCurves() {
-  // What had ended when the job was planned is no part of the curve.
+  // Rows that the plan left out ended when the job was planned, and are no part of the curve.
   const { left_out } = job.counts;
   const points = job.curve
     .filter(([at]) => at >= 1)
@@ -171,8 +171,8 @@ function inWords(points, { index, name }) {
 }
 
 function timeAxis(from, until, x, width, height) {
-  const room = Math.max(2, Math.floor(width / 90));
-  const step = STEPS.find((each) => (until - from) / each <= room) || 604800;
+  const mostSteps = Math.max(2, Math.floor(width / 90));
+  const step = STEPS.find((each) => (until - from) / each <= mostSteps) || 604800;
   const begun = Date.parse(job.begun_at) / 1000;
   const format = step < 60 ? timeOf : step < 43200 ? clockOf : dayOf;
   const nodes = [];
@@ -206,7 +206,7 @@ function panel(points, { index, name, kind }, place, x, width) {
   ];
 }
 
-/* A line that breaks where nothing is known. */
+/* A line with gaps where no value is known. */
 function path(points, index, x, y) {
   let isBroken = true;
   const parts = [];
@@ -214,7 +214,7 @@ function path(points, index, x, y) {
     const isKnown = point[index] !== null;
     if (isKnown) {
       const place = `${x(point[0]).toFixed(1)} ${y(point[index]).toFixed(1)}`;
-      // Of no length, but with round ends: a value between gaps is a dot.
+      // A segment of length 0 has round ends, so that a value between gaps is a dot.
       parts.push(isBroken ? `M${place}h0` : `L${place}`);
     }
     isBroken = !isKnown;

@@ -1,6 +1,6 @@
 /* The list of jobs, and the form for a new one. */
 
-const NEWS_SECONDS = 5;
+const REFRESH_SECONDS = 5;
 const MOST_PROBLEMS = 500;
 const form = $("new");
 const drop = $("drop");
@@ -14,9 +14,9 @@ async function upload() {
     name: given.name,
     on_conflict: $("on-conflict").value,
   });
-  // The type that a browser guesses must not decide how a file is read.
+  // Not the browser's guess: the server would read a file of type JSON as the pairs of a program.
   const headers = { "Content-Type": "application/octet-stream" };
-  const job = await ask(`jobs?${query}`, { method: "POST", headers, body: given });
+  const job = await fetchJson(`jobs?${query}`, { method: "POST", headers, body: given });
   location.assign(`jobs/${encodeURIComponent(job.id)}`);
 }
 
@@ -26,10 +26,10 @@ function showProblems(error) {
   const all = error.problem_count || problems.length;
   const number = all ? `${count(all)} ${all === 1 ? "problem" : "problems"}. ` : "";
   const title = isRefused ? `${number}${error.message}` : "The file could not be sent. Try again.";
-  say("problems-title", title);
+  setText("problems-title", title);
   const lines = problems.slice(0, MOST_PROBLEMS).map((each) => element("li", {}, each));
-  const rest = all - lines.length;
-  if (rest > 0) lines.push(element("li", {}, `And ${count(rest)} more.`));
+  const missing = all - lines.length;
+  if (missing > 0) lines.push(element("li", {}, `And ${count(missing)} more.`));
   $("problem-lines").replaceChildren(...lines);
   $("problems").hidden = false;
   $("problems").focus();
@@ -80,11 +80,11 @@ function row(job) {
 const capital = (text) => text[0].toUpperCase() + text.slice(1);
 
 async function refresh() {
-  const { jobs } = await ask("jobs");
-  const news = JSON.stringify(jobs);
-  if (news === known || !jobs.length) return;
-  known = news;
-  // Whoever has a link in focus keeps it.
+  const { jobs } = await fetchJson("jobs");
+  const fresh = JSON.stringify(jobs);
+  if (fresh === known || !jobs.length) return;
+  known = fresh;
+  // Replacing the rows would take the focus off a link.
   const focused = document.activeElement?.closest("#jobs a")?.getAttribute("href");
   $("jobs").replaceChildren(...jobs.map(row));
   if (focused) $("jobs").querySelector(`a[href="${CSS.escape(focused)}"]`)?.focus();
@@ -92,13 +92,13 @@ async function refresh() {
 
 async function follow() {
   for (;;) {
-    await pause(NEWS_SECONDS);
+    await pause(REFRESH_SECONDS);
     if (document.hidden) continue;
     try {
       await refresh();
-      say("connection", "");
+      setText("connection", "");
     } catch {
-      say("connection", "The server cannot be reached. This page tries again by itself.");
+      setText("connection", "The server cannot be reached. This page tries again by itself.");
     }
   }
 }

@@ -1,4 +1,4 @@
-/* A job with a server behind it: its events, its buttons, more of its plan. */
+/* The live page of a job: its events, its buttons, and more of its plan. */
 
 const MOST_FAILURES = 200;
 const MOST_POINTS = 600;
@@ -9,12 +9,12 @@ const LONGEST_PAUSE_SECONDS = 10;
 const ANNOUNCED_EVERY_SECONDS = 30;
 
 const address = encodeURIComponent(job.id);
-let isAsked = false;
+let isRequested = false;
 let isStopping = false;
-let lostAt = null;
+let disconnectedAt = null;
 let announcedAt = Date.now();
 
-/* Following: a stream of events, and the whole job anew whenever the stream was interrupted. */
+/* Following: a stream of events, and the whole job again whenever the stream was interrupted. */
 
 async function follow() {
   let wait = 1;
@@ -22,20 +22,20 @@ async function follow() {
   for (;;) {
     try {
       await readAgain();
-      found();
+      reconnected();
       wait = 1;
       // A hidden page holds no connection: a browser has only six for a server.
       await (document.hidden ? untilShown(HIDDEN_SECONDS) : listen());
     } catch (error) {
-      if (given.is_single_job && !error.status) return showShutdownNotice();
-      lost(error);
+      if (isShutDown(error)) return showShutdownNotice();
+      disconnected(error);
       wait = Math.min(2 * wait, LONGEST_PAUSE_SECONDS);
     }
     await pause(wait);
   }
 }
 
-/* Resolves when the stream has ended, for whatever reason. */
+/* Resolve when the stream has ended, for any reason. */
 function listen() {
   return new Promise((resolve) => {
     const source = new EventSource(`${address}/events?after=${job.seq}`);
@@ -53,12 +53,12 @@ function listen() {
       });
     const restart = () => {
       clearTimeout(timer);
-      // What another program runs tells no progress: the job is asked for anew now and then.
+      // No event says that another program has released the ledger, so the job is read again.
       const isQuiet = !job.is_running && !job.holder;
       if (!isQuiet) timer = setTimeout(end, SILENT_SECONDS * 1000);
     };
     document.addEventListener("visibilitychange", end);
-    source.addEventListener("open", found);
+    source.addEventListener("open", reconnected);
     source.addEventListener("error", end);
     listenTo("pair", takePair);
     listenTo("progress", takeProgress);
@@ -81,20 +81,20 @@ function untilShown(seconds) {
 
 /* The events that were missed are not sent again: what they would have changed is read anew. */
 async function readAgain() {
-  const fresh = await ask(address);
+  const fresh = await fetchJson(address);
   const isBehind = fresh.seq > job.seq;
   adopt(fresh);
   for (let after = 0; isBehind && after !== null && after < lastNumber; ) {
-    const page = await ask(`${address}/plan?after=${after}`);
+    const page = await fetchJson(`${address}/plan?after=${after}`);
     page.merges.forEach(markMerge);
     after = page.next;
   }
 }
 
-/* Take the whole job, unless events have brought later news than it has. */
+/* Replace the job, unless events have brought newer transitions meanwhile. */
 function adopt(fresh) {
   if (fresh.seq < job.seq) return;
-  // What this page has seen itself is finer than the samples in the ledger.
+  // The points that this page has collected are finer than those in the ledger.
   const [last] = fresh.curve.at(-1) || [0];
   const isSeen = job.curve.length && job.curve.at(-1)[0] >= last - FRESH_SECONDS;
   job = isSeen ? { ...fresh, curve: job.curve } : fresh;
@@ -114,7 +114,7 @@ function takePair(pair, seq) {
 function takeProgress({ point, ...state }) {
   Object.assign(job, state);
   const [at, ended] = job.curve.at(-1) || [-1, 0];
-  // Time that passes without a run is no part of the curve.
+  // While nothing runs, points would only repeat the last one.
   if (point && point[0] > at && (job.is_running || point[1] !== ended)) job.curve.push(point);
   if (job.curve.length > MOST_POINTS) job.curve = job.curve.filter((_, place) => place % 2 === 0);
   update();
@@ -125,7 +125,7 @@ function markMerge({ number, state }) {
   if (mark && mark.dataset.state !== state) mark.replaceWith(stateMark(state));
 }
 
-/* Many events in one frame are one drawing. */
+/* Draw once a frame, however many events there were. A hidden page has no frames. */
 let isDrawn = true;
 function update() {
   if (!isDrawn) return;
@@ -139,25 +139,27 @@ function update() {
   });
 }
 
-function lost(error) {
-  lostAt ??= new Date();
-  const since = `The connection to the server is lost since ${timeOf.format(lostAt)}.`;
+function disconnected(error) {
+  disconnectedAt ??= new Date();
+  const since = `The connection to the server is lost since ${timeOf.format(disconnectedAt)}.`;
   const why = error.status ? `${error.message}` : "What was done is kept.";
-  say("connection", `${since} ${why} This page tries again by itself.`);
+  setText("connection", `${since} ${why} This page tries again by itself.`);
   announce("The connection to the server is lost. This page tries again by itself.");
 }
 
-function found() {
-  if (lostAt === null) return;
-  lostAt = null;
-  say("connection", "");
+function reconnected() {
+  if (disconnectedAt === null) return;
+  disconnectedAt = null;
+  setText("connection", "");
   announce("The connection to the server is back.");
 }
 
 /* The page of a single job ends with the program that runs it: it is no use to try again. */
+const isShutDown = (error) => given.is_single_job && (!error.status || error.status === 503);
+
 function showShutdownNotice() {
   if (job.is_running) Object.assign(job, words.killed);
-  say("connection", words.shutdown_notice);
+  setText("connection", words.shutdown_notice);
   announce(words.shutdown_notice);
   update();
 }
@@ -173,7 +175,7 @@ function announceProgress() {
   announce(`${words.phases[phase]}. ${ended}, ${count(counts.not_merged)} of them failed.`);
 }
 
-/* Buttons: what starts something says first what that is. */
+/* Buttons: before anything starts, a dialog shows what it is. */
 
 const TITLES = {
   start: (merges) => `Start ${merges}`,
@@ -188,9 +190,9 @@ function drawControls() {
   for (const id of Object.keys(TITLES)) $(id).hidden = given.is_single_job || !job.actions[id];
   $("stop").hidden = job.phase !== "running";
   // A button that is disabled would lose the focus.
-  for (const button of $("controls").children) button.setAttribute("aria-disabled", isAsked);
+  for (const button of $("controls").children) button.setAttribute("aria-disabled", isRequested);
   $("stop").textContent = isStopping ? "Stop at once" : "Stop";
-  say("stopping", isStopping ? "Nothing more is started; the open merges get their time to end." : "");
+  setText("stopping", isStopping ? "Nothing more is started; the open merges get their time to end." : "");
   $("controls").hidden = [...$("controls").children].every((button) => button.hidden);
   if (hadFocus.hidden) $("phase").focus();
 }
@@ -201,11 +203,11 @@ async function confirmed(id) {
   await closed;
   const number = job.actions[id];
   const title = TITLES[id](number === 1 ? "1 merge" : `${count(number)} merges`);
-  say("confirmation-title", `${title}?`);
+  setText("confirmation-title", `${title}?`);
   const plural = number === 1 ? job.kind : words.plural[job.kind];
   const failed = id === "retry" ? ", those that failed or were refused included" : "";
-  say("confirmation-what", `${count(number)} ${plural} will be merged into others${failed}.`);
-  say("confirmation-yes", title);
+  setText("confirmation-what", `${count(number)} ${plural} will be merged into others${failed}.`);
+  setText("confirmation-yes", title);
   const dialog = $("confirmation");
   dialog.returnValue = "";
   dialog.showModal();
@@ -215,22 +217,22 @@ async function confirmed(id) {
 }
 
 async function act(path, body) {
-  if (isAsked) return false;
-  isAsked = true;
-  say("problem", "");
+  if (isRequested) return false;
+  isRequested = true;
+  setText("problem", "");
   drawControls();
   try {
     const headers = { "Content-Type": "application/json" };
-    adopt(await ask(`${address}/${path}`, { method: "POST", headers, body: JSON.stringify(body) }));
+    adopt(await fetchJson(`${address}/${path}`, { method: "POST", headers, body: JSON.stringify(body) }));
     return true;
   } catch (error) {
-    // What serves this page may end at once when it is told to: that is told where it shows.
-    if (given.is_single_job && (!error.status || error.status === 503)) return false;
-    say("problem", error.status ? error.message : "The server could not be reached. Try again.");
+    // Stopping at once also ends the server of a single job: the notice for that follows.
+    if (isShutDown(error)) return false;
+    setText("problem", error.status ? error.message : "The server could not be reached. Try again.");
     $("problem").focus();
     return false;
   } finally {
-    isAsked = false;
+    isRequested = false;
     update();
   }
 }
@@ -268,16 +270,16 @@ async function showMore() {
   if (isReading) return;
   isReading = true;
   try {
-    const page = await ask(`${address}/plan?after=${lastNumber}`);
+    const page = await fetchJson(`${address}/plan?after=${lastNumber}`);
     page.merges.forEach(showMerge);
     missing = page.next === null ? 0 : missing - page.merges.length;
     lastNumber = page.next ?? lastNumber;
-    say("missing", missing > 0 ? `And ${count(missing)} more.` : "");
+    setText("missing", missing > 0 ? `And ${count(missing)} more.` : "");
     $("more").hidden = missing <= 0;
     if (missing <= 0) $("plan-summary").focus({ preventScroll: true });
     announce(`${count(page.merges.length)} more merges are shown.`);
   } catch (error) {
-    say("missing", `The rest could not be read: ${error.message}`);
+    setText("missing", `The rest could not be read: ${error.message}`);
   }
   isReading = false;
 }

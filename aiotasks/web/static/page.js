@@ -1,4 +1,4 @@
-/* What all pages share: text that is only text, numbers and times for people, news for the ear. */
+/* Shared by all pages: safe text, numbers and times, requests, announcements to screen readers. */
 
 const $ = (id) => document.getElementById(id);
 const { words, ...given } = JSON.parse($("state").textContent);
@@ -26,8 +26,8 @@ function filled(node, attributes, children) {
   return node;
 }
 
-/* Say something, without touching what a screen reader has read already. */
-function say(id, text) {
+/* Set a text, and hide its element without one. A text that is equal is not announced again. */
+function setText(id, text) {
   const node = $(id);
   const cleaned = clean(text);
   if (node.textContent !== cleaned) node.textContent = cleaned;
@@ -58,8 +58,8 @@ function localizeTimes(root = document) {
 
 const pause = (seconds) => new Promise((resolve) => setTimeout(resolve, seconds * 1000));
 
-/* Ask the server; what it refuses becomes an error with the sentence and the problems it gave. */
-async function ask(address, options = {}) {
+/* Request JSON. A refusal is thrown as an error with the status, sentence and problems in it. */
+async function fetchJson(address, options = {}) {
   const headers = { Accept: "application/json", ...options.headers };
   const answer = await fetch(address, { cache: "no-store", ...options, headers });
   const body = await answer.json().catch(() => ({}));
@@ -68,7 +68,7 @@ async function ask(address, options = {}) {
   throw Object.assign(error, body, { status: answer.status });
 }
 
-/* Tell who cannot see the page, at most every few seconds: the last word counts. */
+/* Announce a text to screen readers, at most every few seconds; the newest replaces others. */
 const QUIET_SECONDS = 5;
 let spokenAt = -Infinity;
 let toSpeak = null;
