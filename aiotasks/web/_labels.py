@@ -3,8 +3,7 @@
 from typing import Final
 
 from aiotasks._text import PLURAL
-from aiotasks.dedupe import JobPhase
-from aiotasks.dedupe.status import SENTENCES
+from aiotasks.dedupe.status import SENTENCES, JobPhase
 
 
 STATES: Final = {
