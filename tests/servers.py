@@ -126,11 +126,11 @@ async def assert_idle(client: Client) -> None:
     poller = client._scope.poller
     assert client.quota.in_flight == 0
     assert poller.pending == 0
-    assert poller._asks == {}
-    assert not poller._schedule._asked
+    assert poller._polls == {}
+    assert not poller._schedule._in_flight
     assert not poller._schedule._due
-    for catalogue in poller._schedule.catalogues.values():
-        assert not any(leaf.size or leaf.due for leaf in (catalogue.walk, *catalogue.leaves))
+    for tasks_list in poller._schedule.lists.values():
+        assert not any(leaf.size or leaf.due for leaf in (tasks_list.scan, *tasks_list.pages))
     assert client._scope.session.connector is not None
     assert not client._scope.session.connector._acquired
     assert client_tasks() == ["aiotasks: poller", "aiotasks: reasons"]

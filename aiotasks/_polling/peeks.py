@@ -62,11 +62,11 @@ class PeekCache:
 
     def _known(self, poller: Poller, ref: TaskRef) -> _Seen | None:
         seen = self._seen.get(ref)
-        pending = poller.seen(ref)
+        pending = poller.last_polled(ref)
         # Whoever waits for it is told all news of it, be it asked for by others.
-        if pending is None or pending.task is None or (seen and seen.at >= pending.looked):
+        if pending is None or pending.task is None or (seen and seen.at >= pending.polled_at):
             return seen
-        return _Seen(pending.task, pending.looked)
+        return _Seen(pending.task, pending.polled_at)
 
     async def _look(self, poller: Poller, ref: TaskRef, url: str, patience: float) -> Outcome:
         look = self._looks.get(ref)

@@ -51,44 +51,44 @@ class PendingTask:
     """
 
     __slots__ = (
+        "added_at",
+        "answers",
+        "attempt",
+        "due_at",
         "id",
         "index",
-        "is_last_look",
+        "is_final_poll",
         "kind",
-        "leaf",
-        "looked",
-        "looks",
+        "next_waiter",
+        "options",
+        "page",
         "phase",
-        "polls",
-        "since",
+        "polled_at",
         "status",
         "summary",
-        "terms",
-        "twin",
         "url",
-        "wake",
     )
 
     def __init__(
-        self, ref: TaskRef, url: str, terms: WaitOptions, *, now: float, index: int
+        self, ref: TaskRef, url: str, options: WaitOptions, *, now: float, index: int
     ) -> None:
         self.kind: Kind
         self.kind, self.id = ref
         self.url = url
-        self.terms = terms
+        self.options = options
         self.index = index
-        self.since = now
-        self.looked = now
-        self.wake = now
+        self.added_at = now
+        self.polled_at = now
+        self.due_at = now
         self.phase = Phase.WAITING
-        self.looks = 0
-        self.polls = 0
-        self.is_last_look = False
+        self.attempt = 0
+        self.answers = 0
+        self.is_final_poll = False
         self.status: TaskStatus | None = None
         self.summary: ResultsSummary | None = None
-        self.leaf: ListPage | None = None
+        self.page: ListPage | None = None
         # The next who waits for the same task.
-        self.twin: PendingTask | None = None
+        self.next_waiter: PendingTask | None = None
 
     @property
     def ref(self) -> TaskRef:
@@ -98,7 +98,7 @@ class PendingTask:
     @property
     def deadline(self) -> float:
         """When the wait is over."""
-        return self.since + self.terms.timeout
+        return self.added_at + self.options.timeout
 
     @property
     def is_due(self) -> bool:
@@ -108,11 +108,11 @@ class PendingTask:
     def is_due_soon(self, now: float) -> bool:
         """Say whether so little is left of its interval that it may be looked at now."""
         is_later = self.phase is Phase.WAITING
-        return is_later and self.wake - now <= _SLACK * (self.wake - self.looked)
+        return is_later and self.due_at - now <= _SLACK * (self.due_at - self.polled_at)
 
-    def value(self, now: float) -> float:
+    def priority(self, now: float) -> float:
         """Return what a look at it is worth: news is the likelier the older the last."""
-        return (now - self.looked) ** 2
+        return (now - self.polled_at) ** 2
 
     @property
     def task(self) -> MergeTask | None:
@@ -126,7 +126,7 @@ def cut_short(pending: PendingTask, now: float) -> Outcome:
     """Return what a wait comes to if it ends now."""
     if pending.phase is Phase.FETCHING_REASON:
         return failed(pending, None, now)
-    error = TaskTimeoutError(pending.url, pending.task, now - pending.since)
+    error = TaskTimeoutError(pending.url, pending.task, now - pending.added_at)
     return outcome(pending, OutcomeState.RUNNING, now, error)
 
 
@@ -152,8 +152,8 @@ def outcome(
         task=pending.task,
         error=error,
         reason=reason,
-        polls=pending.polls,
-        waited=now - pending.since,
+        polls=pending.answers,
+        waited=now - pending.added_at,
     )
 
 
@@ -163,56 +163,56 @@ class ListPage:
     __slots__ = (
         "_squares",
         "_sum",
-        "born",
+        "created_at",
         "due",
-        "is_asked",
+        "is_in_flight",
         "kind",
         "members",
         "request",
         "size",
     )
 
-    def __init__(self, kind: Kind, request: Request[Page[MergeTask]], born: float) -> None:
+    def __init__(self, kind: Kind, request: Request[Page[MergeTask]], created_at: float) -> None:
         self.kind = kind
-        self.born = born
+        self.created_at = created_at
         self._sum = 0.0
         self._squares = 0.0
         self.request = request
         self.members: list[PendingTask] = []
         self.size = 0
         self.due = 0
-        self.is_asked = False
+        self.is_in_flight = False
 
     def join(self, pending: "PendingTask") -> None:
         """Take in a task."""
-        if pending.leaf is not None:
-            pending.leaf.leave(pending)
-        pending.leaf = self
+        if pending.page is not None:
+            pending.page.leave(pending)
+        pending.page = self
         self.members.append(pending)
         self.size += 1
-        self.weigh(pending, pending.is_due)
+        self.count_due(pending, pending.is_due)
 
     def leave(self, pending: "PendingTask") -> None:
         """Let a task go."""
-        pending.leaf = None
+        pending.page = None
         self.size -= 1
-        self.weigh(pending, -pending.is_due)
+        self.count_due(pending, -pending.is_due)
         if len(self.members) > 2 * self.size + _SHOWN_AHEAD:
             self.members = self.present()
 
     def present(self) -> list["PendingTask"]:
         """Return the tasks that are on it now."""
         # Whoever left and came back stands there twice.
-        return list(dict.fromkeys(pending for pending in self.members if pending.leaf is self))
+        return list(dict.fromkeys(pending for pending in self.members if pending.page is self))
 
-    def weigh(self, pending: "PendingTask", sign: int) -> None:
+    def count_due(self, pending: "PendingTask", sign: int) -> None:
         """Count a task as due (1), or as due no more (-1)."""
-        looked = pending.looked - self.born
+        polled_at = pending.polled_at - self.created_at
         self.due += sign
-        self._sum += sign * looked
-        self._squares += sign * looked * looked
+        self._sum += sign * polled_at
+        self._squares += sign * polled_at * polled_at
 
-    def value(self, now: float) -> float:
+    def priority(self, now: float) -> float:
         """Return what a look at it is worth: as much as looks at its due tasks by themselves.
 
         Of these a page shows no more than a hundred. The sum of their values, each the square of
@@ -220,15 +220,15 @@ class ListPage:
         """
         if not self.due:
             return 0.0
-        age = now - self.born
+        age = now - self.created_at
         total = self.due * age * age - 2 * age * self._sum + self._squares
         return total * min(1.0, _PAGE / self.due)
 
-    def pays(self, now: float) -> bool:
+    def is_worth_polling(self, now: float) -> bool:
         """Say whether enough tasks on it are due, or will be so soon that a look may be now."""
         count = self.due
         for pending in self.members[:_SHOWN_AHEAD] if count < MIN_DUE else ():
-            count += pending.leaf is self and pending.is_due_soon(now)
+            count += pending.page is self and pending.is_due_soon(now)
         return count >= MIN_DUE
 
 

@@ -55,7 +55,7 @@ class Poller:
         self._loop = asyncio.get_running_loop()
         self._schedule = Schedule()
         self._hints = Hints()
-        self._asks: dict[PollTarget, asyncio.Task[None]] = {}
+        self._polls: dict[PollTarget, asyncio.Task[None]] = {}
         # In the order of their failing.
         self._failed: dict[TaskRef, None] = {}
         self._failures = 0
@@ -65,7 +65,7 @@ class Poller:
         self._is_closed = False
 
     def __repr__(self) -> str:
-        return f"<Poller: {self._schedule.count} pending, {len(self._asks)} asked>"
+        return f"<Poller: {self._schedule.count} pending, {len(self._polls)} asked>"
 
     @property
     def pending(self) -> int:
@@ -89,17 +89,17 @@ class Poller:
         if not self._schedule.count:
             self._tick(self._loop.time())
 
-    def seen(self, ref: TaskRef) -> PendingTask | None:
+    def last_polled(self, ref: TaskRef) -> PendingTask | None:
         """Return somebody who waits for a task and has been told of it, if there is one."""
-        return self._schedule.seen(ref)
+        return self._schedule.last_polled(ref)
 
     def follow(self, hint: WebhookHint) -> bool:
         """Look at once at what a hint may be about; say whether anything was brought forward."""
         now = self._loop.time()
-        pending = self._schedule.next_of(hint.kind, self._hints.task_of(hint))
+        pending = self._schedule.next_to_poll(hint.kind, self._hints.task_of(hint))
         if pending is None or not self._hints.may_follow(now):
             return False
-        self._schedule.hasten(pending, now)
+        self._schedule.make_due(pending, now)
         self._tick(now)
         return True
 
@@ -112,7 +112,7 @@ class Poller:
         """Ask until cancelled."""
         async with asyncio.TaskGroup() as group:
             _ = group.create_task(self._explain_failures(), name="aiotasks: reasons")
-            await self._ask_what_is_due(group)
+            await self._poll_what_is_due(group)
 
     def close(self) -> None:
         """Tell everybody who still waits that the client is closed."""
@@ -132,8 +132,8 @@ class Poller:
 
     def _tick(self, now: float) -> None:
         self._schedule.advance(now)
-        for question in list(self._asks):
-            self._drop_unwanted(question)
+        for target in list(self._polls):
+            self._drop_unwanted(target)
         if self._schedule.has_due:
             self._due.set()
         self._changed.set()
@@ -148,26 +148,26 @@ class Poller:
         # Loops fire early by up to their clock's resolution, and would do so again and again.
         self._tick(max(when, self._loop.time()))
 
-    def _drop_unwanted(self, question: PollTarget) -> None:
-        ask = self._asks.get(question)
-        if ask is not None and not self._schedule.is_wanted(question):
+    def _drop_unwanted(self, target: PollTarget) -> None:
+        poll = self._polls.get(target)
+        if poll is not None and not self._schedule.is_wanted(target):
             # Not at once: a task that is cancelled before its first step never gives its slot back.
-            _ = self._loop.call_soon(ask.cancel)
+            _ = self._loop.call_soon(poll.cancel)
 
-    async def _ask_what_is_due(self, group: asyncio.TaskGroup) -> None:
+    async def _poll_what_is_due(self, group: asyncio.TaskGroup) -> None:
         while True:
             _ = await self._due.wait()
-            question = await self._next_question()
-            if question is None:
+            target = await self._next_target()
+            if target is None:
                 self._due.clear()
                 continue
-            ask = group.create_task(self._ask(question), name="aiotasks: ask")
-            self._asks[question] = ask
+            poll = group.create_task(self._poll(target), name="aiotasks: ask")
+            self._polls[target] = poll
             if self._failures:
-                _ = await asyncio.wait([ask])
+                _ = await asyncio.wait([poll])
                 await asyncio.sleep(retry_delay(self._failures) if self._failures else 0)
 
-    async def _next_question(self) -> PollTarget | None:
+    async def _next_target(self) -> PollTarget | None:
         # The slot comes first: what is most worth asking is known when the request can go.
         slots = self.transport.slots
         try:
@@ -175,39 +175,39 @@ class Poller:
         except MonthlyQuotaError as error:
             self._give_up_all(OutcomeState.RUNNING, error)
             return None
-        question = self._schedule.take(self._loop.time())
-        if question is None:
+        target = self._schedule.take(self._loop.time())
+        if target is None:
             slots.give_back()
         elif not self._schedule.has_due:
             self._due.clear()
-        return question
+        return target
 
-    async def _ask(self, question: PollTarget) -> None:
+    async def _poll(self, target: PollTarget) -> None:
         failures = self._failures + 1
         try:
-            if isinstance(question, ListPage):
-                await self._ask_page(question)
+            if isinstance(target, ListPage):
+                await self._poll_page(target)
             else:
-                await self._ask_task(question)
+                await self._poll_task(target)
         except AffinityError as error:
-            self._take_error(question, error, failures)
+            self._apply_error(target, error, failures)
         else:
             self._failures = 0
         finally:
-            del self._asks[question]
-            self._schedule.put_back(question)
+            del self._polls[target]
+            self._schedule.put_back(target)
             self._tick(self._loop.time())
 
-    async def _ask_task(self, ref: TaskRef) -> None:
+    async def _poll_task(self, ref: TaskRef) -> None:
         task = await self.transport.exchange(wire.get_task(ref))
-        if self._schedule.see(ref, task, now=self._loop.time(), lead=self._lead):
+        if self._schedule.apply_task(ref, task, now=self._loop.time(), lead=self._lead):
             self._failed[ref] = None
 
-    async def _ask_page(self, leaf: ListPage) -> None:
-        page = await self.transport.exchange(leaf.request)
-        following = wire.follow(leaf.request, page, self.transport.origin)
-        failures = self._schedule.see_page(
-            leaf, page, following, now=self._loop.time(), lead=self._lead
+    async def _poll_page(self, page: ListPage) -> None:
+        shown = await self.transport.exchange(page.request)
+        following = wire.follow(page.request, shown, self.transport.origin)
+        failures = self._schedule.apply_page(
+            page, shown, following, now=self._loop.time(), lead=self._lead
         )
         self._failed.update(dict.fromkeys(failures))
 
@@ -218,27 +218,27 @@ class Poller:
         rounds = 1 + self._schedule.tasks / _PAGE / self.transport.slots.pacer.allowed
         return min(max(0.0, self.transport.latency * rounds - GRACE / 2), _MAX_LEAD)
 
-    def _take_error(self, question: PollTarget, error: AffinityError, failures: int) -> None:
+    def _apply_error(self, target: PollTarget, error: AffinityError, failures: int) -> None:
         now = self._loop.time()
         if isinstance(error, _TRANSIENT):
-            self._take_outage(error, failures)
+            self._apply_outage(error, failures)
             return
         self._failures = 0
         if isinstance(error, AuthenticationError):
             self._give_up_all(OutcomeState.UNKNOWN, error)
-        elif isinstance(question, ListPage):
+        elif isinstance(target, ListPage):
             # If the key may not look at tasks either, the next question will tell.
-            self._schedule.refuse(question, now)
+            self._schedule.apply_refusal(target, now)
         elif isinstance(error, AuthorizationError):
             self._give_up_all(OutcomeState.UNKNOWN, error)
-        elif not self._is_to_come(question, error, now):
-            self._schedule.give_up(question, error, now)
+        elif not self._is_to_come(target, error, now):
+            self._schedule.give_up(target, error, now)
 
     def _is_to_come(self, ref: TaskRef, error: AffinityError, now: float) -> bool:
         is_missing = isinstance(error, NotFoundError)
-        return is_missing and self._schedule.miss(ref, now=now, lead=self._lead)
+        return is_missing and self._schedule.apply_not_found(ref, now=now, lead=self._lead)
 
-    def _take_outage(self, error: AffinityError, failures: int) -> None:
+    def _apply_outage(self, error: AffinityError, failures: int) -> None:
         # A refusal is the pacer's affair: the task goes back in the queue and nothing is counted.
         if isinstance(error, RateLimitError):
             return
@@ -260,9 +260,11 @@ class Poller:
             for ref in refs:
                 del self._failed[ref]
             for kind in get_args(Kind):
-                wanted = [ref for ref in refs if ref.kind == kind and self._schedule.wanted(ref)]
-                if wanted:
-                    await self._explain(kind, wanted)
+                waiters_of = [
+                    ref for ref in refs if ref.kind == kind and self._schedule.waiters_of(ref)
+                ]
+                if waiters_of:
+                    await self._explain(kind, waiters_of)
 
     async def _collect_failures(self) -> None:
         while not self._failed:
@@ -275,7 +277,7 @@ class Poller:
 
     def _linger_until(self) -> float:
         # A reason that comes after its deadline is of no use.
-        waiting = (pending for ref in self._failed for pending in self._schedule.wanted(ref))
+        waiting = (pending for ref in self._failed for pending in self._schedule.waiters_of(ref))
         deadline = min((pending.deadline for pending in waiting), default=math.inf)
         return min(self._loop.time() + REASON_LINGER, deadline - self.transport.latency)
 
@@ -301,7 +303,7 @@ class Poller:
                 if isinstance(error, _TRANSIENT) or not isinstance(error, ResponseError):
                     break
         for ref in refs:
-            self._schedule.explain(ref, reasons.get(ref.id), self._loop.time())
+            self._schedule.apply_reason(ref, reasons.get(ref.id), self._loop.time())
 
     async def _read_reasons(
         self, request: Request[Page[MergeState]] | None, ids: list[str], reasons: dict[str, str]

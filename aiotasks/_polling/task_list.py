@@ -18,9 +18,9 @@ from .pending import MIN_DUE, ListPage, PendingTask
 _log = logging.getLogger("aiotasks")
 
 
-_UNPAID = 3
-_FIRST_REST = 60.0
-_LONGEST_REST = 900.0
+_MAX_WASTED = 3
+_FIRST_SUSPENSION = 60.0
+_LONGEST_SUSPENSION = 900.0
 
 
 class TaskList:
@@ -31,79 +31,83 @@ class TaskList:
     """
 
     def __init__(self, kind: Kind) -> None:
-        self.walk = ListPage(kind, list_tasks(kind), 0.0)
-        self.leaves: list[ListPage] = []
-        self._first = self.walk.request
-        self.began = 0.0
-        self._unpaid = 0
-        self._rest = _FIRST_REST
-        self._rests_until = 0.0
+        self.scan = ListPage(kind, list_tasks(kind), 0.0)
+        self.pages: list[ListPage] = []
+        self._first = self.scan.request
+        self.scan_began = 0.0
+        self._wasted = 0
+        self._suspension = _FIRST_SUSPENSION
+        self._suspended_until = 0.0
 
-    def is_resting(self, now: float) -> bool:
+    def is_suspended(self, now: float) -> bool:
         """Say whether the list is left alone for a while."""
-        return now < self._rests_until
+        return now < self._suspended_until
 
-    def best(self, now: float) -> ListPage | None:
+    def best_page(self, now: float) -> ListPage | None:
         """Return the page that is most worth a look, if any pays."""
-        if self.is_resting(now):
+        if self.is_suspended(now):
             return None
         paying = [
-            leaf for leaf in (self.walk, *self.leaves) if leaf.due >= MIN_DUE and not leaf.is_asked
+            page
+            for page in (self.scan, *self.pages)
+            if page.due >= MIN_DUE and not page.is_in_flight
         ]
-        return max(paying, key=lambda leaf: leaf.value(now), default=None)
+        return max(paying, key=lambda page: page.priority(now), default=None)
 
-    def opened(self, leaf: ListPage, now: float) -> ListPage:
-        """Return where the tasks are to be put that a look at ``leaf`` shows."""
-        if leaf is not self.walk:
-            return leaf
-        if leaf.request == self._first:
-            self.began = now
-            return leaf
-        found = ListPage(leaf.kind, leaf.request, now)
+    def page_for(self, page: ListPage, now: float) -> ListPage:
+        """Return where the tasks are to be put that a look at ``page`` shows."""
+        if page is not self.scan:
+            return page
+        if page.request == self._first:
+            self.scan_began = now
+            return page
+        found = ListPage(page.kind, page.request, now)
         # Those that emptied without a look at them go here.
-        self.leaves = [other for other in self.leaves if other.size or other.is_asked]
-        self.leaves.append(found)
+        self.pages = [other for other in self.pages if other.size or other.is_in_flight]
+        self.pages.append(found)
         return found
 
-    def below(self, most: int | None = None) -> list[PendingTask]:
+    def not_yet_scanned(self, most: int | None = None) -> list[PendingTask]:
         """Return the due tasks that the walk has yet to find.
 
         What was looked at since the walk began, or added since then, stands above.
         """
-        walk, began = self.walk, (self.began, 1)
+        scan, scan_began = self.scan, (self.scan_began, 1)
         # What was added in the moment in which the walk began was not looked at by it yet.
-        due = (p for p in walk.members if p.leaf is walk and p.is_due)
-        found = (p for p in due if (p.looked, p.polls) < began)
+        due = (p for p in scan.members if p.page is scan and p.is_due)
+        found = (p for p in due if (p.polled_at, p.answers) < scan_began)
         return list(islice(found, most))
 
-    def close(self, leaf: ListPage) -> None:
+    def close(self, page: ListPage) -> None:
         """Forget a page on which nothing is pending."""
-        if leaf is not self.walk and leaf in self.leaves:
-            self.leaves.remove(leaf)
+        if page is not self.scan and page in self.pages:
+            self.pages.remove(page)
 
-    def step(self, following: Request[Page[MergeTask]] | None, *, has_paid: bool) -> bool:
+    def advance_scan(
+        self, following: Request[Page[MergeTask]] | None, *, was_worth_it: bool
+    ) -> bool:
         """Go down to the next page if that promises to pay; say whether the walk goes on."""
-        goes_on = has_paid and following is not None
-        self.walk.request = following if goes_on and following is not None else self._first
+        goes_on = was_worth_it and following is not None
+        self.scan.request = following if goes_on and following is not None else self._first
         return goes_on
 
-    def note(self, now: float, *, has_paid: bool) -> None:
+    def note(self, now: float, *, was_worth_it: bool) -> None:
         """Keep the books of a look at the list."""
-        if not has_paid:
-            self._unpaid += 1
-            if self._unpaid >= _UNPAID:
-                self.rest(now)
+        if not was_worth_it:
+            self._wasted += 1
+            if self._wasted >= _MAX_WASTED:
+                self.suspend(now)
             return
-        if self._rest > _FIRST_REST:
-            _log.info("The list of %s merge tasks pays again and is used", self.walk.kind)
-        self._unpaid, self._rest = 0, _FIRST_REST
+        if self._suspension > _FIRST_SUSPENSION:
+            _log.info("The list of %s merge tasks pays again and is used", self.scan.kind)
+        self._wasted, self._suspension = 0, _FIRST_SUSPENSION
 
-    def rest(self, now: float) -> None:
+    def suspend(self, now: float) -> None:
         """Leave the list alone for a while, each time for longer."""
-        if self._rest == _FIRST_REST:
-            _log.info("The list of %s merge tasks does not pay: asking for each", self.walk.kind)
-        self._rests_until = now + self._rest
-        self._rest = min(self._rest * 2, _LONGEST_REST)
+        if self._suspension == _FIRST_SUSPENSION:
+            _log.info("The list of %s merge tasks does not pay: asking for each", self.scan.kind)
+        self._suspended_until = now + self._suspension
+        self._suspension = min(self._suspension * 2, _LONGEST_SUSPENSION)
         # One page tells whether it pays again.
-        self._unpaid = _UNPAID - 1
-        self.walk.request = self._first
+        self._wasted = _MAX_WASTED - 1
+        self.scan.request = self._first

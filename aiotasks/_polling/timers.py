@@ -53,12 +53,12 @@ class WakeQueue:
             self._entries -= len(row)
             yield when, row
 
-    def sweep(self, holds: Callable[[float, PendingTask], bool]) -> None:
+    def sweep(self, is_current: Callable[[float, PendingTask], bool]) -> None:
         """Throw out the entries that hold no more."""
         before, self._rows, self._times, self._entries = self._rows, {}, [], 0
         for when, row in before.items():
             for pending in _all(row):
-                if holds(when, pending):
+                if is_current(when, pending):
                     self.put(when, pending)
 
 
@@ -82,7 +82,7 @@ class SharedDelays:
         Raises:
             ConfigurationError: when its backoff strategy fails.
         """
-        key = (id(pending.terms), pending.looks, now)
+        key = (id(pending.options), pending.attempt, now)
         if key not in self._drawn:
-            self._drawn[key] = now + poll_delay(pending.terms.backoff, pending.looks)
+            self._drawn[key] = now + poll_delay(pending.options.backoff, pending.attempt)
         return self._drawn[key]

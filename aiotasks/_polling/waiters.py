@@ -33,33 +33,37 @@ class Waiters:
         # Most of what a page shows may be other people's.
         return [] if first is None else list(_chain(first))
 
-    def told(self, kind: Kind, task_id: str) -> PendingTask | None:
+    def polled(self, kind: Kind, task_id: str) -> PendingTask | None:
         """Return the first of them who has been told anything."""
         waiting = _chain(self._first[kind].get(task_id))
-        return next((pending for pending in waiting if pending.polls), None)
+        return next((pending for pending in waiting if pending.answers), None)
 
     def add(self, pending: PendingTask) -> None:
         """Take in one more."""
         known = self._first[pending.kind]
-        pending.twin = known.get(pending.id)
+        pending.next_waiter = known.get(pending.id)
         known[pending.id] = pending
 
     def remove(self, pending: PendingTask) -> None:
         """Let one go."""
         known = self._first[pending.kind]
         # Outcomes are delivered from the first on: thousands who wait for one task leave at once.
-        if known[pending.id] is pending and pending.twin is not None:
-            known[pending.id] = pending.twin
+        if known[pending.id] is pending and pending.next_waiter is not None:
+            known[pending.id] = pending.next_waiter
             return
-        rest = [twin for twin in _chain(known.pop(pending.id)) if twin is not pending]
-        for twin, following in zip(rest, [*rest[1:], None], strict=False):
-            twin.twin = following
-        if rest:
-            known[pending.id] = rest[0]
+        suspend = [
+            next_waiter
+            for next_waiter in _chain(known.pop(pending.id))
+            if next_waiter is not pending
+        ]
+        for next_waiter, following in zip(suspend, [*suspend[1:], None], strict=False):
+            next_waiter.next_waiter = following
+        if suspend:
+            known[pending.id] = suspend[0]
 
 
 def _chain(pending: PendingTask | None) -> Iterator[PendingTask]:
     while pending is not None:
-        following = pending.twin
+        following = pending.next_waiter
         yield pending
         pending = following

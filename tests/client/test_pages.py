@@ -401,5 +401,5 @@ async def test_pages_are_forgotten_with_their_tasks(sandbox: Recorded, client: C
                 await client.tasks.wait_many(urls)
     await assert_idle(client)
     assert client._scope is not None
-    catalogue = client._scope.poller._schedule.catalogues["company"]
-    assert len(catalogue.leaves) <= 2
+    tasks_list = client._scope.poller._schedule.lists["company"]
+    assert len(tasks_list.pages) <= 2

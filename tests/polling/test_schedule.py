@@ -70,7 +70,7 @@ class Waiters:
     def __init__(self, *, has_lists: bool = False) -> None:
         self.schedule = Schedule()
         if not has_lists:
-            self.schedule.catalogues["company"]._rests_until = math.inf
+            self.schedule.lists["company"]._suspended_until = math.inf
         self.outcomes: list[tuple[PendingTask, Outcome]] = []
 
     def add(
@@ -82,33 +82,33 @@ class Waiters:
         backoff: Backoff = lambda state: 10.0,
         is_urgent: bool = False,
     ) -> PendingTask:
-        terms = WaitOptions(
+        options = WaitOptions(
             timeout, backoff, lambda *settled: self.outcomes.append(settled), is_urgent
         )
-        pending = PendingTask(ref(name), f"url of {name}", terms, now=now, index=0)
+        pending = PendingTask(ref(name), f"url of {name}", options, now=now, index=0)
         self.schedule.add(pending)
         return pending
 
     def due(self, now: float) -> list[str]:
         """Let time pass and return what is to be asked for, in order."""
         self.schedule.advance(now)
-        taken = self.questions(now)
-        assert not any(isinstance(question, ListPage) for question in taken)
-        return [question.id for question in taken if not isinstance(question, ListPage)]
+        taken = self.targets(now)
+        assert not any(isinstance(target, ListPage) for target in taken)
+        return [target.id for target in taken if not isinstance(target, ListPage)]
 
-    def questions(self, now: float) -> list[PollTarget]:
+    def targets(self, now: float) -> list[PollTarget]:
         """Let time pass and return all questions that are to be asked, in order."""
         self.schedule.advance(now)
         return list(iter(lambda: self.schedule.take(now), None))
 
-    def see(self, seen: MergeTask, *, now: float, lead: float = 0.0) -> bool:
+    def apply_task(self, seen: MergeTask, *, now: float, lead: float = 0.0) -> bool:
         """Answer the question for the task that most tests are about."""
-        wants_reason = self.schedule.see(ref(), seen, now=now, lead=lead)
+        wants_reason = self.schedule.apply_task(ref(), seen, now=now, lead=lead)
         self.schedule.put_back(ref())
         return wants_reason
 
-    def miss(self, *, now: float) -> bool:
-        is_to_come = self.schedule.miss(ref(), now=now, lead=0.0)
+    def apply_not_found(self, *, now: float) -> bool:
+        is_to_come = self.schedule.apply_not_found(ref(), now=now, lead=0.0)
         self.schedule.put_back(ref())
         return is_to_come
 
@@ -182,7 +182,7 @@ class TestLooks:
         for _ in range(5):
             assert waiters.due(now) == ["a"]
             looks.append(now)
-            _ = waiters.see(RUNNING, now=now)
+            _ = waiters.apply_task(RUNNING, now=now)
             now = waiters.schedule.next_wake()
             waiters.schedule.put_back(ref())
         assert looks == [0, 2, 5, 9.5, 14.5]
@@ -191,12 +191,12 @@ class TestLooks:
         """A last look starts so early that its answer comes in time, and ends the wait."""
         waiters.add(timeout=15.0)
         assert waiters.due(0) == ["a"]
-        _ = waiters.see(RUNNING, now=0, lead=0.5)
+        _ = waiters.apply_task(RUNNING, now=0, lead=0.5)
         assert waiters.due(10) == ["a"]
-        _ = waiters.see(RUNNING, now=10, lead=0.5)
+        _ = waiters.apply_task(RUNNING, now=10, lead=0.5)
         assert waiters.schedule.next_wake() == 14.5
         assert waiters.due(14.5) == ["a"]
-        _ = waiters.see(RUNNING, now=14.9, lead=0.5)
+        _ = waiters.apply_task(RUNNING, now=14.9, lead=0.5)
         assert waiters.outcome().state is OutcomeState.RUNNING
 
     def test_no_look_is_the_last_without_a_deadline(self, waiters: Waiters) -> None:
@@ -204,7 +204,7 @@ class TestLooks:
         waiters.add(timeout=math.inf)
         for number in range(200):
             assert waiters.due(number * 10.0) == ["a"]
-            _ = waiters.see(RUNNING, now=number * 10.0)
+            _ = waiters.apply_task(RUNNING, now=number * 10.0)
         assert waiters.outcomes == []
         assert waiters.schedule.next_wake() == 2000
 
@@ -212,7 +212,7 @@ class TestLooks:
         """Even with no time at all a task is looked at once, and not again."""
         waiters.add(timeout=0)
         assert waiters.due(0) == ["a"]
-        _ = waiters.see(RUNNING, now=0)
+        _ = waiters.apply_task(RUNNING, now=0)
         assert waiters.outcome().state is OutcomeState.RUNNING
 
     def test_a_loop_that_was_held_up_still_looks(self, waiters: Waiters) -> None:
@@ -220,7 +220,7 @@ class TestLooks:
         waiters.add(timeout=5.0)
         assert waiters.due(60.0) == ["a"]
         assert waiters.outcomes == []
-        _ = waiters.see(SUCCESS, now=60.03)
+        _ = waiters.apply_task(SUCCESS, now=60.03)
         assert waiters.outcome().state is OutcomeState.SUCCESS
 
     def test_an_answer_that_does_not_come(self, waiters: Waiters) -> None:
@@ -255,7 +255,7 @@ class TestLooks:
         """Nothing is queued again once its look told something."""
         waiters.add("a")
         assert waiters.due(0) == ["a"]
-        _ = waiters.see(RUNNING, now=0)
+        _ = waiters.apply_task(RUNNING, now=0)
         waiters.schedule.put_back(ref("a"))
         assert not waiters.schedule.has_due
 
@@ -277,7 +277,7 @@ class TestLooks:
         broken = waiters.add(timeout=timeout, backoff=lambda state: 1 / 0)
         waiters.add()
         assert waiters.due(0) == ["a"]
-        _ = waiters.see(RUNNING, now=0)
+        _ = waiters.apply_task(RUNNING, now=0)
         ((pending, outcome),) = waiters.outcomes
         assert pending is broken
         assert (outcome.state, outcome.task) == (OutcomeState.UNKNOWN, RUNNING)
@@ -294,13 +294,13 @@ class TestLooks:
         waiters.add(backoff=remember)
         for now in range(3):
             assert waiters.due(now) == ["a"]
-            _ = waiters.see(RUNNING, now=now)
+            _ = waiters.apply_task(RUNNING, now=now)
         assert attempts == [1, 2, 3]
 
 
 def missed_fresh(schedule: Schedule, now: float) -> None:
     schedule.note_started(ref(), now)
-    assert schedule.miss(ref(), now=now, lead=0.0)
+    assert schedule.apply_not_found(ref(), now=now, lead=0.0)
 
 
 class TestOutcomes:
@@ -308,9 +308,9 @@ class TestOutcomes:
         """A success carries the task, the looks that told something, and the time it took."""
         waiters.add(now=1.0)
         assert waiters.due(1.0) == ["a"]
-        _ = waiters.see(RUNNING, now=2.0)
+        _ = waiters.apply_task(RUNNING, now=2.0)
         assert waiters.due(12.0) == ["a"]
-        assert not waiters.see(SUCCESS, now=13.0)
+        assert not waiters.apply_task(SUCCESS, now=13.0)
         assert waiters.outcome() == Outcome(
             url="url of a", state=OutcomeState.SUCCESS, task=SUCCESS, polls=2, waited=12.0
         )
@@ -321,9 +321,9 @@ class TestOutcomes:
         """A failed task waits for its reason, and settles with it or without."""
         waiters.add()
         assert waiters.due(0) == ["a"]
-        assert waiters.see(seen, now=1.0)
+        assert waiters.apply_task(seen, now=1.0)
         assert waiters.outcomes == []
-        waiters.schedule.explain(ref(), reason, 2.0)
+        waiters.schedule.apply_reason(ref(), reason, 2.0)
         outcome = waiters.outcome()
         assert (outcome.state, outcome.reason) == (OutcomeState.FAILED, reason)
         assert (outcome.task, outcome.waited) == (seen, 2.0)
@@ -334,7 +334,7 @@ class TestOutcomes:
         """A failure whose reason does not come in time is a failure all the same."""
         waiters.add(timeout=5.0)
         assert waiters.due(0) == ["a"]
-        assert waiters.see(FAILED, now=1.0)
+        assert waiters.apply_task(FAILED, now=1.0)
         waiters.schedule.advance(5.0)
         assert waiters.outcomes == []
         waiters.schedule.advance(5.0 + GRACE)
@@ -344,7 +344,7 @@ class TestOutcomes:
         """A failure that is seen in the last moment does not prolong the wait."""
         waiters.add(timeout=5.0)
         assert waiters.due(0) == ["a"]
-        assert waiters.see(FAILED, now=5.03)
+        assert waiters.apply_task(FAILED, now=5.03)
         assert waiters.schedule.next_wake() <= 5.0 + GRACE
         waiters.schedule.advance(5.0 + GRACE)
         assert waiters.outcome().state is OutcomeState.FAILED
@@ -358,7 +358,8 @@ class TestOutcomes:
                 id="given up",
             ),
             pytest.param(
-                lambda schedule: schedule.see(ref(), RUNNING, now=2.0, lead=0.0), id="running"
+                lambda schedule: schedule.apply_task(ref(), RUNNING, now=2.0, lead=0.0),
+                id="running",
             ),
         ],
     )
@@ -368,11 +369,11 @@ class TestOutcomes:
         """Whatever a later look tells, what was seen as failed waits for its reason."""
         failed = waiters.add()
         assert waiters.due(0) == ["a"]
-        assert waiters.see(FAILED, now=1.0)
+        assert waiters.apply_task(FAILED, now=1.0)
         waiters.add(now=2.0)
         assert waiters.due(2.0) == ["a"]
         news(waiters.schedule)
-        waiters.schedule.explain(ref(), "Gone", 3.0)
+        waiters.schedule.apply_reason(ref(), "Gone", 3.0)
         outcomes = dict(waiters.outcomes)
         assert (outcomes[failed].state, outcomes[failed].reason) == (OutcomeState.FAILED, "Gone")
 
@@ -380,7 +381,7 @@ class TestOutcomes:
         """A status that this version does not know is an outcome of its own."""
         waiters.add()
         assert waiters.due(0) == ["a"]
-        assert not waiters.see(UNKNOWN, now=1.0)
+        assert not waiters.apply_task(UNKNOWN, now=1.0)
         outcome = waiters.outcome()
         assert (outcome.state, outcome.task) == (OutcomeState.UNKNOWN, UNKNOWN)
         assert isinstance(outcome.error, UnknownStatusError)
@@ -389,7 +390,7 @@ class TestOutcomes:
         """A task that still runs at the deadline is told as last seen, with the time waited."""
         waiters.add(now=100.0, timeout=15.0)
         assert waiters.due(100.0) == ["a"]
-        _ = waiters.see(RUNNING, now=100.0)
+        _ = waiters.apply_task(RUNNING, now=100.0)
         assert waiters.due(110.0) == ["a"]
         waiters.schedule.advance(115.0 + GRACE)
         outcome = waiters.outcome()
@@ -402,11 +403,11 @@ class TestOutcomes:
         waiters.add(timeout=15.0)
         waiters.schedule.note_started(ref(), 0.0)
         assert waiters.due(0) == ["a"]
-        assert waiters.miss(now=0.0)
+        assert waiters.apply_not_found(now=0.0)
         assert waiters.due(10.0) == ["a"]
-        assert waiters.miss(now=10.0)
+        assert waiters.apply_not_found(now=10.0)
         assert waiters.due(15.0) == ["a"]
-        assert waiters.miss(now=15.0)
+        assert waiters.apply_not_found(now=15.0)
         outcome = waiters.outcome()
         assert (outcome.state, outcome.task, outcome.polls) == (OutcomeState.RUNNING, None, 0)
 
@@ -426,7 +427,7 @@ class TestOutcomes:
         waiters.add("b")
         waiters.add("c", timeout=math.inf)
         assert waiters.due(0) == ["a", "b", "c"]
-        assert waiters.see(FAILED, now=1.0)
+        assert waiters.apply_task(FAILED, now=1.0)
         error = AffinityError("closed")
         waiters.schedule.give_up_all(state, 2.0, error)
         outcomes = {pending.ref.id: outcome for pending, outcome in waiters.outcomes}
@@ -458,7 +459,7 @@ class TestOutcomes:
         pending = waiters.add()
         assert waiters.due(0) == ["a"]
         if seen is not None:
-            _ = waiters.see(seen, now=1.0)
+            _ = waiters.apply_task(seen, now=1.0)
         outcome = cut_short(pending, 7.0)
         assert (outcome.state, outcome.task, outcome.waited) == (state, seen, 7.0)
         assert type(outcome.error) is error
@@ -472,7 +473,7 @@ class TestSharing:
             waiters.add()
         assert (waiters.schedule.count, waiters.schedule.tasks) == (3, 1)
         assert waiters.due(0) == ["a"]
-        _ = waiters.see(SUCCESS, now=1.0)
+        _ = waiters.apply_task(SUCCESS, now=1.0)
         assert [outcome.state for _, outcome in waiters.outcomes] == [OutcomeState.SUCCESS] * 3
 
     def test_who_comes_late_shares_the_look(self, waiters: Waiters) -> None:
@@ -481,30 +482,30 @@ class TestSharing:
         assert waiters.due(0) == ["a"]
         waiters.add(now=1.0)
         assert waiters.due(1.0) == []
-        _ = waiters.see(SUCCESS, now=2.0)
+        _ = waiters.apply_task(SUCCESS, now=2.0)
         assert sorted(outcome.waited for _, outcome in waiters.outcomes) == [1.0, 2.0]
 
     def test_news_are_for_everybody(self, waiters: Waiters) -> None:
         """What a look tells counts for those too whose own look is not due yet."""
         waiters.add()
         assert waiters.due(0) == ["a"]
-        _ = waiters.see(RUNNING, now=0)
+        _ = waiters.apply_task(RUNNING, now=0)
         waiters.add(now=3.0)
         assert waiters.due(3.0) == ["a"]
-        _ = waiters.see(SUCCESS, now=3.0)
+        _ = waiters.apply_task(SUCCESS, now=3.0)
         assert len(waiters.outcomes) == 2
 
     def test_anothers_look_is_not_the_last_one(self, waiters: Waiters) -> None:
         """A look that somebody else needed does not end a wait before its own last look."""
         first = waiters.add(timeout=15.0, backoff=lambda state: 60.0)
         assert waiters.due(0) == ["a"]
-        _ = waiters.see(RUNNING, now=0)
+        _ = waiters.apply_task(RUNNING, now=0)
         waiters.add(now=1.0, timeout=100.0)
         assert waiters.due(1.0) == ["a"]
-        _ = waiters.see(RUNNING, now=1.0)
+        _ = waiters.apply_task(RUNNING, now=1.0)
         assert waiters.outcomes == []
         assert waiters.due(15.0) == ["a"]
-        _ = waiters.see(SUCCESS, now=15.01)
+        _ = waiters.apply_task(SUCCESS, now=15.01)
         assert dict(waiters.outcomes)[first].state is OutcomeState.SUCCESS
 
     def test_reasons_are_shared(self, waiters: Waiters) -> None:
@@ -512,9 +513,9 @@ class TestSharing:
         for _ in range(2):
             waiters.add()
         assert waiters.due(0) == ["a"]
-        assert waiters.see(FAILED, now=1.0)
+        assert waiters.apply_task(FAILED, now=1.0)
         waiters.add(now=1.5)
-        waiters.schedule.explain(ref(), "Gone", 2.0)
+        waiters.schedule.apply_reason(ref(), "Gone", 2.0)
         assert [outcome.reason for _, outcome in waiters.outcomes] == ["Gone", "Gone"]
         assert waiters.schedule.count == 1
 
@@ -526,7 +527,7 @@ class TestDiscarding:
         waiters.schedule.discard(pending)
         waiters.schedule.discard(pending)
         assert waiters.due(1e9) == []
-        assert not waiters.see(SUCCESS, now=1e9)
+        assert not waiters.apply_task(SUCCESS, now=1e9)
         assert (waiters.outcomes, waiters.schedule.count) == ([], 0)
 
     def test_others_are_not_touched(self, waiters: Waiters) -> None:
@@ -534,7 +535,7 @@ class TestDiscarding:
         leaving, staying = waiters.add(), waiters.add()
         assert waiters.due(0) == ["a"]
         waiters.schedule.discard(leaving)
-        _ = waiters.see(SUCCESS, now=1.0)
+        _ = waiters.apply_task(SUCCESS, now=1.0)
         assert [pending for pending, _ in waiters.outcomes] == [staying]
 
     def test_what_is_queued_is_passed_over(self, waiters: Waiters) -> None:
@@ -565,9 +566,9 @@ class TestSize:
             waiters.add(str(number), timeout=1e6)
         for now in range(0, 1000, 10):
             for name in waiters.due(now):
-                _ = waiters.schedule.see(ref(name), RUNNING, now=now, lead=0)
+                _ = waiters.schedule.apply_task(ref(name), RUNNING, now=now, lead=0)
                 waiters.schedule.put_back(ref(name))
-            assert len(waiters.schedule._timetable) <= 3 * 200 + 64
+            assert len(waiters.schedule._timers) <= 3 * 200 + 64
 
     def test_shared_looks_leave_no_entries(self, waiters: Waiters) -> None:
         """One who waits for a last look gets no entry for each look of the others."""
@@ -576,8 +577,8 @@ class TestSize:
         waiters.add(timeout=1e6)
         for now in range(0, 1000, 10):
             assert waiters.due(now) == ["a"]
-            assert len(waiters.schedule._timetable) <= 3 * 51 + 64
-            _ = waiters.see(RUNNING, now=now)
+            assert len(waiters.schedule._timers) <= 3 * 51 + 64
+            _ = waiters.apply_task(RUNNING, now=now)
 
 
 def listing(cursor: str) -> Listing:
@@ -607,26 +608,26 @@ class Reader:
     def task(self, name: str) -> MergeTask:
         return task("success" if name in self.ended else "in-progress", name=name)
 
-    def answer(self, question: PollTarget, now: float) -> None:
+    def answer(self, target: PollTarget, now: float) -> None:
         schedule = self.waiters.schedule
-        if isinstance(question, ListPage):
+        if isinstance(target, ListPage):
             self.calls["page"] += 1
-            start = int(question.request.target.partition("cursor=")[2] or 0)
+            start = int(target.request.target.partition("cursor=")[2] or 0)
             end = start + self.size
             following = listing(str(end)) if end < len(self.names) else None
             shown = page(*map(self.task, self.names[start:end]))
-            assert schedule.see_page(question, shown, following, now=now, lead=0.0) == []
+            assert schedule.apply_page(target, shown, following, now=now, lead=0.0) == []
         else:
             self.calls["task"] += 1
-            _ = schedule.see(question, self.task(question.id), now=now, lead=0.0)
-        schedule.put_back(question)
+            _ = schedule.apply_task(target, self.task(target.id), now=now, lead=0.0)
+        schedule.put_back(target)
 
     def read(self, now: float) -> Counter[str]:
         """Ask and answer until nothing is due; return how many calls that took."""
         before = self.calls.copy()
         self.waiters.schedule.advance(now)
-        while (question := self.waiters.schedule.take(now)) is not None:
-            self.answer(question, now)
+        while (target := self.waiters.schedule.take(now)) is not None:
+            self.answer(target, now)
         return self.calls - before
 
 
@@ -671,10 +672,10 @@ class TestPages:
             paged.add(name)
         reader = Reader(paged, NAMED)
         _ = reader.read(0.0)
-        assert len(paged.schedule.catalogues["company"].leaves) == 2
+        assert len(paged.schedule.lists["company"].pages) == 2
         reader.ended = set(NAMED[:200])
         assert reader.read(10.0) == {"page": 3}
-        assert len(paged.schedule.catalogues["company"].leaves) == 1
+        assert len(paged.schedule.lists["company"].pages) == 1
         assert reader.read(20.0) == {"page": 1}
         assert paged.schedule.count == 100
 
@@ -712,9 +713,9 @@ class TestPages:
     def test_who_was_seen_together_wakes_together(self, paged: Waiters) -> None:
         """Jitter does not tear apart the tasks of one wait that one page shows."""
         delays = iter(range(10, 1000))
-        terms = WaitOptions(1e6, lambda state: next(delays), lambda pending, outcome: None)
+        options = WaitOptions(1e6, lambda state: next(delays), lambda pending, outcome: None)
         for name in NAMED[:50]:
-            paged.schedule.add(PendingTask(ref(name), name, terms, now=0.0, index=0))
+            paged.schedule.add(PendingTask(ref(name), name, options, now=0.0, index=0))
         reader = Reader(paged, NAMED)
         assert reader.read(0.0) == {"page": 1}
         assert paged.schedule.next_wake() == 10.0
@@ -725,10 +726,10 @@ class TestPages:
         """When the list may not be read, its tasks are asked for alone."""
         for name in NAMED[:3]:
             paged.add(name)
-        (walk,) = paged.questions(0.0)
-        assert isinstance(walk, ListPage)
-        paged.schedule.refuse(walk, 0.0)
-        paged.schedule.put_back(walk)
+        (scan,) = paged.targets(0.0)
+        assert isinstance(scan, ListPage)
+        paged.schedule.apply_refusal(scan, 0.0)
+        paged.schedule.put_back(scan)
         assert paged.due(0.0) == NAMED[:3]
 
     def test_a_refused_page_below(self, paged: Waiters) -> None:
@@ -737,16 +738,16 @@ class TestPages:
             paged.add(name)
         reader = Reader(paged, NAMED)
         _ = reader.read(0.0)
-        known = paged.schedule.catalogues["company"]
-        (below,) = known.leaves
+        known = paged.schedule.lists["company"]
+        (below,) = known.pages
         paged.schedule.advance(10.0)
-        while (question := paged.schedule.take(10.0)) is not below:
-            assert question is not None
-            reader.answer(question, 10.0)
-        paged.schedule.refuse(below, 10.0)
+        while (target := paged.schedule.take(10.0)) is not below:
+            assert target is not None
+            reader.answer(target, 10.0)
+        paged.schedule.apply_refusal(below, 10.0)
         paged.schedule.put_back(below)
-        assert below not in known.leaves
-        assert not known.is_resting(10.0)
+        assert below not in known.pages
+        assert not known.is_suspended(10.0)
         assert reader.read(10.0)["task"] == 0
         assert paged.schedule.next_wake() == 20.0
 
@@ -754,33 +755,33 @@ class TestPages:
         """A page tells all failures that it shows, once for each task; their reasons follow."""
         for name in (*NAMED[:3], NAMED[0]):
             paged.add(name)
-        (walk,) = paged.questions(0.0)
-        assert isinstance(walk, ListPage)
+        (scan,) = paged.targets(0.0)
+        assert isinstance(scan, ListPage)
         shown = page(*(task("failed", name=name) for name in NAMED[:2]), task("success", name="x"))
-        failures = paged.schedule.see_page(walk, shown, None, now=0.0, lead=0.0)
+        failures = paged.schedule.apply_page(scan, shown, None, now=0.0, lead=0.0)
         assert failures == [ref(name) for name in NAMED[:2]]
         assert paged.outcomes == []
-        paged.schedule.explain(ref(NAMED[0]), "Gone", 1.0)
+        paged.schedule.apply_reason(ref(NAMED[0]), "Gone", 1.0)
         assert [outcome.reason for _, outcome in paged.outcomes] == ["Gone", "Gone"]
 
     def test_a_page_that_failed_is_asked_for_again(self, paged: Waiters) -> None:
         """A page of which no answer came loses nothing of what it was to tell."""
         for name in NAMED[:3]:
             paged.add(name)
-        (walk,) = paged.questions(0.0)
-        assert paged.schedule.is_wanted(walk)
-        paged.schedule.put_back(walk)
-        assert paged.questions(0.0) == [walk]
+        (scan,) = paged.targets(0.0)
+        assert paged.schedule.is_wanted(scan)
+        paged.schedule.put_back(scan)
+        assert paged.targets(0.0) == [scan]
 
     def test_who_is_urgent_goes_first_and_alone(self, paged: Waiters) -> None:
         """A task that somebody waits for by itself is not kept waiting by pages for others."""
         for name in NAMED[:50]:
             paged.add(name)
         pending = paged.add("other", now=0.0, is_urgent=True)
-        paged.schedule.catalogues["company"].walk.leave(pending)
+        paged.schedule.lists["company"].scan.leave(pending)
         assert paged.schedule.is_urgent(ref("other"))
         assert not paged.schedule.is_urgent(ref(NAMED[0]))
-        first, second = paged.questions(0.0)
+        first, second = paged.targets(0.0)
         assert first == ref("other")
         assert isinstance(second, ListPage)
 
@@ -796,11 +797,11 @@ class TestPages:
         worst = {"listed": 0.0, "alone": 0.0}
         for now in range(600):
             paged.schedule.advance(float(now))
-            question = paged.schedule.take(float(now))
-            if question is not None:
-                reader.answer(question, float(now))
-            worst["listed"] = max(worst["listed"], *(now - each.looked for each in listed))
-            worst["alone"] = max(worst["alone"], *(now - each.looked for each in alone))
+            target = paged.schedule.take(float(now))
+            if target is not None:
+                reader.answer(target, float(now))
+            worst["listed"] = max(worst["listed"], *(now - each.polled_at for each in listed))
+            worst["alone"] = max(worst["alone"], *(now - each.polled_at for each in alone))
         assert worst["listed"] <= 12 + 2 * count / 100 + 20
         # A page that answers a hundred goes first until one task has waited ten times as long.
         assert worst["alone"] <= 10 * (10 + count / 100)
@@ -811,9 +812,9 @@ class TestFreshTasks:
         """A task that this client started just now is not looked at before it can have ended."""
         paged.schedule.note_started(ref(), 0.0)
         paged.add()
-        assert paged.questions(0.0) == []
+        assert paged.targets(0.0) == []
         assert paged.schedule.next_wake() == 10.0
-        assert paged.questions(10.0) == [ref()]
+        assert paged.targets(10.0) == [ref()]
 
     def test_without_time_it_is_looked_at_at_once(self, waiters: Waiters) -> None:
         """Who has no time to wait gets a look all the same."""
@@ -831,9 +832,9 @@ class TestFreshTasks:
         """Where hardly a task ended before its second look, the first is left out."""
         waiters.add()
         assert waiters.due(0.0) == ["a"]
-        _ = waiters.see(RUNNING, now=0.0)
+        _ = waiters.apply_task(RUNNING, now=0.0)
         assert waiters.due(10.0) == ["a"]
-        _ = waiters.see(SUCCESS, now=10.0)
+        _ = waiters.apply_task(SUCCESS, now=10.0)
         waiters.schedule.note_started(ref("b"), 20.0)
         waiters.add("b", now=20.0)
         assert waiters.due(39.9) == []
@@ -843,7 +844,7 @@ class TestFreshTasks:
         """Where tasks end before their second look, the first is made after one interval."""
         waiters.add()
         assert waiters.due(0.0) == ["a"]
-        _ = waiters.see(SUCCESS, now=0.0)
+        _ = waiters.apply_task(SUCCESS, now=0.0)
         waiters.schedule.note_started(ref("b"), 20.0)
         waiters.add("b", now=20.0)
         assert waiters.schedule.next_wake() == 30.0
@@ -871,16 +872,16 @@ class TestFreshTasks:
         waiters.schedule.note_started(ref(), 0.0)
         waiters.add(timeout=1000.0)
         assert waiters.due(10.0) == ["a"]
-        assert waiters.miss(now=VISIBILITY)
+        assert waiters.apply_not_found(now=VISIBILITY)
         assert waiters.due(VISIBILITY + 10.0) == ["a"]
-        assert not waiters.miss(now=VISIBILITY + 10.0)
-        assert not waiters.schedule.miss(ref("b"), now=0.0, lead=0.0)
+        assert not waiters.apply_not_found(now=VISIBILITY + 10.0)
+        assert not waiters.schedule.apply_not_found(ref("b"), now=0.0, lead=0.0)
 
     def test_what_was_started_is_forgotten(self, waiters: Waiters) -> None:
         """Only what may not be visible yet is remembered."""
         for number in range(1000):
             waiters.schedule.note_started(ref(str(number)), float(number))
-        assert len(waiters.schedule._fresh) <= VISIBILITY + 1
+        assert len(waiters.schedule._started) <= VISIBILITY + 1
 
 
 class TestSummaries:
@@ -891,7 +892,7 @@ class TestSummaries:
             pending = waiters.add(str(number))
             summary = ResultsSummary(total=9 + number // 2, in_progress=9)
             shown = task("in-progress", summary, name=str(number))
-            _ = waiters.schedule.see(ref(str(number)), shown, now=0.0, lead=0.0)
+            _ = waiters.schedule.apply_task(ref(str(number)), shown, now=0.0, lead=0.0)
             seen.append(pending.summary)
         assert seen[0] is seen[1]
         assert len(waiters.schedule._summaries) <= 257
@@ -905,7 +906,7 @@ class TestSummaries:
         reader = Reader(paged, NAMED)
         for now in range(200):
             assert reader.read(float(now)) == {"page": 1}
-            assert len(paged.schedule._timetable) <= 3 * 100 + 64 + 100
+            assert len(paged.schedule._timers) <= 3 * 100 + 64 + 100
 
 
 @dataclass
@@ -936,7 +937,7 @@ class Model:
     now: float = 1000.0
     waits: dict[PendingTask, Wait] = field(default_factory=dict)
     started: dict[str, float] = field(default_factory=dict)
-    looking: list[PollTarget] = field(default_factory=list)
+    polling: list[PollTarget] = field(default_factory=list)
 
     def live(self, name: str | None = None) -> Iterator[Wait]:
         waits = list(self.waits.values())
@@ -963,7 +964,7 @@ class ScheduleMachine(RuleBasedStateMachine):
         wait, now = self.model.waits[pending], self.model.now
         assert not wait.is_over, "settled twice, or after it was discarded"
         assert now <= wait.deadline + GRACE + 1e-6, "settled too late"
-        assert outcome.waited == now - pending.since
+        assert outcome.waited == now - pending.added_at
         wait.outcome = outcome
         if outcome.state is OutcomeState.RUNNING and isinstance(outcome.error, TaskTimeoutError):
             assert now >= wait.deadline - wait.lead - 1e-6, "timed out too early"
@@ -980,12 +981,12 @@ class ScheduleMachine(RuleBasedStateMachine):
     def add(
         self, name: str, timeout: float, delay: float, *, is_urgent: bool, is_own: bool
     ) -> PendingTask:
-        terms = WaitOptions(timeout, lambda state: delay, self.deliver, is_urgent)
+        options = WaitOptions(timeout, lambda state: delay, self.deliver, is_urgent)
         model = self.model
         if is_own:
             self.schedule.note_started(ref(name), model.now)
             model.started[name] = model.now
-        pending = PendingTask(ref(name), name, terms, now=model.now, index=len(model.waits))
+        pending = PendingTask(ref(name), name, options, now=model.now, index=len(model.waits))
         model.waits[pending] = Wait(pending, model.now + timeout)
         self.schedule.add(pending)
         return pending
@@ -1003,21 +1004,21 @@ class ScheduleMachine(RuleBasedStateMachine):
 
     @rule()
     def take_all(self) -> None:
-        while (question := self.schedule.take(self.model.now)) is not None:
-            assert question not in self.model.looking, "asked for twice at once"
-            assert self.schedule.is_wanted(question)
-            if isinstance(question, ListPage):
-                assert question.is_asked
-                assert not self.schedule.catalogues[question.kind].is_resting(self.model.now)
+        while (target := self.schedule.take(self.model.now)) is not None:
+            assert target not in self.model.polling, "asked for twice at once"
+            assert self.schedule.is_wanted(target)
+            if isinstance(target, ListPage):
+                assert target.is_in_flight
+                assert not self.schedule.lists[target.kind].is_suspended(self.model.now)
             else:
-                assert any(self.model.live(question.id)), "asked for though nobody waits"
-            self.model.looking.append(question)
+                assert any(self.model.live(target.id)), "asked for though nobody waits"
+            self.model.polling.append(target)
         assert not self.schedule.has_due
 
     def asked(self, number: int) -> PollTarget:
-        return self.model.looking[number % len(self.model.looking)]
+        return self.model.polling[number % len(self.model.polling)]
 
-    @precondition(lambda self: self.model.looking)
+    @precondition(lambda self: self.model.polling)
     @rule(
         number=st.integers(0, 3),
         statuses=st.dictionaries(NAMES, STATUSES, max_size=4),
@@ -1026,7 +1027,7 @@ class ScheduleMachine(RuleBasedStateMachine):
         lead=LEADS,
         following=st.sampled_from([None, "1", "2", "3"]),
     )
-    def see(
+    def apply_task(
         self,
         *,
         number: int,
@@ -1036,10 +1037,10 @@ class ScheduleMachine(RuleBasedStateMachine):
         lead: float,
         following: str | None,
     ) -> None:
-        question, now = self.asked(number), self.model.now
+        target, now = self.asked(number), self.model.now
         summary = ResultsSummary(total=1, failed=failed)
-        if not isinstance(question, ListPage):
-            statuses = {question.id: status}
+        if not isinstance(target, ListPage):
+            statuses = {target.id: status}
         seen = {name: task(each, summary, name=name) for name, each in statuses.items()}
         # What a page does not show is given time, too, if it was started just now.
         for wait in self.model.live():
@@ -1047,56 +1048,56 @@ class ScheduleMachine(RuleBasedStateMachine):
         waits = self.model.undecided(*seen)
         for wait in waits:
             wait.has_failed = OutcomeState.of(seen[wait.pending.id]) is OutcomeState.FAILED
-        if isinstance(question, ListPage):
+        if isinstance(target, ListPage):
             link = None if following is None else listing(following)
-            failures = self.schedule.see_page(
-                question, page(*seen.values()), link, now=now, lead=lead
+            failures = self.schedule.apply_page(
+                target, page(*seen.values()), link, now=now, lead=lead
             )
             wanted = {wait.pending.ref for wait in self.model.live() if wait.has_failed}
             assert len(failures) == len(set(failures))
             assert set(failures) == {each for each in wanted if each.id in seen}
         else:
-            wants_reason = self.schedule.see(question, seen[question.id], now=now, lead=lead)
-            assert wants_reason == any(w.has_failed for w in self.model.live(question.id))
+            wants_reason = self.schedule.apply_task(target, seen[target.id], now=now, lead=lead)
+            assert wants_reason == any(w.has_failed for w in self.model.live(target.id))
         for wait in waits:
             shown = seen[wait.pending.id]
             assert wait.pending.task == shown
             if OutcomeState.of(shown) in {OutcomeState.SUCCESS, OutcomeState.UNKNOWN}:
                 assert wait.outcome is not None
                 assert wait.outcome.state is OutcomeState.of(shown)
-        self.end_look(question)
+        self.end_poll(target)
 
-    @precondition(lambda self: self.model.looking)
+    @precondition(lambda self: self.model.polling)
     @rule(number=st.integers(0, 3), lead=LEADS)
     def fail(self, number: int, lead: float) -> None:
-        question, now = self.asked(number), self.model.now
-        if isinstance(question, ListPage):
-            self.schedule.refuse(question, now)
+        target, now = self.asked(number), self.model.now
+        if isinstance(target, ListPage):
+            self.schedule.apply_refusal(target, now)
         else:
-            waits = self.model.undecided(question.id)
+            waits = self.model.undecided(target.id)
             for wait in waits:
                 wait.lead = max(wait.lead, lead)
-            is_to_come = self.schedule.miss(question, now=now, lead=lead)
-            assert is_to_come == self.model.is_fresh(question.id)
+            is_to_come = self.schedule.apply_not_found(target, now=now, lead=lead)
+            assert is_to_come == self.model.is_fresh(target.id)
             if not is_to_come:
                 error = AffinityError("x")
-                self.schedule.give_up(question, error, now)
+                self.schedule.give_up(target, error, now)
                 assert all(wait.outcome and wait.outcome.error is error for wait in waits)
-        self.end_look(question)
+        self.end_poll(target)
 
-    @precondition(lambda self: self.model.looking)
+    @precondition(lambda self: self.model.polling)
     @rule(number=st.integers(0, 3))
     def learn_nothing(self, number: int) -> None:
-        self.end_look(self.asked(number))
+        self.end_poll(self.asked(number))
 
-    def end_look(self, question: PollTarget) -> None:
-        self.model.looking.remove(question)
-        self.schedule.put_back(question)
+    def end_poll(self, target: PollTarget) -> None:
+        self.model.polling.remove(target)
+        self.schedule.put_back(target)
 
     @rule(name=NAMES, reason=st.sampled_from(["Gone", None]))
-    def explain(self, name: str, reason: str | None) -> None:
+    def apply_reason(self, name: str, reason: str | None) -> None:
         waits = [wait for wait in self.model.live(name) if wait.has_failed]
-        self.schedule.explain(ref(name), reason, self.model.now)
+        self.schedule.apply_reason(ref(name), reason, self.model.now)
         for wait in waits:
             assert wait.outcome is not None
             assert (wait.outcome.state, wait.outcome.reason) == (OutcomeState.FAILED, reason)
@@ -1116,7 +1117,7 @@ class ScheduleMachine(RuleBasedStateMachine):
         assert self.schedule.tasks == len({wait.pending.ref for wait in live})
         for wait in self.model.waits.values():
             assert wait.is_over == (wait.pending.phase is Phase.DONE)
-        assert len(self.schedule._timetable) <= 3 * len(live) + 64
+        assert len(self.schedule._timers) <= 3 * len(live) + 64
 
     @invariant()
     def nobody_is_forgotten(self) -> None:
@@ -1124,43 +1125,43 @@ class ScheduleMachine(RuleBasedStateMachine):
             return
         for wait in self.model.live():
             pending = wait.pending
-            is_asked = pending.ref in self.model.looking or pending.leaf in self.model.looking
+            is_in_flight = pending.ref in self.model.polling or pending.page in self.model.polling
             assert pending.phase is not Phase.DUE or pending in self.schedule._due
-            assert pending.phase is not Phase.IN_FLIGHT or is_asked
+            assert pending.phase is not Phase.IN_FLIGHT or is_in_flight
             if pending.phase is Phase.WAITING:
-                assert self.schedule.next_wake() <= pending.wake
+                assert self.schedule.next_wake() <= pending.due_at
 
     @invariant()
     def pages_know_their_tasks(self) -> None:
         if not hasattr(self, "schedule"):
             return
-        known = self.schedule.catalogues["company"]
+        known = self.schedule.lists["company"]
         now, live = self.model.now + 1.0, [wait.pending for wait in self.model.live()]
-        pages = [known.walk, *known.leaves]
-        assert {pending.leaf for pending in live} <= {*pages, None}
-        for leaf in pages:
-            members = [pending for pending in live if pending.leaf is leaf]
+        pages = [known.scan, *known.pages]
+        assert {pending.page for pending in live} <= {*pages, None}
+        for each in pages:
+            members = [pending for pending in live if pending.page is each]
             due = [pending for pending in members if pending.is_due]
-            assert (leaf.size, leaf.due) == (len(members), len(due))
-            assert Counter(leaf.present()) == Counter(members)
-            value = sum(pending.value(now) for pending in due)
-            assert leaf.value(now) == pytest.approx(value, rel=1e-6, abs=1e-3)
-            assert leaf.is_asked == (leaf in self.model.looking)
-        assert all(leaf.size for leaf in known.leaves if not leaf.is_asked)
+            assert (each.size, each.due) == (len(members), len(due))
+            assert Counter(each.present()) == Counter(members)
+            priority = sum(pending.priority(now) for pending in due)
+            assert each.priority(now) == pytest.approx(priority, rel=1e-6, abs=1e-3)
+            assert each.is_in_flight == (each in self.model.polling)
+        assert all(each.size for each in known.pages if not each.is_in_flight)
 
     def teardown(self) -> None:
         """Whatever happened, in the end everything settles and nothing is left behind."""
         if not hasattr(self, "schedule"):
             return
-        for question in list(self.model.looking):
-            self.end_look(question)
+        for target in list(self.model.polling):
+            self.end_poll(target)
         self.pass_time(1000.0, takes=False)
         assert all(math.isinf(wait.deadline) for wait in self.model.live())
         error = AffinityError("closed")
         self.schedule.give_up_all(OutcomeState.UNKNOWN, self.model.now, error)
         assert not any(self.model.live())
         assert self.schedule.take(self.model.now) is None
-        left = (self.schedule._timetable, self.schedule._waiters, self.schedule._asked)
+        left = (self.schedule._timers, self.schedule._waiters, self.schedule._in_flight)
         assert [len(part) for part in left] == [0, 0, 0]
         assert (self.schedule.count, self.schedule.next_wake()) == (0, math.inf)
 
@@ -1175,16 +1176,16 @@ def test_a_walk_goes_on_without_the_task_that_kept_it_going() -> None:
     """Whoever is passed over while a page is read is asked for, whatever becomes of the others."""
     schedule = Schedule()
     outcomes: list[Outcome] = []
-    terms = WaitOptions(1000.0, tenacity.wait_fixed(5), lambda _, end: outcomes.append(end))
+    options = WaitOptions(1000.0, tenacity.wait_fixed(5), lambda _, end: outcomes.append(end))
     waiting = [
-        PendingTask(TaskRef("company", f"t{number}"), "", terms, now=0.0, index=number)
+        PendingTask(TaskRef("company", f"t{number}"), "", options, now=0.0, index=number)
         for number in range(6)
     ]
     for pending in waiting:
         schedule.add(pending)
     schedule.advance(0.0)
-    walk = schedule.take(0.0)
-    assert isinstance(walk, ListPage)
+    scan = schedule.take(0.0)
+    assert isinstance(scan, ListPage)
     assert not schedule.has_due  # all are passed over
     running = ResultsSummary(total=1, in_progress=1)
     page = Page(
@@ -1193,10 +1194,10 @@ def test_a_walk_goes_on_without_the_task_that_kept_it_going() -> None:
             for name in ("t4", "t5")
         ]
     )
-    following = Request("GET", "/v2/next", walk.request.decoder)
-    schedule.see_page(walk, page, following, now=0.1, lead=0.0)
-    schedule.put_back(walk)
+    following = Request("GET", "/v2/next", scan.request.decoder)
+    schedule.apply_page(scan, page, following, now=0.1, lead=0.0)
+    schedule.put_back(scan)
     queued = [pending for pending in waiting if pending.phase is Phase.DUE]
     assert len(queued) == 1
     schedule.discard(queued[0])
-    assert schedule.take(0.2) is walk
+    assert schedule.take(0.2) is scan

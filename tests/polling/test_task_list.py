@@ -17,7 +17,7 @@ from tests.profiles import examples
 # How fast examples are made is the machine's affair.
 SLOW = [HealthCheck.too_slow]
 
-TERMS = WaitOptions(1000.0, lambda state: 1.0, lambda pending, outcome: None)
+OPTIONS = WaitOptions(1000.0, lambda state: 1.0, lambda pending, outcome: None)
 Listing = Request[Page[MergeTask]]
 FIRST = list_tasks("company")
 
@@ -29,19 +29,19 @@ def listing(name: str) -> Listing:
 def pending(
     name: str = "a",
     *,
-    looked: float = 0.0,
+    polled_at: float = 0.0,
     phase: Phase = Phase.DUE,
-    wake: float | None = None,
+    due_at: float | None = None,
 ) -> PendingTask:
-    made = PendingTask(TaskRef("company", name), name, TERMS, now=looked, index=0)
+    made = PendingTask(TaskRef("company", name), name, OPTIONS, now=polled_at, index=0)
     made.phase = phase
-    if wake is not None:
-        made.wake = wake
+    if due_at is not None:
+        made.due_at = due_at
     return made
 
 
-def leaf(*pendings: PendingTask, born: float = 0.0) -> ListPage:
-    made = ListPage("company", listing("x"), born)
+def list_page(*pendings: PendingTask, created_at: float = 0.0) -> ListPage:
+    made = ListPage("company", listing("x"), created_at)
     for each in pendings:
         made.join(each)
     return made
@@ -52,26 +52,26 @@ class TestMembers:
         """A page counts who is on it, and who of these is due."""
         due, asked = pending("a"), pending("b", phase=Phase.IN_FLIGHT)
         later, failed = pending("c", phase=Phase.WAITING), pending("d", phase=Phase.FETCHING_REASON)
-        page = leaf(due, asked, later, failed)
+        page = list_page(due, asked, later, failed)
         assert (page.size, page.due) == (4, 2)
         assert page.present() == [due, asked, later, failed]
         page.leave(due)
         page.leave(later)
         assert (page.size, page.due) == (2, 1)
         assert page.present() == [asked, failed]
-        assert (due.leaf, asked.leaf) == (None, page)
+        assert (due.page, asked.page) == (None, page)
 
     def test_a_task_is_on_one_page(self) -> None:
         """Whoever joins a page leaves the one before it."""
         moved = pending()
-        before, after = leaf(moved), leaf()
+        before, after = list_page(moved), list_page()
         after.join(moved)
         assert (before.size, before.due, before.present()) == (0, 0, [])
         assert (after.size, after.due, after.present()) == (1, 1, [moved])
 
     def test_places_that_were_left_are_not_kept(self) -> None:
         """However many come and go, a page keeps hardly more places than it has tasks."""
-        page, stays = leaf(), pending("stays")
+        page, stays = list_page(), pending("stays")
         page.join(stays)
         for number in range(2000):
             goes = pending(str(number))
@@ -84,248 +84,256 @@ class TestMembers:
 class TestValue:
     def test_a_look_at_one(self) -> None:
         """News of a task is worth the square of the time since the last."""
-        assert pending(looked=3.0).value(10.0) == 49
-        assert leaf(pending(looked=3.0)).value(10.0) == 49
+        assert pending(polled_at=3.0).priority(10.0) == 49
+        assert list_page(pending(polled_at=3.0)).priority(10.0) == 49
 
     def test_nothing_due_is_worth_nothing(self) -> None:
         """A page without a due task is worth no look, however many stand on it."""
-        assert leaf().value(100.0) == 0
-        assert leaf(*(pending(str(n), phase=Phase.WAITING) for n in range(9))).value(100.0) == 0
+        assert list_page().priority(100.0) == 0
+        assert (
+            list_page(*(pending(str(n), phase=Phase.WAITING) for n in range(9))).priority(100.0)
+            == 0
+        )
 
     @given(
-        born=st.floats(0, 1e5),
-        looked=st.lists(st.floats(0, 1e5), min_size=1, max_size=100),
+        created_at=st.floats(0, 1e5),
+        polled_at=st.lists(st.floats(0, 1e5), min_size=1, max_size=100),
         left=st.integers(0, 99),
     )
     @settings(max_examples=examples(100), deadline=None, suppress_health_check=SLOW)
     def test_it_is_the_sum_of_the_single_looks(
-        self, born: float, looked: list[float], left: int
+        self, created_at: float, polled_at: list[float], left: int
     ) -> None:
         """A page is worth as much as its due tasks together, whoever came and went before."""
-        page = leaf(*(pending(str(n), looked=when) for n, when in enumerate(looked)), born=born)
+        page = list_page(
+            *(pending(str(n), polled_at=when) for n, when in enumerate(polled_at)),
+            created_at=created_at,
+        )
         for each in page.present()[:left]:
             page.leave(each)
-        expected = sum(each.value(2e5) for each in page.present())
-        assert page.value(2e5) == pytest.approx(expected, rel=1e-6, abs=1)
+        expected = sum(each.priority(2e5) for each in page.present())
+        assert page.priority(2e5) == pytest.approx(expected, rel=1e-6, abs=1)
 
     def test_a_page_shows_a_hundred(self) -> None:
         """Of the tasks that a page might show, no more than a hundred count."""
-        page = leaf(*(pending(str(number)) for number in range(400)))
-        assert page.value(10.0) == pytest.approx(100 * 100)
+        page = list_page(*(pending(str(number)) for number in range(400)))
+        assert page.priority(10.0) == pytest.approx(100 * 100)
 
 
 class TestPays:
     @pytest.mark.parametrize(
-        ("due", "soon", "others", "pays"),
+        ("due", "soon", "others", "is_worth_polling"),
         [(0, 0, 9, False), (1, 0, 9, False), (2, 0, 0, True), (1, 1, 0, True), (0, 2, 1, True)],
     )
-    def test_two_that_are_due_or_nearly(self, due: int, soon: int, others: int, pays: bool) -> None:
+    def test_two_that_are_due_or_nearly(
+        self, due: int, soon: int, others: int, is_worth_polling: bool
+    ) -> None:
         """A page pays when it answers two: such as are due, or will be very soon."""
         assert MIN_DUE == 2
-        page = leaf(
+        page = list_page(
             *(pending(f"due {n}") for n in range(due)),
-            *(pending(f"soon {n}", phase=Phase.WAITING, wake=10.0) for n in range(soon)),
-            *(pending(f"late {n}", phase=Phase.WAITING, wake=11.0) for n in range(others)),
+            *(pending(f"soon {n}", phase=Phase.WAITING, due_at=10.0) for n in range(soon)),
+            *(pending(f"late {n}", phase=Phase.WAITING, due_at=11.0) for n in range(others)),
         )
-        assert page.pays(8.0) is pays
+        assert page.is_worth_polling(8.0) is is_worth_polling
 
     @pytest.mark.parametrize(
         ("now", "is_soon"), [(15.9, False), (16.0, True), (19.0, True), (20.0, True)]
     )
     def test_what_is_soon(self, now: float, is_soon: bool) -> None:
         """A task may be looked at when a fifth of its interval is left."""
-        assert pending(looked=0.0, phase=Phase.WAITING, wake=20.0).is_due_soon(now) is is_soon
+        assert pending(polled_at=0.0, phase=Phase.WAITING, due_at=20.0).is_due_soon(now) is is_soon
 
     @pytest.mark.parametrize("phase", [each for each in Phase if each is not Phase.WAITING])
     def test_only_what_waits_for_its_look_is_due_soon(self, phase: Phase) -> None:
         """What is asked for already, or has failed, or is settled is not looked at sooner."""
-        assert not pending(phase=phase, wake=20.0).is_due_soon(20.0)
+        assert not pending(phase=phase, due_at=20.0).is_due_soon(20.0)
 
     def test_who_has_left_is_not_counted(self) -> None:
         """A task that stands on another page now does not make this one pay."""
-        moved = pending("moved", phase=Phase.WAITING, wake=0.0)
-        page = leaf(pending("due"), moved)
-        leaf().join(moved)
-        assert not page.pays(100.0)
+        moved = pending("moved", phase=Phase.WAITING, due_at=0.0)
+        page = list_page(pending("due"), moved)
+        list_page().join(moved)
+        assert not page.is_worth_polling(100.0)
 
 
-def catalogue(kind: Kind = "company") -> TaskList:
+def task_list(kind: Kind = "company") -> TaskList:
     return TaskList(kind)
 
 
-def add_leaf(known: TaskList, name: str, *pendings: PendingTask, now: float = 0.0) -> ListPage:
-    known.walk.request = listing(name)
-    opened = known.opened(known.walk, now)
+def add_page(known: TaskList, name: str, *pendings: PendingTask, now: float = 0.0) -> ListPage:
+    known.scan.request = listing(name)
+    opened = known.page_for(known.scan, now)
     for each in pendings:
         opened.join(each)
-    _ = known.step(None, has_paid=True)
+    _ = known.advance_scan(None, was_worth_it=True)
     return opened
 
 
 class TestBest:
     def test_nothing_pays(self) -> None:
         """One due task alone makes no page worth a call."""
-        known = catalogue()
-        assert known.best(0.0) is None
-        known.walk.join(pending())
-        assert known.best(0.0) is None
+        known = task_list()
+        assert known.best_page(0.0) is None
+        known.scan.join(pending())
+        assert known.best_page(0.0) is None
 
     def test_the_one_that_is_most_worth(self) -> None:
         """Of the pages that pay the one is asked that tells most, the walk among them."""
-        known = catalogue()
-        old = add_leaf(known, "old", pending("a"), pending("b"))
-        assert known.best(10.0) is old
-        new = add_leaf(known, "new", *(pending(str(n), looked=5.0) for n in range(9)))
-        assert known.best(10.0) is new
-        assert known.best(100.0) is new
+        known = task_list()
+        old = add_page(known, "old", pending("a"), pending("b"))
+        assert known.best_page(10.0) is old
+        new = add_page(known, "new", *(pending(str(n), polled_at=5.0) for n in range(9)))
+        assert known.best_page(10.0) is new
+        assert known.best_page(100.0) is new
         for number in range(50):
-            known.walk.join(pending(f"walk {number}"))
-        assert known.best(100.0) is known.walk
+            known.scan.join(pending(f"walk {number}"))
+        assert known.best_page(100.0) is known.scan
 
     def test_what_is_asked_is_not_asked_again(self) -> None:
         """A page on its way is passed over."""
-        known = catalogue()
-        old = add_leaf(known, "old", pending("a"), pending("b"))
-        old.is_asked = True
-        assert known.best(10.0) is None
+        known = task_list()
+        old = add_page(known, "old", pending("a"), pending("b"))
+        old.is_in_flight = True
+        assert known.best_page(10.0) is None
 
 
 class TestWalk:
     def test_from_the_newest_page_down(self) -> None:
         """The walk starts at the newest page, follows the links while it pays, and starts anew."""
-        known = catalogue()
-        assert known.walk.request == FIRST
-        assert known.step(listing("2"), has_paid=True)
-        assert known.walk.request == listing("2")
-        assert known.step(listing("3"), has_paid=True)
-        assert known.walk.request == listing("3")
-        assert not known.step(listing("4"), has_paid=False)
-        assert known.walk.request == FIRST
+        known = task_list()
+        assert known.scan.request == FIRST
+        assert known.advance_scan(listing("2"), was_worth_it=True)
+        assert known.scan.request == listing("2")
+        assert known.advance_scan(listing("3"), was_worth_it=True)
+        assert known.scan.request == listing("3")
+        assert not known.advance_scan(listing("4"), was_worth_it=False)
+        assert known.scan.request == FIRST
 
     def test_the_end_of_the_list(self) -> None:
         """Where there is no further page the walk ends, however well it paid."""
-        known = catalogue()
-        assert known.step(listing("2"), has_paid=True)
-        assert not known.step(None, has_paid=True)
-        assert known.walk.request == FIRST
+        known = task_list()
+        assert known.advance_scan(listing("2"), was_worth_it=True)
+        assert not known.advance_scan(None, was_worth_it=True)
+        assert known.scan.request == FIRST
 
     def test_the_newest_page_stays_with_the_walk(self) -> None:
         """The newest page shifts, so it is no leaf; a look at it begins a walk."""
-        known = catalogue()
-        assert known.opened(known.walk, 7.0) is known.walk
-        assert (known.began, known.leaves) == (7.0, [])
+        known = task_list()
+        assert known.page_for(known.scan, 7.0) is known.scan
+        assert (known.scan_began, known.pages) == (7.0, [])
 
     def test_a_page_below_is_kept(self) -> None:
         """A page further down is anchored at a task: it is kept, and asked for again as it is."""
-        known = catalogue("person")
-        _ = known.opened(known.walk, 1.0)
-        assert known.step(listing("2"), has_paid=True)
-        found = known.opened(known.walk, 2.0)
-        assert found is not known.walk
-        assert known.leaves == [found]
-        assert (found.kind, found.request, found.born) == ("person", listing("2"), 2.0)
-        assert known.began == 1.0
-        assert known.opened(found, 3.0) is found
-        assert known.leaves == [found]
+        known = task_list("person")
+        _ = known.page_for(known.scan, 1.0)
+        assert known.advance_scan(listing("2"), was_worth_it=True)
+        found = known.page_for(known.scan, 2.0)
+        assert found is not known.scan
+        assert known.pages == [found]
+        assert (found.kind, found.request, found.created_at) == ("person", listing("2"), 2.0)
+        assert known.scan_began == 1.0
+        assert known.page_for(found, 3.0) is found
+        assert known.pages == [found]
 
     def test_a_page_that_is_forgotten(self) -> None:
         """A page on which nothing is pending is forgotten, once; the walk never is."""
-        known = catalogue()
-        found = add_leaf(known, "2")
+        known = task_list()
+        found = add_page(known, "2")
         known.close(found)
         known.close(found)
-        known.close(known.walk)
-        assert known.leaves == []
+        known.close(known.scan)
+        assert known.pages == []
 
     def test_what_is_yet_to_find(self) -> None:
         """Due tasks that were not looked at since the walk began are yet to be found."""
-        known = catalogue()
-        old, asked = pending("a", looked=1.0), pending("b", looked=1.0, phase=Phase.IN_FLIGHT)
-        new = pending("new", looked=5.0)
-        above, seen = pending("above", looked=6.0), pending("seen", looked=5.0)
-        seen.polls = 1
-        later = pending("later", looked=1.0, phase=Phase.WAITING)
-        left = pending("left", looked=1.0)
+        known = task_list()
+        old, asked = pending("a", polled_at=1.0), pending("b", polled_at=1.0, phase=Phase.IN_FLIGHT)
+        new = pending("new", polled_at=5.0)
+        above, seen = pending("above", polled_at=6.0), pending("seen", polled_at=5.0)
+        seen.answers = 1
+        later = pending("later", polled_at=1.0, phase=Phase.WAITING)
+        left = pending("left", polled_at=1.0)
         for each in (left, old, seen, asked, above, later, new):
-            known.walk.join(each)
-        leaf().join(left)
-        _ = known.opened(known.walk, 5.0)
-        assert known.below() == [old, asked, new]
-        assert known.below(1) == [old]
+            known.scan.join(each)
+        list_page().join(left)
+        _ = known.page_for(known.scan, 5.0)
+        assert known.not_yet_scanned() == [old, asked, new]
+        assert known.not_yet_scanned(1) == [old]
 
 
 class TestRest:
     def test_three_that_do_not_pay(self) -> None:
         """After three looks in a row that did not pay, the list is left alone for a minute."""
-        known = catalogue()
+        known = task_list()
         for _ in range(2):
-            known.note(0.0, has_paid=False)
-        known.note(0.0, has_paid=True)
+            known.note(0.0, was_worth_it=False)
+        known.note(0.0, was_worth_it=True)
         for _ in range(2):
-            known.note(0.0, has_paid=False)
-        assert not known.is_resting(0.0)
-        known.note(10.0, has_paid=False)
-        assert known.is_resting(10.0)
-        assert known.is_resting(69.9)
-        assert not known.is_resting(70.0)
+            known.note(0.0, was_worth_it=False)
+        assert not known.is_suspended(0.0)
+        known.note(10.0, was_worth_it=False)
+        assert known.is_suspended(10.0)
+        assert known.is_suspended(69.9)
+        assert not known.is_suspended(70.0)
 
     def test_a_resting_list_is_not_read(self) -> None:
         """However many are due, no page of a list is asked for while that rests."""
-        known = catalogue()
+        known = task_list()
         for name in "abc":
-            known.walk.join(pending(name))
-        add_leaf(known, "2", pending("x"), pending("y"))
-        known.rest(0.0)
-        assert known.best(59.0) is None
-        assert known.best(60.0) is not None
+            known.scan.join(pending(name))
+        add_page(known, "2", pending("x"), pending("y"))
+        known.suspend(0.0)
+        assert known.best_page(59.0) is None
+        assert known.best_page(60.0) is not None
 
     def test_each_rest_is_longer(self) -> None:
         """A list that still does not pay is tried by one page, and ever more rarely."""
-        known, now, rests = catalogue(), 0.0, []
-        known.rest(now)
+        known, now, rests = task_list(), 0.0, []
+        known.suspend(now)
         for _ in range(6):
             start = now
-            while known.is_resting(now):
+            while known.is_suspended(now):
                 now += 1
             rests.append(now - start)
-            known.note(now, has_paid=False)
+            known.note(now, was_worth_it=False)
         assert rests == [60, 120, 240, 480, 900, 900]
 
     def test_a_list_that_pays_again(self) -> None:
         """One page that pays makes it as good as new."""
-        known = catalogue()
-        known.rest(0.0)
-        known.rest(100.0)
-        known.note(500.0, has_paid=True)
+        known = task_list()
+        known.suspend(0.0)
+        known.suspend(100.0)
+        known.note(500.0, was_worth_it=True)
         for _ in range(2):
-            known.note(500.0, has_paid=False)
-        assert not known.is_resting(500.0)
-        known.note(500.0, has_paid=False)
-        assert known.is_resting(559.0)
-        assert not known.is_resting(560.0)
+            known.note(500.0, was_worth_it=False)
+        assert not known.is_suspended(500.0)
+        known.note(500.0, was_worth_it=False)
+        assert known.is_suspended(559.0)
+        assert not known.is_suspended(560.0)
 
     def test_a_rest_ends_the_walk(self) -> None:
         """After a rest the walk starts at the newest page."""
-        known = catalogue()
-        _ = known.step(listing("2"), has_paid=True)
-        known.rest(0.0)
-        assert known.walk.request == FIRST
+        known = task_list()
+        _ = known.advance_scan(listing("2"), was_worth_it=True)
+        known.suspend(0.0)
+        assert known.scan.request == FIRST
 
     def test_one_line_each_way(self, caplog: pytest.LogCaptureFixture) -> None:
         """A list that stops paying is told of once, and once when it pays again."""
         caplog.set_level(logging.INFO, logger="aiotasks")
-        known = catalogue("person")
-        known.note(0.0, has_paid=True)
+        known = task_list("person")
+        known.note(0.0, was_worth_it=True)
         for _ in range(9):
-            known.note(0.0, has_paid=False)
+            known.note(0.0, was_worth_it=False)
         assert caplog.messages == ["The list of person merge tasks does not pay: asking for each"]
         caplog.clear()
         for _ in range(3):
-            known.note(0.0, has_paid=True)
+            known.note(0.0, was_worth_it=True)
         assert caplog.messages == ["The list of person merge tasks pays again and is used"]
 
 
 @pytest.mark.parametrize("kind", ["company", "person"])
 def test_each_kind_has_a_list(kind: Kind) -> None:
     """The walk starts at the newest page of its own kind."""
-    assert catalogue(kind).walk.request == list_tasks(kind)
+    assert task_list(kind).scan.request == list_tasks(kind)

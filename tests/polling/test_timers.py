@@ -15,74 +15,74 @@ from tests.profiles import examples
 # How fast examples are made is the machine's affair.
 SLOW = [HealthCheck.too_slow]
 
-TERMS = WaitOptions(100.0, lambda state: 1.0, lambda pending, outcome: None)
+OPTIONS = WaitOptions(100.0, lambda state: 1.0, lambda pending, outcome: None)
 
 
 def pending(name: str = "a") -> PendingTask:
-    return PendingTask(TaskRef("company", name), name, TERMS, now=0.0, index=0)
+    return PendingTask(TaskRef("company", name), name, OPTIONS, now=0.0, index=0)
 
 
-def popped(timetable: WakeQueue, now: float) -> list[tuple[float, list[str]]]:
-    return [(when, [each.id for each in row]) for when, row in timetable.pop(now)]
+def popped(timers: WakeQueue, now: float) -> list[tuple[float, list[str]]]:
+    return [(when, [each.id for each in row]) for when, row in timers.pop(now)]
 
 
 class TestTimetable:
     def test_nothing(self) -> None:
         """An empty one has no next time and nothing to take out."""
-        timetable = WakeQueue()
-        assert (len(timetable), timetable.next) == (0, math.inf)
-        assert popped(timetable, 1e9) == []
+        timers = WakeQueue()
+        assert (len(timers), timers.next) == (0, math.inf)
+        assert popped(timers, 1e9) == []
 
     def test_a_row(self) -> None:
         """Tasks of one moment come out together, in the order in which they were put in."""
-        timetable = WakeQueue()
+        timers = WakeQueue()
         for name in "abc":
-            timetable.put(5.0, pending(name))
-        timetable.put(7.0, pending("d"))
-        assert (len(timetable), timetable.next) == (4, 5.0)
-        assert popped(timetable, 4.9) == []
-        assert popped(timetable, 5.0) == [(5.0, ["a", "b", "c"])]
-        assert (len(timetable), timetable.next) == (1, 7.0)
+            timers.put(5.0, pending(name))
+        timers.put(7.0, pending("d"))
+        assert (len(timers), timers.next) == (4, 5.0)
+        assert popped(timers, 4.9) == []
+        assert popped(timers, 5.0) == [(5.0, ["a", "b", "c"])]
+        assert (len(timers), timers.next) == (1, 7.0)
 
     def test_never(self) -> None:
         """What is to wake never costs nothing."""
-        timetable = WakeQueue()
-        timetable.put(math.inf, pending())
-        assert (len(timetable), timetable.next) == (0, math.inf)
+        timers = WakeQueue()
+        timers.put(math.inf, pending())
+        assert (len(timers), timers.next) == (0, math.inf)
 
     def test_a_row_that_is_filled_again_while_it_is_read(self) -> None:
         """What is put in for the present moment meanwhile comes out too, in a row of its own."""
-        timetable = WakeQueue()
-        timetable.put(1.0, pending("a"))
+        timers = WakeQueue()
+        timers.put(1.0, pending("a"))
         rows = []
-        for when, row in timetable.pop(2.0):
+        for when, row in timers.pop(2.0):
             rows.append((when, [each.id for each in row]))
             if len(rows) == 1:
-                timetable.put(1.0, pending("b"))
-                timetable.put(3.0, pending("c"))
+                timers.put(1.0, pending("b"))
+                timers.put(3.0, pending("c"))
         assert rows == [(1.0, ["a"]), (1.0, ["b"])]
-        assert timetable.next == 3.0
+        assert timers.next == 3.0
 
     @pytest.mark.parametrize("kept", [set("ace"), set(), set("abcde")], ids=len)
     def test_a_sweep(self, kept: set[str]) -> None:
         """What holds no more is thrown out; what stays keeps its time and its order."""
-        timetable = WakeQueue()
+        timers = WakeQueue()
         for when, name in ((2.0, "a"), (1.0, "b"), (2.0, "c"), (2.0, "d"), (3.0, "e")):
-            timetable.put(when, pending(name))
+            timers.put(when, pending(name))
         asked: list[tuple[float, str]] = []
 
-        def holds(when: float, each: PendingTask) -> bool:
+        def is_current(when: float, each: PendingTask) -> bool:
             asked.append((when, each.id))
             return each.id in kept
 
-        timetable.sweep(holds)
+        timers.sweep(is_current)
         assert sorted(asked) == [(1.0, "b"), (2.0, "a"), (2.0, "c"), (2.0, "d"), (3.0, "e")]
-        assert len(timetable) == len(kept)
-        rows = popped(timetable, 9.0)
+        assert len(timers) == len(kept)
+        rows = popped(timers, 9.0)
         expected = [(1.0, "b"), (2.0, "acd"), (3.0, "e")]
         kept_rows = [(when, [each for each in row if each in kept]) for when, row in expected]
         assert rows == [row for row in kept_rows if row[1]]
-        assert len(timetable) == 0
+        assert len(timers) == 0
 
     @given(
         st.lists(st.sampled_from([0.0, 0.5, 1.0, 2.5, 7.0]) | st.floats(0, 9), max_size=40),
@@ -91,14 +91,14 @@ class TestTimetable:
     @settings(max_examples=examples(100), deadline=None, suppress_health_check=SLOW)
     def test_the_order(self, times: list[float], now: float) -> None:
         """Entries come out by time and, where that is equal, as they were put in; others stay."""
-        timetable = WakeQueue()
+        timers = WakeQueue()
         for number, when in enumerate(times):
-            timetable.put(when, pending(str(number)))
+            timers.put(when, pending(str(number)))
         expected = sorted(range(len(times)), key=times.__getitem__)
-        early = [int(name) for _, row in popped(timetable, now) for name in row]
+        early = [int(name) for _, row in popped(timers, now) for name in row]
         assert early == [number for number in expected if times[number] <= now]
-        assert len(timetable) == len(times) - len(early)
-        assert timetable.next > now
-        late = popped(timetable, 9.0)
+        assert len(timers) == len(times) - len(early)
+        assert timers.next > now
+        late = popped(timers, 9.0)
         assert early + [int(name) for _, row in late for name in row] == expected
         assert len({when for when, _ in late}) == len(late)
