@@ -1,4 +1,8 @@
-"""One waiter's one task: the record of it, and what it can come to."""
+"""A pending task, which is one caller's wait for one task, and the list page that it is on.
+
+The two live in one module because they refer to each other: a page counts which of its tasks are
+due, so a task reports each change of its phase to its page.
+"""
 
 from collections.abc import Callable
 from enum import Enum
@@ -13,17 +17,18 @@ from aiotasks.outcomes import Outcome, OutcomeState
 
 
 MIN_DUE: Final = 2
-"""How many due tasks a page must answer to be cheaper than asking for each."""
+"""How many due tasks make a page worth polling: for one, a GET of the task costs the same."""
 
 _SLACK = 0.2
-_SHOWN_AHEAD = 256
+_MAX_SEARCHED = 256
 _PAGE = 100
+_MAX_SUMMARIES = 256
 
 
 class WaitOptions(NamedTuple):
-    """What is the same for all tasks of one wait.
+    """What all tasks of one wait have in common.
 
-    A wait that ``is_urgent`` goes first, one that ``is_once`` ends with the first news.
+    A wait that ``is_urgent`` is polled first. One that ``is_once`` ends with the first answer.
     """
 
     timeout: float
@@ -36,18 +41,18 @@ class WaitOptions(NamedTuple):
 class Phase(Enum):
     """What a pending task waits for."""
 
-    WAITING = "its next look"
-    DUE = "its turn to be asked for"
+    WAITING = "its due time"
+    DUE = "a request slot"
     IN_FLIGHT = "an answer"
     FETCHING_REASON = "the reason of its failure"
     DONE = "nothing"
 
 
 class PendingTask:
-    """A task that somebody waits for.
+    """One caller's wait for one task.
 
-    There may be a hundred thousand, so what can be derived is not kept: the task as it was last
-    seen is its status and its summary, and the summaries of equal tasks are one.
+    There may be a hundred thousand of them, so nothing is stored that can be computed: the task as
+    last polled is kept as its status and its summary, and equal summaries are one object.
     """
 
     __slots__ = (
@@ -81,84 +86,112 @@ class PendingTask:
         self.polled_at = now
         self.due_at = now
         self.phase = Phase.WAITING
+        # The attempt of the backoff strategy: polls that other waits caused do not count.
         self.attempt = 0
         self.answers = 0
         self.is_final_poll = False
         self.status: TaskStatus | None = None
         self.summary: ResultsSummary | None = None
         self.page: ListPage | None = None
-        # The next who waits for the same task.
+        # Waits for the same task are a linked list; see Waiters.
         self.next_waiter: PendingTask | None = None
 
     @property
     def ref(self) -> TaskRef:
-        """What the task is called."""
+        """The kind and id of the task."""
         return TaskRef(self.kind, self.id)
 
     @property
     def deadline(self) -> float:
-        """When the wait is over."""
+        """When the wait times out."""
         return self.added_at + self.options.timeout
 
     @property
-    def is_due(self) -> bool:
-        """Whether news of it is due, or even under way."""
-        return self.phase is Phase.DUE or self.phase is Phase.IN_FLIGHT
-
-    def is_due_soon(self, now: float) -> bool:
-        """Say whether so little is left of its interval that it may be looked at now."""
-        is_later = self.phase is Phase.WAITING
-        return is_later and self.due_at - now <= _SLACK * (self.due_at - self.polled_at)
-
-    def priority(self, now: float) -> float:
-        """Return what a look at it is worth: news is the likelier the older the last."""
-        return (now - self.polled_at) ** 2
-
-    @property
     def task(self) -> MergeTask | None:
-        """The task as it was last seen."""
+        """The task as last polled; None before the first answer."""
         if self.status is None:
             return None
         return MergeTask(id=self.id, status=self.status, results_summary=self.summary)
 
+    @property
+    def is_due(self) -> bool:
+        """Whether a poll of it is due or in flight."""
+        return self.phase is Phase.DUE or self.phase is Phase.IN_FLIGHT
 
-def cut_short(pending: PendingTask, now: float) -> Outcome:
-    """Return what a wait comes to if it ends now."""
-    if pending.phase is Phase.FETCHING_REASON:
-        return failed(pending, None, now)
-    error = TaskTimeoutError(pending.url, pending.task, now - pending.added_at)
-    return outcome(pending, OutcomeState.RUNNING, now, error)
+    def is_due_soon(self, now: float) -> bool:
+        """Return True if at most 20 % of the poll interval remains, so that it may share a poll."""
+        is_waiting = self.phase is Phase.WAITING
+        return is_waiting and self.due_at - now <= _SLACK * (self.due_at - self.polled_at)
 
+    def priority(self, now: float) -> float:
+        """Return what a poll of it is worth: the square of the seconds since the last poll.
 
-def failed(pending: PendingTask, reason: str | None, now: float) -> Outcome:
-    """Return the outcome of a task that was seen to have failed."""
-    task = pending.task
-    assert task is not None  # noqa: S101 - it was seen
-    error = TaskFailedError(pending.url, task, reason)
-    return outcome(pending, OutcomeState.FAILED, now, error, reason)
+        The square bounds the delay of single tasks: one that has waited ten times as long is
+        worth as much as a page of a hundred.
+        """
+        return (now - self.polled_at) ** 2
 
+    def enter(self, phase: Phase) -> None:
+        """Change the phase, and the count of due tasks on its page."""
+        was_due, self.phase = self.is_due, phase
+        change = self.is_due - was_due
+        if change and self.page is not None:
+            self.page.count_due(self, change)
 
-def outcome(
-    pending: PendingTask,
-    state: OutcomeState,
-    now: float,
-    error: AffinityError | None,
-    reason: str | None = None,
-) -> Outcome:
-    """Return an outcome with what is known of a task."""
-    return Outcome(
-        url=pending.url,
-        state=state,
-        task=pending.task,
-        error=error,
-        reason=reason,
-        polls=pending.answers,
-        waited=now - pending.added_at,
-    )
+    def record(self, status: TaskStatus, summary: ResultsSummary | None) -> None:
+        """Store what a poll returned."""
+        self.status, self.summary = status, summary
+        self.answers += 1
+
+    def wait(self, until: float, *, now: float, lead: float) -> bool:
+        """Wait for the next poll; return True if that needs a new timer.
+
+        ``lead`` is how many seconds before the deadline the final poll starts.
+        """
+        final = max(self.deadline - lead, now)
+        due_at = min(until, final)
+        has_timer = self.phase is Phase.WAITING and self.due_at == due_at
+        # The page counts with the time of the last poll, so the phase changes first.
+        self.enter(Phase.WAITING)
+        self.is_final_poll = until >= final
+        self.polled_at, self.due_at = now, due_at
+        return not has_timer
+
+    def timed_out(self, now: float) -> Outcome:
+        """Return the outcome if the wait ended now, without a further answer."""
+        if self.phase is Phase.FETCHING_REASON:
+            return self.failed(None, now)
+        error = TaskTimeoutError(self.url, self.task, now - self.added_at)
+        return self.outcome(OutcomeState.RUNNING, now, error)
+
+    def failed(self, reason: str | None, now: float) -> Outcome:
+        """Return the outcome of a task that was polled as failed."""
+        task = self.task
+        assert task is not None  # noqa: S101 - only an answer makes it fail
+        error = TaskFailedError(self.url, task, reason)
+        return self.outcome(OutcomeState.FAILED, now, error, reason)
+
+    def outcome(
+        self,
+        state: OutcomeState,
+        now: float,
+        error: AffinityError | None = None,
+        reason: str | None = None,
+    ) -> Outcome:
+        """Return an outcome with the task as last polled."""
+        return Outcome(
+            url=self.url,
+            state=state,
+            task=self.task,
+            error=error,
+            reason=reason,
+            polls=self.answers,
+            waited=now - self.added_at,
+        )
 
 
 class ListPage:
-    """One page of a list, and the pending tasks that it is known or thought to show."""
+    """A page of a task list, and the pending tasks that it showed or may show."""
 
     __slots__ = (
         "_squares",
@@ -174,17 +207,17 @@ class ListPage:
 
     def __init__(self, kind: Kind, request: Request[Page[MergeTask]], created_at: float) -> None:
         self.kind = kind
-        self.created_at = created_at
-        self._sum = 0.0
-        self._squares = 0.0
         self.request = request
+        self.created_at = created_at
         self.members: list[PendingTask] = []
         self.size = 0
         self.due = 0
         self.is_in_flight = False
+        self._sum = 0.0
+        self._squares = 0.0
 
-    def join(self, pending: "PendingTask") -> None:
-        """Take in a task."""
+    def join(self, pending: PendingTask) -> None:
+        """Add a task, which leaves the page that it was on."""
         if pending.page is not None:
             pending.page.leave(pending)
         pending.page = self
@@ -192,31 +225,32 @@ class ListPage:
         self.size += 1
         self.count_due(pending, pending.is_due)
 
-    def leave(self, pending: "PendingTask") -> None:
-        """Let a task go."""
+    def leave(self, pending: PendingTask) -> None:
+        """Remove a task."""
         pending.page = None
         self.size -= 1
         self.count_due(pending, -pending.is_due)
-        if len(self.members) > 2 * self.size + _SHOWN_AHEAD:
-            self.members = self.present()
+        # Removing from the middle of a list is O(n), so entries are dropped many at a time.
+        if len(self.members) > 2 * self.size + _MAX_SEARCHED:
+            self.members = self.tasks()
 
-    def present(self) -> list["PendingTask"]:
-        """Return the tasks that are on it now."""
-        # Whoever left and came back stands there twice.
+    def tasks(self) -> list[PendingTask]:
+        """Return the tasks that are on the page now."""
+        # A task that left and came back has two entries.
         return list(dict.fromkeys(pending for pending in self.members if pending.page is self))
 
-    def count_due(self, pending: "PendingTask", sign: int) -> None:
-        """Count a task as due (1), or as due no more (-1)."""
+    def count_due(self, pending: PendingTask, change: int) -> None:
+        """Count a task as due (1) or as no longer due (-1)."""
         polled_at = pending.polled_at - self.created_at
-        self.due += sign
-        self._sum += sign * polled_at
-        self._squares += sign * polled_at * polled_at
+        self.due += change
+        self._sum += change * polled_at
+        self._squares += change * polled_at * polled_at
 
     def priority(self, now: float) -> float:
-        """Return what a look at it is worth: as much as looks at its due tasks by themselves.
+        """Return what a poll of the page is worth: the sum of the priorities of its due tasks.
 
-        Of these a page shows no more than a hundred. The sum of their values, each the square of
-        the time since the last look, is kept as its three parts.
+        The page shows at most a hundred of them. The sum of ``(now - polled_at) ** 2`` is kept
+        as its three terms, so that a change of one task costs O(1).
         """
         if not self.due:
             return 0.0
@@ -225,29 +259,20 @@ class ListPage:
         return total * min(1.0, _PAGE / self.due)
 
     def is_worth_polling(self, now: float) -> bool:
-        """Say whether enough tasks on it are due, or will be so soon that a look may be now."""
+        """Return True if at least ``MIN_DUE`` tasks on it are due, or due soon."""
         count = self.due
-        for pending in self.members[:_SHOWN_AHEAD] if count < MIN_DUE else ():
+        for pending in self.members[:_MAX_SEARCHED] if count < MIN_DUE else ():
             count += pending.page is self and pending.is_due_soon(now)
         return count >= MIN_DUE
 
 
-_MOST_SUMMARIES = 256
-
-
-class Summaries:
-    """One of all summaries that are equal: nearly all tasks have one of few."""
-
-    def __init__(self) -> None:
-        self._known: dict[ResultsSummary, ResultsSummary] = {}
-
-    def __len__(self) -> int:
-        return len(self._known)
-
-    def shared(self, summary: ResultsSummary | None) -> ResultsSummary | None:
-        """Return the one that is kept for all that equal it."""
-        if summary is None:
-            return None
-        if len(self._known) > _MOST_SUMMARIES:
-            self._known.clear()
-        return self._known.setdefault(summary, summary)
+def intern_summary(
+    known: dict[ResultsSummary, ResultsSummary], summary: ResultsSummary | None
+) -> ResultsSummary | None:
+    """Return one object for all equal summaries: nearly all tasks have one of a few."""
+    if summary is None:
+        return None
+    # Rare ones would pile up over months.
+    if len(known) > _MAX_SUMMARIES:
+        known.clear()
+    return known.setdefault(summary, summary)

@@ -1,4 +1,4 @@
-"""What this client started: tasks too new to be seen, and which task merges a record away."""
+"""What this client started: tasks that may not be visible yet, and the records that they merge."""
 
 import math
 from typing import Final
@@ -9,57 +9,36 @@ from .webhooks import WebhookHint
 
 
 VISIBILITY: Final = 30.0
-"""How long, in seconds, a task that this client started may not be there to see yet."""
+"""Seconds for which a task that this client started may be missing: a 404 is not final yet."""
+
+MAX_MERGES: Final = 10_000
+"""How many merges are remembered by the record that they merge away, the newest."""
 
 
-class Fresh:
-    """The tasks that this client has started moments ago."""
+class StartedTasks:
+    """The tasks that this client started, by their id and by the record that they merge away."""
 
     def __init__(self) -> None:
-        self._started: dict[TaskRef, float] = {}
+        self._started_at: dict[TaskRef, float] = {}
+        self._merges: dict[WebhookHint, TaskRef] = {}
 
     def __len__(self) -> int:
-        return len(self._started)
+        """Return how many tasks may not be visible yet."""
+        return len(self._started_at)
 
-    def note(self, ref: TaskRef, now: float) -> None:
-        """Take in that a task was started just now."""
-        while self._started and now - next(iter(self._started.values())) > VISIBILITY:
-            del self._started[next(iter(self._started))]
-        self._started[ref] = now
+    def record(self, ref: TaskRef, duplicate_id: int, now: float) -> None:
+        """Remember that a task was started now, and which record it merges away."""
+        while self._started_at and now - next(iter(self._started_at.values())) > VISIBILITY:
+            del self._started_at[next(iter(self._started_at))]
+        self._started_at[ref] = now
+        self._merges[WebhookHint(ref.kind, duplicate_id)] = ref
+        if len(self._merges) > MAX_MERGES:
+            del self._merges[next(iter(self._merges))]
 
-    def has(self, ref: TaskRef, now: float) -> bool:
-        """Say whether a task may not be there to see yet."""
-        return now - self._started.get(ref, -math.inf) <= VISIBILITY
-
-
-PAUSE: Final = 1.0
-"""Seconds between two hints that are followed: webhooks are unsigned, so anybody may send them."""
-
-
-KEPT: Final = 10_000
-"""How many merges are remembered by their records, the newest."""
-
-
-class Hints:
-    """Which task a hint is about, and whether it may be followed now."""
-
-    def __init__(self) -> None:
-        self._tasks: dict[WebhookHint, TaskRef] = {}
-        self._followed_at = float("-inf")
-
-    def note(self, ref: TaskRef, duplicate_id: int) -> None:
-        """Remember what a task merges away."""
-        self._tasks[WebhookHint(ref.kind, duplicate_id)] = ref
-        if len(self._tasks) > KEPT:
-            del self._tasks[next(iter(self._tasks))]
+    def is_recent(self, ref: TaskRef, now: float) -> bool:
+        """Return True if a task may not be visible yet."""
+        return now - self._started_at.get(ref, -math.inf) <= VISIBILITY
 
     def task_of(self, hint: WebhookHint) -> TaskRef | None:
-        """Return the task that a hint is about, if this client has started it."""
-        return self._tasks.get(hint)
-
-    def may_follow(self, now: float) -> bool:
-        """Say whether a hint may be followed now, and count it if so."""
-        if now - self._followed_at < PAUSE:
-            return False
-        self._followed_at = now
-        return True
+        """Return the task that a webhook is about, if this client started it."""
+        return self._merges.get(hint)

@@ -1,18 +1,20 @@
-"""Where pending tasks stand in the lists, and which page is worth a call.
+"""The task list of one kind: the scan from its newest page, and the pages that are worth a call.
 
-A page answers a hundred tasks for the price of one. New tasks are found by walking down a list
-from its newest page. Links to further pages are anchored at a task, so a page that was found once
-can be asked for again without the walk: such a page is a ``ListPage``. Only what a page shows counts,
-so a wrong guess costs a call and nothing else.
+A page answers up to a hundred tasks for the price of one GET. New tasks are found by a scan from
+the newest page down. The API's links to further pages are anchored at a task (see Pagination in
+https://developer.affinity.co/docs/v2), so a page that was found once can be polled again without
+a scan. Only what a page shows counts: a guess that is wrong costs a call, never a result.
 """
 
 import logging
 from itertools import islice
+from typing import NamedTuple
 
 from aiotasks._http.wire import Page, Request, list_tasks
 from aiotasks.models import Kind, MergeTask
 
 from .pending import MIN_DUE, ListPage, PendingTask
+from .started import StartedTasks
 
 
 _log = logging.getLogger("aiotasks")
@@ -23,91 +25,169 @@ _FIRST_SUSPENSION = 60.0
 _LONGEST_SUSPENSION = 900.0
 
 
-class TaskList:
-    """What is known of one kind's list: the walk from its newest page, and the leaves below.
+class ScanResult(NamedTuple):
+    """What a poll of a page leaves to do.
 
-    The walk holds the tasks that were not seen on a page yet, and those on the newest page, which
-    shifts. When the list does not pay it rests, and is tried again rarely.
+    ``later`` are tasks that the list may not show yet: they wait for their next poll. ``requeue``
+    are tasks of which some still wait for an answer: these are due again.
     """
 
-    def __init__(self, kind: Kind) -> None:
+    later: list[PendingTask]
+    requeue: list[PendingTask]
+
+
+class TaskList:
+    """What is known of one kind's list.
+
+    ``scan`` is a page whose request moves down the list. It has the tasks that no page has shown
+    yet, and those on the newest page, whose contents shift. ``pages`` are the anchored ones.
+    A list that is not worth its calls is suspended, and tried again after ever longer times.
+    """
+
+    def __init__(self, kind: Kind, started: StartedTasks) -> None:
         self.scan = ListPage(kind, list_tasks(kind), 0.0)
-        self.pages: list[ListPage] = []
-        self._first = self.scan.request
         self.scan_began = 0.0
+        self.pages: list[ListPage] = []
+        self._started = started
+        self._first = self.scan.request
         self._wasted = 0
         self._suspension = _FIRST_SUSPENSION
         self._suspended_until = 0.0
 
     def is_suspended(self, now: float) -> bool:
-        """Say whether the list is left alone for a while."""
+        """Return True while no page of the list is to be polled."""
         return now < self._suspended_until
 
+    def page_of(self, pending: PendingTask, now: float) -> ListPage | None:
+        """Return the page that a task is on, if that is worth polling now."""
+        page = pending.page
+        if page is None or self.is_suspended(now):
+            return None
+        return page if page.is_worth_polling(now) else None
+
     def best_page(self, now: float) -> ListPage | None:
-        """Return the page that is most worth a look, if any pays."""
+        """Return the page with the highest priority of those that are worth polling."""
         if self.is_suspended(now):
             return None
-        paying = [
+        candidates = [
             page
             for page in (self.scan, *self.pages)
             if page.due >= MIN_DUE and not page.is_in_flight
         ]
-        return max(paying, key=lambda page: page.priority(now), default=None)
+        return max(candidates, key=lambda page: page.priority(now), default=None)
 
     def page_for(self, page: ListPage, now: float) -> ListPage:
-        """Return where the tasks are to be put that a look at ``page`` shows."""
+        """Return the page that the tasks shown by a poll of ``page`` belong to."""
         if page is not self.scan:
             return page
         if page.request == self._first:
             self.scan_began = now
             return page
         found = ListPage(page.kind, page.request, now)
-        # Those that emptied without a look at them go here.
+        # Pages become empty without a poll, too, when their tasks are discarded.
         self.pages = [other for other in self.pages if other.size or other.is_in_flight]
         self.pages.append(found)
         return found
 
-    def not_yet_scanned(self, most: int | None = None) -> list[PendingTask]:
-        """Return the due tasks that the walk has yet to find.
+    def apply_page(
+        self,
+        page: ListPage,
+        following: Request[Page[MergeTask]] | None,
+        now: float,
+        *,
+        answered: int,
+    ) -> ScanResult:
+        """Decide what becomes of the tasks that a poll of ``page`` has not shown.
 
-        What was looked at since the walk began, or added since then, stands above.
+        ``answered`` is how many tasks the poll has answered, ``following`` the next page.
         """
-        scan, scan_began = self.scan, (self.scan_began, 1)
-        # What was added in the moment in which the walk began was not looked at by it yet.
-        due = (p for p in scan.members if p.page is scan and p.is_due)
-        found = (p for p in due if (p.polled_at, p.answers) < scan_began)
-        return list(islice(found, most))
+        was_worth_it = answered >= MIN_DUE
+        if page is not self.scan:
+            missing = [pending for pending in page.tasks() if pending.is_due]
+            self._move_to_scan(page, missing)
+            result = ScanResult([], missing)
+        else:
+            ahead = self.not_yet_scanned(MIN_DUE)
+            if self.advance_scan(following, is_worth_it=was_worth_it and len(ahead) >= MIN_DUE):
+                # One queued task keeps the scan going. To queue them all gives the same polls, but
+                # costs O(n) for each page.
+                return ScanResult([], ahead[:1])
+            missing, result = self._end_scan(now)
+        if was_worth_it or missing:
+            self.record_poll(now, was_worth_it=was_worth_it)
+        return result
 
-    def close(self, page: ListPage) -> None:
-        """Forget a page on which nothing is pending."""
-        if page is not self.scan and page in self.pages:
+    def apply_refusal(self, page: ListPage, now: float) -> list[PendingTask]:
+        """Suspend a list that was refused, or drop a page below; return the tasks to requeue."""
+        tasks = page.tasks()
+        if page is self.scan:
+            self.suspend(now)
+        else:
+            # Only this link has become invalid: a new scan finds its tasks.
+            self._move_to_scan(page, tasks)
+        return tasks
+
+    def _move_to_scan(self, page: ListPage, tasks: list[PendingTask]) -> None:
+        for pending in tasks:
+            self.scan.join(pending)
+        if not page.size:
             self.pages.remove(page)
 
+    def not_yet_scanned(self, most: int | None = None) -> list[PendingTask]:
+        """Return the due tasks that the current scan has not found yet.
+
+        A task that was polled or added since the scan began is above the pages to come.
+        """
+        # A task added in the very moment in which the scan began has no answer: it is still below.
+        began = (self.scan_began, 1)
+        due = (p for p in self.scan.members if p.page is self.scan and p.is_due)
+        found = (p for p in due if (p.polled_at, p.answers) < began)
+        return list(islice(found, most))
+
     def advance_scan(
-        self, following: Request[Page[MergeTask]] | None, *, was_worth_it: bool
+        self, following: Request[Page[MergeTask]] | None, *, is_worth_it: bool
     ) -> bool:
-        """Go down to the next page if that promises to pay; say whether the walk goes on."""
-        goes_on = was_worth_it and following is not None
+        """Move the scan to the next page, or back to the newest; return True if it goes on."""
+        goes_on = is_worth_it and following is not None
         self.scan.request = following if goes_on and following is not None else self._first
         return goes_on
 
-    def note(self, now: float, *, was_worth_it: bool) -> None:
-        """Keep the books of a look at the list."""
+    def _end_scan(self, now: float) -> tuple[list[PendingTask], ScanResult]:
+        self.scan.members = self.scan.tasks()
+        unseen = self.not_yet_scanned()
+        missing = [pending for pending in unseen if not self._may_wait(pending, now)]
+        for pending in missing:
+            self.scan.leave(pending)
+        # Tasks that are due soon would only read the same page again.
+        soon = [p for p in self.scan.members if p.page is self.scan and p.is_due_soon(now)]
+        later = [pending for pending in (*unseen, *soon) if self._may_wait(pending, now)]
+        return missing, ScanResult(later, [*missing, *self.scan.tasks()])
+
+    def _may_wait(self, pending: PendingTask, now: float) -> bool:
+        # The list lags: a task that was started just now gets time to appear in it, unless a caller
+        # waits for this one alone.
+        return self._started.is_recent(pending.ref, now) and not pending.options.is_urgent
+
+    def record_poll(self, now: float, *, was_worth_it: bool) -> None:
+        """Suspend the list after several polls in a row that were not worth their call."""
         if not was_worth_it:
             self._wasted += 1
             if self._wasted >= _MAX_WASTED:
                 self.suspend(now)
             return
         if self._suspension > _FIRST_SUSPENSION:
-            _log.info("The list of %s merge tasks pays again and is used", self.scan.kind)
+            _log.info("The list of %s merge tasks is worth its calls again", self.scan.kind)
         self._wasted, self._suspension = 0, _FIRST_SUSPENSION
 
     def suspend(self, now: float) -> None:
-        """Leave the list alone for a while, each time for longer."""
+        """Poll no page of the list for a while, which doubles each time."""
         if self._suspension == _FIRST_SUSPENSION:
-            _log.info("The list of %s merge tasks does not pay: asking for each", self.scan.kind)
+            _log.info(
+                "The list of %s merge tasks is not worth its calls: polling each task",
+                self.scan.kind,
+            )
         self._suspended_until = now + self._suspension
         self._suspension = min(self._suspension * 2, _LONGEST_SUSPENSION)
-        # One page tells whether it pays again.
+        # Afterwards, one page is enough to find out whether that has changed.
         self._wasted = _MAX_WASTED - 1
         self.scan.request = self._first

@@ -1,4 +1,4 @@
-"""When each pending task is to be woken, in the order of time."""
+"""When each pending task is due, in the order of time."""
 
 import heapq
 import math
@@ -10,15 +10,14 @@ from .pending import PendingTask
 
 
 class WakeQueue:
-    """Rows of tasks that wake at the same moment.
+    """Pending tasks by the time at which they wake.
 
-    Tasks that were seen on one page wake together, so that a row costs little more than one task.
-    A row is not searched when a task is put into another one: whoever reads it has to see whether
-    its entries still hold.
+    Tasks that one page has shown wake together, so a row of them costs one heap entry. An entry is
+    not removed when its task gets another time: the reader must check whether it is still current.
     """
 
     def __init__(self) -> None:
-        # A task that wakes alone has no row of its own: a hundred thousand lists weigh.
+        # A task that wakes alone has no list of its own, which saves 64 bytes for each of them.
         self._rows: dict[float, PendingTask | list[PendingTask]] = {}
         self._times: list[float] = []
         self._entries = 0
@@ -46,38 +45,41 @@ class WakeQueue:
         self._entries += 1
 
     def pop(self, now: float) -> Iterator[tuple[float, list[PendingTask]]]:
-        """Take out the rows up to ``now``, one after the other."""
+        """Remove and yield the rows up to ``now``, one after the other."""
         while self.next <= now:
             when = heapq.heappop(self._times)
-            row = _all(self._rows.pop(when))
+            row = _tasks(self._rows.pop(when))
             self._entries -= len(row)
             yield when, row
 
     def sweep(self, is_current: Callable[[float, PendingTask], bool]) -> None:
-        """Throw out the entries that hold no more."""
+        """Remove the entries that are no longer current."""
         before, self._rows, self._times, self._entries = self._rows, {}, [], 0
         for when, row in before.items():
-            for pending in _all(row):
+            for pending in _tasks(row):
                 if is_current(when, pending):
                     self.put(when, pending)
 
 
-def _all(row: PendingTask | list[PendingTask]) -> list[PendingTask]:
+def _tasks(row: PendingTask | list[PendingTask]) -> list[PendingTask]:
     return [row] if isinstance(row, PendingTask) else row
 
 
 class SharedDelays:
-    """Tasks that were looked at together stay together: one draw of the jitter for all."""
+    """One draw of the jitter for all tasks of one wait that were polled together.
+
+    Tasks that one page has shown stay together, so that one page answers them the next time.
+    """
 
     def __init__(self) -> None:
         self._drawn: dict[tuple[int, int, float], float] = {}
 
     def forget(self) -> None:
-        """Begin with the next answer."""
+        """Draw again, because another answer came."""
         self._drawn.clear()
 
-    def of(self, pending: PendingTask, now: float) -> float:
-        """Return when a task that was looked at now is to be looked at next.
+    def due_at(self, pending: PendingTask, now: float) -> float:
+        """Return when a task that was polled now is due again.
 
         Raises:
             ConfigurationError: when its backoff strategy fails.

@@ -11,7 +11,7 @@ from aiotasks.backoff import Backoff
 from aiotasks.errors import ClosedError, ConfigurationError
 from aiotasks.outcomes import Outcome, OutcomeState
 
-from .pending import PendingTask, Phase, WaitOptions, cut_short
+from .pending import PendingTask, Phase, WaitOptions
 from .poller import Poller
 
 
@@ -118,7 +118,7 @@ class Watch:
     def unsettled(self) -> list[Outcome]:
         """What would become of the tasks that are still pending if the wait ended now."""
         now = self._now()
-        return [cut_short(pending, now) for pending in self._present()]
+        return [pending.timed_out(now) for pending in self._present()]
 
     @property
     def count(self) -> int:

@@ -312,10 +312,10 @@ async def test_a_repr_shows_what_goes_on(sandbox: Recorded, client: Client) -> N
     sandbox.latency = 1.0
     calls = [asyncio.create_task(client.companies.merge(3, 4 + number)) for number in range(2)]
     await asyncio.sleep(0.5)
-    assert "<Poller: 1 pending, 0 asked>" in repr(client)
+    assert "<Poller: 1 pending, 0 in flight>" in repr(client)
     assert "<Slots: 1 in flight; waiting: 0 interactive, 1 merge, 1 poll>" in repr(client)
     await asyncio.gather(waiting, *calls)
-    assert "<Poller: 0 pending, 0 asked>" in repr(client)
+    assert "<Poller: 0 pending, 0 in flight>" in repr(client)
     assert "<Slots: 0 in flight; waiting: 0 interactive, 0 merge, 0 poll>" in repr(client)
 
 

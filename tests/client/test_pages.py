@@ -258,7 +258,9 @@ async def test_a_refused_list_is_tried_again_rarely(
     tries = [asked.at for asked in sandbox.log if asked.path == FIRST]
     assert tries == [0.0, 60.0, 180.0, 420.0, 900.0]
     assert all(outcome.polls == 101 for outcome in outcomes)
-    assert logged(caplog) == ["The list of company merge tasks does not pay: asking for each"]
+    assert logged(caplog) == [
+        "The list of company merge tasks is not worth its calls: polling each task"
+    ]
 
 
 async def test_a_list_is_taken_up_again(
@@ -275,8 +277,8 @@ async def test_a_list_is_taken_up_again(
     tries = [asked.at for asked in sandbox.log if asked.path == FIRST]
     assert tries == [0.0, 60.0, *(180.0 + 10.0 * n for n in range(13))]
     assert logged(caplog) == [
-        "The list of company merge tasks does not pay: asking for each",
-        "The list of company merge tasks pays again and is used",
+        "The list of company merge tasks is not worth its calls: polling each task",
+        "The list of company merge tasks is worth its calls again",
     ]
 
 

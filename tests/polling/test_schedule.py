@@ -34,7 +34,7 @@ from aiotasks import (
 )
 from aiotasks._http.urls import TaskRef
 from aiotasks._http.wire import Page, Request, list_tasks
-from aiotasks._polling.pending import ListPage, PendingTask, Phase, WaitOptions, cut_short
+from aiotasks._polling.pending import ListPage, PendingTask, Phase, WaitOptions
 from aiotasks._polling.schedule import GRACE, PollTarget, Schedule
 from aiotasks._polling.started import VISIBILITY
 from aiotasks.backoff import Backoff, poll_backoff
@@ -101,11 +101,11 @@ class Waiters:
         self.schedule.advance(now)
         return list(iter(lambda: self.schedule.take(now), None))
 
-    def apply_task(self, seen: MergeTask, *, now: float, lead: float = 0.0) -> bool:
+    def apply_task(self, seen: MergeTask, *, now: float, lead: float = 0.0) -> list[TaskRef]:
         """Answer the question for the task that most tests are about."""
-        wants_reason = self.schedule.apply_task(ref(), seen, now=now, lead=lead)
+        failures = self.schedule.apply_task(ref(), seen, now=now, lead=lead)
         self.schedule.put_back(ref())
-        return wants_reason
+        return failures
 
     def apply_not_found(self, *, now: float) -> bool:
         is_to_come = self.schedule.apply_not_found(ref(), now=now, lead=0.0)
@@ -171,7 +171,7 @@ class TestLooks:
     def test_the_first_is_at_once(self, waiters: Waiters) -> None:
         """A new task is due when it is added."""
         waiters.add(now=5.0)
-        assert waiters.schedule.next_wake() == 5.0
+        assert waiters.schedule.timers.next == 5.0
         assert waiters.due(5.0) == ["a"]
         assert not waiters.schedule.has_due
 
@@ -183,7 +183,7 @@ class TestLooks:
             assert waiters.due(now) == ["a"]
             looks.append(now)
             _ = waiters.apply_task(RUNNING, now=now)
-            now = waiters.schedule.next_wake()
+            now = waiters.schedule.timers.next
             waiters.schedule.put_back(ref())
         assert looks == [0, 2, 5, 9.5, 14.5]
 
@@ -194,7 +194,7 @@ class TestLooks:
         _ = waiters.apply_task(RUNNING, now=0, lead=0.5)
         assert waiters.due(10) == ["a"]
         _ = waiters.apply_task(RUNNING, now=10, lead=0.5)
-        assert waiters.schedule.next_wake() == 14.5
+        assert waiters.schedule.timers.next == 14.5
         assert waiters.due(14.5) == ["a"]
         _ = waiters.apply_task(RUNNING, now=14.9, lead=0.5)
         assert waiters.outcome().state is OutcomeState.RUNNING
@@ -206,7 +206,7 @@ class TestLooks:
             assert waiters.due(number * 10.0) == ["a"]
             _ = waiters.apply_task(RUNNING, now=number * 10.0)
         assert waiters.outcomes == []
-        assert waiters.schedule.next_wake() == 2000
+        assert waiters.schedule.timers.next == 2000
 
     def test_a_timeout_of_nothing_is_one_look(self, waiters: Waiters) -> None:
         """Even with no time at all a task is looked at once, and not again."""
@@ -227,7 +227,7 @@ class TestLooks:
         """A look without an answer is waited for until a moment after the deadline."""
         waiters.add(timeout=5.0)
         assert waiters.due(0) == ["a"]
-        assert waiters.schedule.next_wake() == 5.0 + GRACE
+        assert waiters.schedule.timers.next == 5.0 + GRACE
         waiters.schedule.advance(5.0)
         assert waiters.outcomes == []
         waiters.schedule.advance(5.0 + GRACE)
@@ -237,7 +237,7 @@ class TestLooks:
         """Without a timeout nothing but an answer ends a look."""
         waiters.add(timeout=math.inf)
         assert waiters.due(0) == ["a"]
-        assert waiters.schedule.next_wake() == math.inf
+        assert waiters.schedule.timers.next == math.inf
         waiters.schedule.advance(1e9)
         assert waiters.outcomes == []
 
@@ -299,7 +299,7 @@ class TestLooks:
 
 
 def missed_fresh(schedule: Schedule, now: float) -> None:
-    schedule.note_started(ref(), now)
+    schedule.started.record(ref(), 0, now)
     assert schedule.apply_not_found(ref(), now=now, lead=0.0)
 
 
@@ -345,7 +345,7 @@ class TestOutcomes:
         waiters.add(timeout=5.0)
         assert waiters.due(0) == ["a"]
         assert waiters.apply_task(FAILED, now=5.03)
-        assert waiters.schedule.next_wake() <= 5.0 + GRACE
+        assert waiters.schedule.timers.next <= 5.0 + GRACE
         waiters.schedule.advance(5.0 + GRACE)
         assert waiters.outcome().state is OutcomeState.FAILED
 
@@ -401,7 +401,7 @@ class TestOutcomes:
     def test_not_visible_yet(self, waiters: Waiters) -> None:
         """A look that cannot see a task of our own yet tells nothing."""
         waiters.add(timeout=15.0)
-        waiters.schedule.note_started(ref(), 0.0)
+        waiters.schedule.started.record(ref(), 0, 0.0)
         assert waiters.due(0) == ["a"]
         assert waiters.apply_not_found(now=0.0)
         assert waiters.due(10.0) == ["a"]
@@ -460,7 +460,7 @@ class TestOutcomes:
         assert waiters.due(0) == ["a"]
         if seen is not None:
             _ = waiters.apply_task(seen, now=1.0)
-        outcome = cut_short(pending, 7.0)
+        outcome = pending.timed_out(7.0)
         assert (outcome.state, outcome.task, outcome.waited) == (state, seen, 7.0)
         assert type(outcome.error) is error
         assert (waiters.outcomes, waiters.schedule.count) == ([], 1)
@@ -471,7 +471,7 @@ class TestSharing:
         """All who wait for a task share one look and what it tells."""
         for _ in range(3):
             waiters.add()
-        assert (waiters.schedule.count, waiters.schedule.tasks) == (3, 1)
+        assert (waiters.schedule.count, len(waiters.schedule.waiters)) == (3, 1)
         assert waiters.due(0) == ["a"]
         _ = waiters.apply_task(SUCCESS, now=1.0)
         assert [outcome.state for _, outcome in waiters.outcomes] == [OutcomeState.SUCCESS] * 3
@@ -568,7 +568,7 @@ class TestSize:
             for name in waiters.due(now):
                 _ = waiters.schedule.apply_task(ref(name), RUNNING, now=now, lead=0)
                 waiters.schedule.put_back(ref(name))
-            assert len(waiters.schedule._timers) <= 3 * 200 + 64
+            assert len(waiters.schedule.timers) <= 3 * 200 + 64
 
     def test_shared_looks_leave_no_entries(self, waiters: Waiters) -> None:
         """One who waits for a last look gets no entry for each look of the others."""
@@ -577,7 +577,7 @@ class TestSize:
         waiters.add(timeout=1e6)
         for now in range(0, 1000, 10):
             assert waiters.due(now) == ["a"]
-            assert len(waiters.schedule._timers) <= 3 * 51 + 64
+            assert len(waiters.schedule.timers) <= 3 * 51 + 64
             _ = waiters.apply_task(RUNNING, now=now)
 
 
@@ -718,9 +718,9 @@ class TestPages:
             paged.schedule.add(PendingTask(ref(name), name, options, now=0.0, index=0))
         reader = Reader(paged, NAMED)
         assert reader.read(0.0) == {"page": 1}
-        assert paged.schedule.next_wake() == 10.0
+        assert paged.schedule.timers.next == 10.0
         assert reader.read(10.0) == {"page": 1}
-        assert paged.schedule.next_wake() == 21.0
+        assert paged.schedule.timers.next == 21.0
 
     def test_a_refused_list(self, paged: Waiters) -> None:
         """When the list may not be read, its tasks are asked for alone."""
@@ -749,7 +749,7 @@ class TestPages:
         assert below not in known.pages
         assert not known.is_suspended(10.0)
         assert reader.read(10.0)["task"] == 0
-        assert paged.schedule.next_wake() == 20.0
+        assert paged.schedule.timers.next == 20.0
 
     def test_failures_on_a_page(self, paged: Waiters) -> None:
         """A page tells all failures that it shows, once for each task; their reasons follow."""
@@ -779,8 +779,8 @@ class TestPages:
             paged.add(name)
         pending = paged.add("other", now=0.0, is_urgent=True)
         paged.schedule.lists["company"].scan.leave(pending)
-        assert paged.schedule.is_urgent(ref("other"))
-        assert not paged.schedule.is_urgent(ref(NAMED[0]))
+        assert paged.schedule.waiters.is_urgent(ref("other"))
+        assert not paged.schedule.waiters.is_urgent(ref(NAMED[0]))
         first, second = paged.targets(0.0)
         assert first == ref("other")
         assert isinstance(second, ListPage)
@@ -810,21 +810,21 @@ class TestPages:
 class TestFreshTasks:
     def test_the_first_look_is_after_an_interval(self, paged: Waiters) -> None:
         """A task that this client started just now is not looked at before it can have ended."""
-        paged.schedule.note_started(ref(), 0.0)
+        paged.schedule.started.record(ref(), 0, 0.0)
         paged.add()
         assert paged.targets(0.0) == []
-        assert paged.schedule.next_wake() == 10.0
+        assert paged.schedule.timers.next == 10.0
         assert paged.targets(10.0) == [ref()]
 
     def test_without_time_it_is_looked_at_at_once(self, waiters: Waiters) -> None:
         """Who has no time to wait gets a look all the same."""
-        waiters.schedule.note_started(ref(), 0.0)
+        waiters.schedule.started.record(ref(), 0, 0.0)
         waiters.add(timeout=0)
         assert waiters.due(0.0) == ["a"]
 
     def test_others_tasks_are_looked_at_at_once(self, waiters: Waiters) -> None:
         """A task that was started long ago may have ended."""
-        waiters.schedule.note_started(ref(), 0.0)
+        waiters.schedule.started.record(ref(), 0, 0.0)
         waiters.add(now=VISIBILITY + 1)
         assert waiters.due(VISIBILITY + 1) == ["a"]
 
@@ -835,7 +835,7 @@ class TestFreshTasks:
         _ = waiters.apply_task(RUNNING, now=0.0)
         assert waiters.due(10.0) == ["a"]
         _ = waiters.apply_task(SUCCESS, now=10.0)
-        waiters.schedule.note_started(ref("b"), 20.0)
+        waiters.schedule.started.record(ref("b"), 0, 20.0)
         waiters.add("b", now=20.0)
         assert waiters.due(39.9) == []
         assert waiters.due(40.0) == ["b"]
@@ -845,13 +845,13 @@ class TestFreshTasks:
         waiters.add()
         assert waiters.due(0.0) == ["a"]
         _ = waiters.apply_task(SUCCESS, now=0.0)
-        waiters.schedule.note_started(ref("b"), 20.0)
+        waiters.schedule.started.record(ref("b"), 0, 20.0)
         waiters.add("b", now=20.0)
-        assert waiters.schedule.next_wake() == 30.0
+        assert waiters.schedule.timers.next == 30.0
 
     def test_a_broken_backoff(self, waiters: Waiters) -> None:
         """A strategy that fails for the first look of all settles its task at once."""
-        waiters.schedule.note_started(ref(), 0.0)
+        waiters.schedule.started.record(ref(), 0, 0.0)
         waiters.add(backoff=lambda state: 1 / 0)
         assert isinstance(waiters.outcome().error, ConfigurationError)
         assert waiters.schedule.count == 0
@@ -859,7 +859,7 @@ class TestFreshTasks:
     def test_a_list_that_lags(self, paged: Waiters) -> None:
         """A fresh task that the list does not show yet is given time; an older one is asked for."""
         for name in ("new", "newer"):
-            paged.schedule.note_started(ref(name), 0.0)
+            paged.schedule.started.record(ref(name), 0, 0.0)
             paged.add(name, now=0.0)
         reader = Reader(paged, NAMED)
         assert reader.read(10.0) == {"page": 1}
@@ -869,7 +869,7 @@ class TestFreshTasks:
 
     def test_not_there_yet(self, waiters: Waiters) -> None:
         """A task that cannot be found is to come if it was started seconds ago, and else is not."""
-        waiters.schedule.note_started(ref(), 0.0)
+        waiters.schedule.started.record(ref(), 0, 0.0)
         waiters.add(timeout=1000.0)
         assert waiters.due(10.0) == ["a"]
         assert waiters.apply_not_found(now=VISIBILITY)
@@ -880,8 +880,8 @@ class TestFreshTasks:
     def test_what_was_started_is_forgotten(self, waiters: Waiters) -> None:
         """Only what may not be visible yet is remembered."""
         for number in range(1000):
-            waiters.schedule.note_started(ref(str(number)), float(number))
-        assert len(waiters.schedule._started) <= VISIBILITY + 1
+            waiters.schedule.started.record(ref(str(number)), 0, float(number))
+        assert len(waiters.schedule.started) <= VISIBILITY + 1
 
 
 class TestSummaries:
@@ -906,7 +906,7 @@ class TestSummaries:
         reader = Reader(paged, NAMED)
         for now in range(200):
             assert reader.read(float(now)) == {"page": 1}
-            assert len(paged.schedule._timers) <= 3 * 100 + 64 + 100
+            assert len(paged.schedule.timers) <= 3 * 100 + 64 + 100
 
 
 @dataclass
@@ -984,7 +984,7 @@ class ScheduleMachine(RuleBasedStateMachine):
         options = WaitOptions(timeout, lambda state: delay, self.deliver, is_urgent)
         model = self.model
         if is_own:
-            self.schedule.note_started(ref(name), model.now)
+            self.schedule.started.record(ref(name), 0, model.now)
             model.started[name] = model.now
         pending = PendingTask(ref(name), name, options, now=model.now, index=len(model.waits))
         model.waits[pending] = Wait(pending, model.now + timeout)
@@ -994,10 +994,10 @@ class ScheduleMachine(RuleBasedStateMachine):
     @rule(seconds=st.sampled_from([0.0, 0.01, 0.04, 0.7, 5.0, 200.0]), takes=st.booleans())
     def pass_time(self, seconds: float, *, takes: bool) -> None:
         end = self.model.now + seconds
-        while (wake := self.schedule.next_wake()) <= end:
+        while (wake := self.schedule.timers.next) <= end:
             self.model.now = max(self.model.now, wake)
             self.schedule.advance(self.model.now)
-            assert self.schedule.next_wake() > self.model.now
+            assert self.schedule.timers.next > self.model.now
             if takes:
                 self.take_all()
         self.model.now = end
@@ -1057,8 +1057,9 @@ class ScheduleMachine(RuleBasedStateMachine):
             assert len(failures) == len(set(failures))
             assert set(failures) == {each for each in wanted if each.id in seen}
         else:
-            wants_reason = self.schedule.apply_task(target, seen[target.id], now=now, lead=lead)
-            assert wants_reason == any(w.has_failed for w in self.model.live(target.id))
+            failures = self.schedule.apply_task(target, seen[target.id], now=now, lead=lead)
+            has_failed = any(w.has_failed for w in self.model.live(target.id))
+            assert failures == ([target] if has_failed else [])
         for wait in waits:
             shown = seen[wait.pending.id]
             assert wait.pending.task == shown
@@ -1114,10 +1115,10 @@ class ScheduleMachine(RuleBasedStateMachine):
             return
         live = list(self.model.live())
         assert self.schedule.count == len(live)
-        assert self.schedule.tasks == len({wait.pending.ref for wait in live})
+        assert len(self.schedule.waiters) == len({wait.pending.ref for wait in live})
         for wait in self.model.waits.values():
             assert wait.is_over == (wait.pending.phase is Phase.DONE)
-        assert len(self.schedule._timers) <= 3 * len(live) + 64
+        assert len(self.schedule.timers) <= 3 * len(live) + 64
 
     @invariant()
     def nobody_is_forgotten(self) -> None:
@@ -1129,7 +1130,7 @@ class ScheduleMachine(RuleBasedStateMachine):
             assert pending.phase is not Phase.DUE or pending in self.schedule._due
             assert pending.phase is not Phase.IN_FLIGHT or is_in_flight
             if pending.phase is Phase.WAITING:
-                assert self.schedule.next_wake() <= pending.due_at
+                assert self.schedule.timers.next <= pending.due_at
 
     @invariant()
     def pages_know_their_tasks(self) -> None:
@@ -1143,7 +1144,7 @@ class ScheduleMachine(RuleBasedStateMachine):
             members = [pending for pending in live if pending.page is each]
             due = [pending for pending in members if pending.is_due]
             assert (each.size, each.due) == (len(members), len(due))
-            assert Counter(each.present()) == Counter(members)
+            assert Counter(each.tasks()) == Counter(members)
             priority = sum(pending.priority(now) for pending in due)
             assert each.priority(now) == pytest.approx(priority, rel=1e-6, abs=1e-3)
             assert each.is_in_flight == (each in self.model.polling)
@@ -1161,9 +1162,9 @@ class ScheduleMachine(RuleBasedStateMachine):
         self.schedule.give_up_all(OutcomeState.UNKNOWN, self.model.now, error)
         assert not any(self.model.live())
         assert self.schedule.take(self.model.now) is None
-        left = (self.schedule._timers, self.schedule._waiters, self.schedule._in_flight)
+        left = (self.schedule.timers, self.schedule.waiters, self.schedule._in_flight)
         assert [len(part) for part in left] == [0, 0, 0]
-        assert (self.schedule.count, self.schedule.next_wake()) == (0, math.inf)
+        assert (self.schedule.count, self.schedule.timers.next) == (0, math.inf)
 
 
 TestScheduleMachine = ScheduleMachine.TestCase

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from aiotasks._http.urls import TaskRef
 from aiotasks._http.wire import Page, Request, list_tasks
 from aiotasks._polling.pending import MIN_DUE, ListPage, PendingTask, Phase, WaitOptions
+from aiotasks._polling.started import StartedTasks
 from aiotasks._polling.task_list import TaskList
 from aiotasks.models import Kind, MergeTask
 from tests.profiles import examples
@@ -54,11 +55,11 @@ class TestMembers:
         later, failed = pending("c", phase=Phase.WAITING), pending("d", phase=Phase.FETCHING_REASON)
         page = list_page(due, asked, later, failed)
         assert (page.size, page.due) == (4, 2)
-        assert page.present() == [due, asked, later, failed]
+        assert page.tasks() == [due, asked, later, failed]
         page.leave(due)
         page.leave(later)
         assert (page.size, page.due) == (2, 1)
-        assert page.present() == [asked, failed]
+        assert page.tasks() == [asked, failed]
         assert (due.page, asked.page) == (None, page)
 
     def test_a_task_is_on_one_page(self) -> None:
@@ -66,8 +67,8 @@ class TestMembers:
         moved = pending()
         before, after = list_page(moved), list_page()
         after.join(moved)
-        assert (before.size, before.due, before.present()) == (0, 0, [])
-        assert (after.size, after.due, after.present()) == (1, 1, [moved])
+        assert (before.size, before.due, before.tasks()) == (0, 0, [])
+        assert (after.size, after.due, after.tasks()) == (1, 1, [moved])
 
     def test_places_that_were_left_are_not_kept(self) -> None:
         """However many come and go, a page keeps hardly more places than it has tasks."""
@@ -78,7 +79,7 @@ class TestMembers:
             page.join(goes)
             page.leave(goes)
             assert len(page.members) <= 2 * page.size + 256 + 1
-        assert page.present() == [stays]
+        assert page.tasks() == [stays]
 
 
 class TestValue:
@@ -109,9 +110,9 @@ class TestValue:
             *(pending(str(n), polled_at=when) for n, when in enumerate(polled_at)),
             created_at=created_at,
         )
-        for each in page.present()[:left]:
+        for each in page.tasks()[:left]:
             page.leave(each)
-        expected = sum(each.priority(2e5) for each in page.present())
+        expected = sum(each.priority(2e5) for each in page.tasks())
         assert page.priority(2e5) == pytest.approx(expected, rel=1e-6, abs=1)
 
     def test_a_page_shows_a_hundred(self) -> None:
@@ -158,7 +159,7 @@ class TestPays:
 
 
 def task_list(kind: Kind = "company") -> TaskList:
-    return TaskList(kind)
+    return TaskList(kind, StartedTasks())
 
 
 def add_page(known: TaskList, name: str, *pendings: PendingTask, now: float = 0.0) -> ListPage:
@@ -166,7 +167,7 @@ def add_page(known: TaskList, name: str, *pendings: PendingTask, now: float = 0.
     opened = known.page_for(known.scan, now)
     for each in pendings:
         opened.join(each)
-    _ = known.advance_scan(None, was_worth_it=True)
+    _ = known.advance_scan(None, is_worth_it=True)
     return opened
 
 
@@ -203,18 +204,18 @@ class TestWalk:
         """The walk starts at the newest page, follows the links while it pays, and starts anew."""
         known = task_list()
         assert known.scan.request == FIRST
-        assert known.advance_scan(listing("2"), was_worth_it=True)
+        assert known.advance_scan(listing("2"), is_worth_it=True)
         assert known.scan.request == listing("2")
-        assert known.advance_scan(listing("3"), was_worth_it=True)
+        assert known.advance_scan(listing("3"), is_worth_it=True)
         assert known.scan.request == listing("3")
-        assert not known.advance_scan(listing("4"), was_worth_it=False)
+        assert not known.advance_scan(listing("4"), is_worth_it=False)
         assert known.scan.request == FIRST
 
     def test_the_end_of_the_list(self) -> None:
         """Where there is no further page the walk ends, however well it paid."""
         known = task_list()
-        assert known.advance_scan(listing("2"), was_worth_it=True)
-        assert not known.advance_scan(None, was_worth_it=True)
+        assert known.advance_scan(listing("2"), is_worth_it=True)
+        assert not known.advance_scan(None, is_worth_it=True)
         assert known.scan.request == FIRST
 
     def test_the_newest_page_stays_with_the_walk(self) -> None:
@@ -227,7 +228,7 @@ class TestWalk:
         """A page further down is anchored at a task: it is kept, and asked for again as it is."""
         known = task_list("person")
         _ = known.page_for(known.scan, 1.0)
-        assert known.advance_scan(listing("2"), was_worth_it=True)
+        assert known.advance_scan(listing("2"), is_worth_it=True)
         found = known.page_for(known.scan, 2.0)
         assert found is not known.scan
         assert known.pages == [found]
@@ -237,13 +238,13 @@ class TestWalk:
         assert known.pages == [found]
 
     def test_a_page_that_is_forgotten(self) -> None:
-        """A page on which nothing is pending is forgotten, once; the walk never is."""
+        """A page on which nothing is pending after its poll is forgotten; the others are kept."""
         known = task_list()
-        found = add_page(known, "2")
-        known.close(found)
-        known.close(found)
-        known.close(known.scan)
-        assert known.pages == []
+        kept = add_page(known, "2", pending())
+        empty = add_page(known, "3")
+        result = known.apply_page(empty, None, 0.0, answered=2)
+        assert known.pages == [kept]
+        assert result == ([], [])
 
     def test_what_is_yet_to_find(self) -> None:
         """Due tasks that were not looked at since the walk began are yet to be found."""
@@ -267,12 +268,12 @@ class TestRest:
         """After three looks in a row that did not pay, the list is left alone for a minute."""
         known = task_list()
         for _ in range(2):
-            known.note(0.0, was_worth_it=False)
-        known.note(0.0, was_worth_it=True)
+            known.record_poll(0.0, was_worth_it=False)
+        known.record_poll(0.0, was_worth_it=True)
         for _ in range(2):
-            known.note(0.0, was_worth_it=False)
+            known.record_poll(0.0, was_worth_it=False)
         assert not known.is_suspended(0.0)
-        known.note(10.0, was_worth_it=False)
+        known.record_poll(10.0, was_worth_it=False)
         assert known.is_suspended(10.0)
         assert known.is_suspended(69.9)
         assert not known.is_suspended(70.0)
@@ -296,7 +297,7 @@ class TestRest:
             while known.is_suspended(now):
                 now += 1
             rests.append(now - start)
-            known.note(now, was_worth_it=False)
+            known.record_poll(now, was_worth_it=False)
         assert rests == [60, 120, 240, 480, 900, 900]
 
     def test_a_list_that_pays_again(self) -> None:
@@ -304,18 +305,18 @@ class TestRest:
         known = task_list()
         known.suspend(0.0)
         known.suspend(100.0)
-        known.note(500.0, was_worth_it=True)
+        known.record_poll(500.0, was_worth_it=True)
         for _ in range(2):
-            known.note(500.0, was_worth_it=False)
+            known.record_poll(500.0, was_worth_it=False)
         assert not known.is_suspended(500.0)
-        known.note(500.0, was_worth_it=False)
+        known.record_poll(500.0, was_worth_it=False)
         assert known.is_suspended(559.0)
         assert not known.is_suspended(560.0)
 
     def test_a_rest_ends_the_walk(self) -> None:
         """After a rest the walk starts at the newest page."""
         known = task_list()
-        _ = known.advance_scan(listing("2"), was_worth_it=True)
+        _ = known.advance_scan(listing("2"), is_worth_it=True)
         known.suspend(0.0)
         assert known.scan.request == FIRST
 
@@ -323,14 +324,16 @@ class TestRest:
         """A list that stops paying is told of once, and once when it pays again."""
         caplog.set_level(logging.INFO, logger="aiotasks")
         known = task_list("person")
-        known.note(0.0, was_worth_it=True)
+        known.record_poll(0.0, was_worth_it=True)
         for _ in range(9):
-            known.note(0.0, was_worth_it=False)
-        assert caplog.messages == ["The list of person merge tasks does not pay: asking for each"]
+            known.record_poll(0.0, was_worth_it=False)
+        assert caplog.messages == [
+            "The list of person merge tasks is not worth its calls: polling each task"
+        ]
         caplog.clear()
         for _ in range(3):
-            known.note(0.0, was_worth_it=True)
-        assert caplog.messages == ["The list of person merge tasks pays again and is used"]
+            known.record_poll(0.0, was_worth_it=True)
+        assert caplog.messages == ["The list of person merge tasks is worth its calls again"]
 
 
 @pytest.mark.parametrize("kind", ["company", "person"])
