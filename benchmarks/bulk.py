@@ -1,14 +1,11 @@
 """The bulk job: many merges at 900 requests a minute, on virtual time."""
 
 import asyncio
-import math
 import multiprocessing
 import os
-from collections import Counter, deque
-from collections.abc import Sequence
+from collections import deque
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
-from heapq import heappop, heappush
 from random import Random
 from typing import Any
 
@@ -17,11 +14,9 @@ from benchmarks import virtual
 from benchmarks.contenders import BOUNDS, CONTENDERS
 from benchmarks.contenders.job import Job
 from benchmarks.figures import quantile
+from benchmarks.workload import LATENCY, QUOTA, SIGMA, WINDOW, durations, earliest_end
 
 
-QUOTA, WINDOW = 900, 60.0
-MEDIAN_DURATION = 20.0
-LATENCY = (0.05, 0.25)
 SIZES = (100, 1_000, 5_000)
 SIGMAS = (0.5, 0.75, 1.0)
 
@@ -40,7 +35,7 @@ class Case:
 
     contender: str
     merges: int
-    sigma: float = 0.75
+    sigma: float = SIGMA
     seed: int = 1
     tells_when: bool = False
 
@@ -70,56 +65,25 @@ def cases(*, quick: bool = False) -> list[Case]:
     return listed
 
 
-def measure_all(*, quick: bool = False) -> list[dict[str, Any]]:
+def measure(*, quick: bool = False) -> list[dict[str, Any]]:
     """Measure all cases, on as many processors as there are: virtual time does not mind."""
     listed = cases(quick=quick)
     # The longest first, so that no processor waits for another at the end.
     order = sorted(listed, key=lambda case: (case.merges, "sdk" in case.contender), reverse=True)
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(os.cpu_count(), mp_context=context) as pool:
-        measured = {case: pool.submit(measure, case) for case in order}
+        measured = {case: pool.submit(measure_case, case) for case in order}
         return [measured[case].result() for case in listed]
 
 
-def durations(case: Case) -> list[float]:
-    """Draw how long each merge takes, in the order in which the server accepts them."""
-    random = Random(case.seed)  # noqa: S311 - a seed has to bring the same again
-    median = math.log(MEDIAN_DURATION)
-    return [random.lognormvariate(median, case.sigma) for _ in range(case.merges)]
-
-
-def earliest_end(seconds: Sequence[float], *, max_open: float = math.inf, canary: int = 0) -> float:
-    """Tell when a job could be over at the earliest, in seconds from its start.
-
-    Whoever spends nothing on polls posts 900 merges at the start of each minute, and knows of each
-    end at once. Where a job is told to have no more than ``max_open`` open at once, each merge
-    waits for one of those to end; and all wait for the first few, the ``canary``.
-    """
-    running: list[float] = []
-    sent: Counter[int] = Counter()
-    last = now = 0.0
-    for index, duration in enumerate(seconds):
-        if index == canary:
-            now = max(now, last)
-            running.clear()
-        if len(running) >= max_open:
-            now = max(now, heappop(running))
-        while sent[int(now // WINDOW)] >= QUOTA:
-            now = (now // WINDOW + 1) * WINDOW
-        sent[int(now // WINDOW)] += 1
-        heappush(running, now + duration)
-        last = max(last, now + duration)
-    return last
-
-
-def measure(case: Case) -> dict[str, Any]:
+def measure_case(case: Case) -> dict[str, Any]:
     """Let one contender do one job, and return what it cost as the server counted it."""
     return virtual.run(lambda: _measure(case), seed=case.seed)
 
 
 async def _measure(case: Case) -> dict[str, Any]:
     loop = asyncio.get_running_loop()
-    drawn = durations(case)
+    drawn = durations(case.merges, seed=case.seed, sigma=case.sigma)
     to_come = deque(drawn)
     ends: list[float] = []
 

@@ -3,8 +3,9 @@
 import math
 import os
 import platform
-from collections.abc import Sequence
-from importlib.metadata import version
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -33,10 +34,16 @@ def save(folder: Path, name: str, results: Any) -> None:
     setting = {
         "python": platform.python_version(),
         "system": f"{platform.system()} {platform.machine()}, {os.cpu_count()} processors",
-        "packages": {package: version(package) for package in PACKAGES},
+        "packages": dict(_versions()),
     }
     content = json.format(json.encode({"setting": setting, "results": results}), indent=1)
     _ = (folder / f"{name}.json").write_bytes(content + b"\n")
+
+
+def _versions() -> Iterator[tuple[str, str]]:
+    for package in PACKAGES:
+        with suppress(PackageNotFoundError):
+            yield package, version(package)
 
 
 def load(folder: Path, name: str) -> Any:

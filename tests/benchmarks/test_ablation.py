@@ -1,0 +1,44 @@
+"""Each variant of the ablation still replaces what it is meant to replace."""
+
+import inspect
+from dataclasses import replace
+
+import pytest
+
+from benchmarks.ablation import SMALL, SWEEPS, VARIANTS, Case, cases, measure_case
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_a_variant_finds_its_target(variant: str) -> None:
+    """A rename breaks this test, and not the benchmark without a sign."""
+    for owner, name, replacement in VARIANTS[variant]():
+        original = getattr(owner, name)
+        assert callable(replacement)
+        assert list(inspect.signature(replacement).parameters) == list(
+            inspect.signature(original).parameters
+        )
+
+
+@pytest.mark.parametrize("name", SWEEPS)
+def test_a_sweep_includes_the_value_in_use(name: str) -> None:
+    """What is in use is compared with lower and higher values."""
+    module, values = SWEEPS[name]
+    assert getattr(module, name) in values
+    assert list(values) == sorted(values)
+
+
+def test_a_variant_changes_the_figures_and_a_second_run_does_not() -> None:
+    """The figures are exact: a difference comes from what the variant changes."""
+    scenario = replace(SMALL, merges=150)
+    case = Case(variant="as it is", scenario=scenario, seed=1)
+    first = measure_case(case)
+    assert measure_case(case) == first
+    assert measure_case(replace(case, variant="no anchored pages")) != first
+    assert measure_case(replace(case, variant="_POLL_SHARE", value=0.01)) is not None
+
+
+def test_a_quick_run_has_each_variant_and_each_value_once() -> None:
+    """Quick means one small job and one seed for each."""
+    quick = list(cases(quick=True))
+    assert len(quick) == len(VARIANTS) + sum(len(values) for _, values in SWEEPS.values())
+    assert {case.scenario for case in quick} == {SMALL}
