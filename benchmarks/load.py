@@ -374,7 +374,8 @@ async def _bulk(client: aiotasks.Client, merges: int) -> dedupe.JobResult:
     plan = dedupe.Plan.of(pairs, kind="company")
     with TemporaryDirectory() as folder:
         async with dedupe.Ledger(Path(folder) / "job.db", connect=inline.connect) as ledger:
-            return await dedupe.run(client, plan, ledger, max_open=merges)
+            settings = dedupe.JobSettings(max_open=merges)
+            return await dedupe.run(client, plan, ledger, settings=settings)
 
 
 def _delays(name: str, ordered: Sequence[float]) -> Measured:

@@ -5,10 +5,11 @@ import shlex
 import signal
 import sys
 from collections import Counter
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from contextlib import AbstractAsyncContextManager, contextmanager, nullcontext
+from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, TypedDict
+from typing import Annotated, Any
 
 import typer
 
@@ -16,9 +17,9 @@ from aiotasks import dedupe
 from aiotasks._text import duration
 from aiotasks.client import Client, ClientSettings
 from aiotasks.dedupe import (
-    JobEvent,
     JobProgress,
     JobResult,
+    JobSettings,
     Ledger,
     PairState,
     Plan,
@@ -37,22 +38,17 @@ from .exit_codes import EXIT_CODES, Exit
 from .options import (
     ApiVersion,
     BaseUrl,
-    Canary,
     Conflicts,
-    Grace,
     KindOption,
     LedgerFile,
     MaxCluster,
-    MaxFailureRate,
-    MaxOpen,
     Page,
     PairsFile,
-    PollInterval,
     Protect,
     RetryFailed,
-    SettleAfter,
     must_exist,
     settings_of,
+    with_job_settings,
 )
 from .output import say
 from .progress import JobProgressBar
@@ -62,22 +58,6 @@ from .serve import page_beside
 _MOST_REASONS = 5
 _NOTHING_LOST = "Nothing is lost: run the same command again to go on."
 commands = typer.Typer()
-
-
-class _Listeners(TypedDict):
-    on_progress: Callable[[JobProgress], object]
-    on_event: Callable[[JobEvent], object]
-    stop: asyncio.Event
-
-
-class _Terms(TypedDict):
-    max_open: int
-    canary: int
-    max_failure_rate: float
-    grace: float
-    settle_after: float
-    poll_interval: float
-    retry_failed: bool
 
 
 @commands.command(epilog=EXIT_CODES)
@@ -107,6 +87,7 @@ def plan(
 
 
 @commands.command(epilog=EXIT_CODES)
+@with_job_settings
 def merge(
     pairs: PairsFile,
     *,
@@ -122,12 +103,7 @@ def merge(
     on_conflict: Conflicts = "refuse",
     protect: Protect = None,
     max_cluster: MaxCluster = None,
-    max_open: MaxOpen = 200,
-    canary: Canary = 10,
-    max_failure_rate: MaxFailureRate = 0.2,
-    grace: Grace = 30.0,
-    settle_after: SettleAfter = 60.0,
-    poll_interval: PollInterval = 4.0,
+    settings: JobSettings,
     retry_failed: RetryFailed = False,
     page: Page = False,
     base_url: BaseUrl = None,
@@ -139,55 +115,36 @@ def merge(
     PERMANENT.
     """
     path = ledger or _ledger_beside(pairs)
-    settings = settings_of(base_url, api_version)
-    terms = _Terms(
-        max_open=max_open,
-        canary=canary,
-        max_failure_rate=max_failure_rate,
-        grace=grace,
-        settle_after=settle_after,
-        poll_interval=poll_interval,
-        retry_failed=retry_failed,
-    )
+    client_settings = settings_of(base_url, api_version)
     planned = _read(pairs, kind, on_conflict, protect, max_cluster)
     _require(planned, fingerprint)
     preview = None
     if not (path.exists() and complete(_has_begun(path), "Nothing was merged.")):
-        preview, quota = complete(_look(planned, settings), "Nothing was merged.")
+        preview, quota = complete(_look(planned, client_settings), "Nothing was merged.")
         whole_by = _command_for(
             "plan", pairs, kind, on_conflict=on_conflict, protect=protect, max_cluster=max_cluster
         )
         _confirm(preview, quota, whole_by, is_given=yes)
-    _end(_work(path, settings, terms, planned, preview, is_page=page))
+    job = partial(run, plan=planned, preview=preview, settings=settings, retry_failed=retry_failed)
+    _end(_work(path, client_settings, job, settings.grace, is_page=page))
 
 
 @commands.command("resume", epilog=EXIT_CODES)
+@with_job_settings
 def go_on(
     ledger: LedgerFile,
     *,
-    max_open: MaxOpen = 200,
-    canary: Canary = 10,
-    max_failure_rate: MaxFailureRate = 0.2,
-    grace: Grace = 30.0,
-    settle_after: SettleAfter = 60.0,
-    poll_interval: PollInterval = 4.0,
+    settings: JobSettings,
     retry_failed: RetryFailed = False,
     page: Page = False,
     base_url: BaseUrl = None,
     api_version: ApiVersion = None,
 ) -> None:
     """Go on with a job, of which only the ledger is needed."""
-    terms = _Terms(
-        max_open=max_open,
-        canary=canary,
-        max_failure_rate=max_failure_rate,
-        grace=grace,
-        settle_after=settle_after,
-        poll_interval=poll_interval,
-        retry_failed=retry_failed,
-    )
     must_exist(ledger)
-    _end(_work(ledger, settings_of(base_url, api_version), terms, is_page=page))
+    job = partial(resume, settings=settings, retry_failed=retry_failed)
+    client_settings = settings_of(base_url, api_version)
+    _end(_work(ledger, client_settings, job, settings.grace, is_page=page))
 
 
 def _read(
@@ -288,29 +245,28 @@ def _confirm(preview: Preview, quota: Quota, whole_by: str | None, *, is_given: 
 
 async def _work(
     path: Path,
-    settings: ClientSettings,
-    terms: _Terms,
-    planned: Plan | None = None,
-    preview: Preview | None = None,
+    client_settings: ClientSettings,
+    job: Callable[..., Awaitable[JobResult]],
+    grace: float,
     *,
     is_page: bool,
 ) -> Exit:
-    async with Ledger(path) as ledger, Client.from_env(**settings) as client:
+    async with Ledger(path) as ledger, Client.from_env(**client_settings) as client:
         stop = asyncio.Event()
-        screen = JobProgressBar()
-        with screen, _interruptible(stop, terms["grace"]):
+        bar = JobProgressBar()
+        with bar, _interruptible(stop, grace):
             try:
-                async with _shown(screen, client, path, stop, is_page=is_page) as show:
-                    listeners = _Listeners(on_progress=show, on_event=screen.tell, stop=stop)
-                    if planned is None:
-                        result = await resume(client, ledger, **terms, **listeners)
-                    else:
-                        result = await run(
-                            client, planned, ledger, preview=preview, **terms, **listeners
-                        )
+                async with _shown(bar, client, path, stop, is_page=is_page) as show:
+                    result = await job(
+                        client=client,
+                        ledger=ledger,
+                        stop=stop,
+                        on_progress=show,
+                        on_event=bar.tell,
+                    )
             except LedgerError as error:
                 say(str(error))
-                return Exit.WRONG_USE if screen.is_empty else Exit.RUNNING
+                return Exit.WRONG_USE if bar.is_empty else Exit.RUNNING
         reasons = Counter(
             pair.reason
             for pair in await ledger.pairs(*(state for state in PairState if state.is_failure))
@@ -321,11 +277,11 @@ async def _work(
 
 
 def _shown(
-    screen: JobProgressBar, client: Client, path: Path, stop: asyncio.Event, *, is_page: bool
+    bar: JobProgressBar, client: Client, path: Path, stop: asyncio.Event, *, is_page: bool
 ) -> AbstractAsyncContextManager[Callable[[JobProgress], object]]:
     if not is_page:
-        return nullcontext(screen.show)
-    return page_beside(client, path, stop, screen.show)
+        return nullcontext(bar.show)
+    return page_beside(client, path, stop, bar.show)
 
 
 @contextmanager

@@ -1,12 +1,17 @@
 """The options that several commands share."""
 
+import inspect
+from collections.abc import Callable, Mapping
+from functools import wraps
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from aiotasks.client import DEFAULT_BASE_URL, ClientSettings
+from aiotasks.dedupe import JobSettings
 from aiotasks.dedupe.models import OnConflict
+from aiotasks.errors import ConfigurationError
 from aiotasks.models import Kind
 
 from .command import fail
@@ -32,23 +37,6 @@ MaxCluster = Annotated[
     int | None,
     typer.Option(min=2, help="Leave out records that are to become one if they are more."),
 ]
-MaxOpen = Annotated[int, typer.Option(min=1, help="The most merges that are open at once.")]
-Canary = Annotated[
-    int, typer.Option(min=0, help="So many merges have to end before the others start.")
-]
-MaxFailureRate = Annotated[
-    float, typer.Option(min=0, max=1, help="Stop if more than this share of the last 50 failed.")
-]
-Grace = Annotated[
-    float, typer.Option(min=0, help="Seconds to wait for open merges after Ctrl-C or a stop.")
-]
-SettleAfter = Annotated[
-    float,
-    typer.Option(min=1, help="Seconds until an unanswered merge that is in no list did not run."),
-]
-PollInterval = Annotated[
-    float, typer.Option(min=0.01, help="Seconds from the start of a merge to the first look.")
-]
 RetryFailed = Annotated[
     bool, typer.Option("--retry-failed", help="Try pairs again that failed or were refused.")
 ]
@@ -56,6 +44,68 @@ Page = Annotated[
     bool,
     typer.Option("--page", help="Show it in a browser too, at a free port of this machine alone."),
 ]
+
+
+_JOB_OPTIONS: Mapping[str, Any] = {
+    "max_open": Annotated[int, typer.Option(min=1, help="How many merges may be open at once.")],
+    "canary": Annotated[
+        int, typer.Option(min=0, help="How many merges have to end before the others start.")
+    ],
+    "max_failure_rate": Annotated[
+        float,
+        typer.Option(min=0, max=1, help="Stop if more than this share of the last 50 failed."),
+    ],
+    "grace": Annotated[
+        float, typer.Option(min=0, help="Seconds to wait for open merges after Ctrl-C or a stop.")
+    ],
+    "settle_after": Annotated[
+        float,
+        typer.Option(
+            min=1, help="Seconds until an unanswered merge that is in no list counts as not run."
+        ),
+    ],
+    "poll_interval": Annotated[
+        float, typer.Option(min=0.01, help="Seconds from the start of a merge to its first poll.")
+    ],
+}
+
+
+def with_job_settings(command: Callable[..., None]) -> Callable[..., None]:
+    """Replace the parameter ``settings`` of a command by one option for each job setting.
+
+    Typer reads the options of a command from its signature, and knows no groups of options.
+    """
+
+    @wraps(command)
+    def with_options(**given: Any) -> None:
+        try:
+            settings = JobSettings(**{name: given.pop(name) for name in _JOB_OPTIONS})
+        except ConfigurationError as error:
+            fail(str(error))
+        command(settings=settings, **given)
+
+    signature = inspect.signature(command)
+    parameters: list[inspect.Parameter] = []
+    for parameter in signature.parameters.values():
+        is_settings = parameter.name == "settings"
+        parameters += _job_parameters() if is_settings else [parameter]
+    with_options.__signature__ = signature.replace(  # type: ignore[attr-defined]
+        parameters=parameters
+    )
+    return with_options
+
+
+def _job_parameters() -> list[inspect.Parameter]:
+    defaults = JobSettings()
+    return [
+        inspect.Parameter(
+            name,
+            inspect.Parameter.KEYWORD_ONLY,
+            default=getattr(defaults, name),
+            annotation=annotation,
+        )
+        for name, annotation in _JOB_OPTIONS.items()
+    ]
 
 
 def must_exist(ledger: Path) -> None:

@@ -24,6 +24,7 @@ from .models import (
 from .plan import Cost, Plan
 from .report import report_lines, snapshot_lines
 from .status import JobCounts, JobPhase, JobStatus
+from .settings import JobSettings
 
 
 __all__ = [
@@ -36,6 +37,7 @@ __all__ = [
     "JobProgress",
     "JobResult",
     "JobStatus",
+    "JobSettings",
     "Ledger",
     "LedgerReader",
     "LoggedTransition",

@@ -1,7 +1,6 @@
 """Run a planned job, and go on with it: what users call."""
 
 import asyncio
-import math
 import time
 from collections.abc import Callable, Mapping
 from contextlib import aclosing, suppress
@@ -22,11 +21,12 @@ from . import _preview
 from ._preview import Preview
 from ._progress import OnEvent, OnProgress
 from ._run.queue import MergeQueue
-from ._run.run import JobRun, Terms
+from ._run.run import JobRun
 from ._taskgroups import unwrap_errors
 from .ledger import Ledger
 from .models import JobInfo, Pair, PairState, StopReason, Transition
 from .plan import Plan
+from .settings import JobSettings
 
 
 _LEFT = [state for state in PairState if state.is_left]
@@ -52,67 +52,43 @@ async def run(
     plan: Plan,
     ledger: Ledger,
     *,
+    settings: JobSettings = JobSettings(),
     preview: Preview | None = None,
-    max_open: int = 200,
-    canary: int = 10,
-    max_failure_rate: float = 0.2,
-    grace: float = 30.0,
-    settle_after: float = 60.0,
-    poll_interval: float = 4.0,
     retry_failed: bool = False,
     stop: asyncio.Event | None = None,
     on_progress: OnProgress | None = None,
     on_event: OnEvent | None = None,
     clock: Callable[[], float] = time.time,
 ) -> JobResult:
-    """Merge what a plan says, each pair at most once, and return what became of all of them.
+    """Merge the pairs of a plan, each at most once, and return how they ended.
 
-    Merges of companies are **permanent**: show the plan first. The ledger has the plan and a
-    snapshot of all its records before the first merge, and each step before anybody acts on it.
-    After a crash, call this again, or ``resume``: it goes on where the ledger is. A merge whose
-    request was not answered is looked for in the server's merge list, and sent again only when
-    that proves that it never ran.
+    Merges of companies are **permanent**: show the plan first. The plan and a snapshot of all its
+    records are in the ledger before the first merge is sent, and each transition is on disk before
+    the run acts on it. After a crash, call this again, or ``resume``: it continues where the ledger
+    ends. A merge whose request was not answered is searched in the server's merge list, and is
+    sent again only when that proves that it never ran.
 
     Args:
         client: An open client.
         plan: What to merge.
         ledger: An open ledger: a new one, or that of the same plan.
-        preview: What ``preview`` has found for this plan just now, so that it is not asked again.
-        max_open: The most merges that are open at once.
-        canary: So many merges have to end before the others start; 0 for none. It is done again
-            after a job stopped for its failures.
-        max_failure_rate: The job stops when more than this share of the last 50 pairs failed.
-        grace: Seconds for which open merges are waited for after a stop.
-        settle_after: Seconds after which a merge that is in no list counts as never started, where
-            no later one is listed that would prove it sooner. Lists must not lag by more.
-        poll_interval: Seconds from the start of a merge to the first look at it; the next come
-            ever later. Nobody waits for one merge of a job, and later looks leave more calls to
-            merges.
-        retry_failed: Whether pairs that failed or were refused are tried again.
-        stop: Set it to stop the job: nothing more is started, and open merges get their grace.
-            Cancelling the call instead ends it at once, and loses nothing either.
+        settings: How the job runs.
+        preview: A recent ``preview`` of this plan; without it, a new job asks for one.
+        retry_failed: Whether pairs that failed or were refused are planned again.
+        stop: Set it to stop the job: no more merges are sent, and open ones get their grace.
+            Cancelling the call ends it immediately; it loses nothing either.
         on_progress: Called with a ``JobProgress`` about once a second, and at the end.
-        on_event: Called with each ``JobEvent``. What either of the two raises ends the run.
+        on_event: Called with each ``JobEvent``. An exception of either callback ends the run.
         clock: The time in seconds since the epoch, for the ledger.
 
     Raises:
-        ConfigurationError: when a setting cannot be used.
+        ConfigurationError: when the preview is that of another plan.
         LedgerError: when the ledger is that of another job, or cannot be written.
-        AffinityError: when the API cannot be asked at the start. Later, a key that is refused, a
-            month that is used up, and an outage of ten minutes stop the job: see ``stopped``.
+        AffinityError: when the API cannot be reached at the start. Later, a refused key, a monthly
+            quota that is used up and an outage of ten minutes stop the job: see ``stopped``.
     """
-    terms = _checked(
-        Terms(
-            max_open=max_open,
-            canary=canary,
-            max_failure_rate=max_failure_rate,
-            grace=grace,
-            settle_after=settle_after,
-            poll_interval=poll_interval,
-        )
-    )
     if preview is not None and preview.plan.fingerprint != plan.fingerprint:
-        message = "The preview is one of another plan: look at this one"
+        message = "The preview is that of another plan: make one of this plan"
         raise ConfigurationError(message)
     if ledger.job is None:
         preview = preview or await _preview.preview(client, plan)
@@ -125,10 +101,10 @@ async def run(
             at=at,
         )
     ledger.check(plan, origin=client.base_url)
-    return await _go_on(
+    return await resume(
         client,
         ledger,
-        terms,
+        settings=settings,
         retry_failed=retry_failed,
         stop=stop,
         on_progress=on_progress,
@@ -141,58 +117,19 @@ async def resume(
     client: Client,
     ledger: Ledger,
     *,
-    max_open: int = 200,
-    canary: int = 10,
-    max_failure_rate: float = 0.2,
-    grace: float = 30.0,
-    settle_after: float = 60.0,
-    poll_interval: float = 4.0,
+    settings: JobSettings = JobSettings(),
     retry_failed: bool = False,
     stop: asyncio.Event | None = None,
     on_progress: OnProgress | None = None,
     on_event: OnEvent | None = None,
     clock: Callable[[], float] = time.time,
 ) -> JobResult:
-    """Go on with the job in a ledger, which has all that is needed; see ``run``.
+    """Continue the job of a ledger, which contains everything that is needed; see ``run``.
 
     Raises:
-        ConfigurationError: when a setting cannot be used.
         LedgerError: when the ledger has no job, or one of another origin, or cannot be written.
-        AffinityError: when the API cannot be asked at the start.
+        AffinityError: when the API cannot be reached at the start.
     """
-    terms = _checked(
-        Terms(
-            max_open=max_open,
-            canary=canary,
-            max_failure_rate=max_failure_rate,
-            grace=grace,
-            settle_after=settle_after,
-            poll_interval=poll_interval,
-        )
-    )
-    return await _go_on(
-        client,
-        ledger,
-        terms,
-        retry_failed=retry_failed,
-        stop=stop,
-        on_progress=on_progress,
-        on_event=on_event,
-        clock=clock,
-    )
-
-
-async def _go_on(
-    client: Client,
-    ledger: Ledger,
-    terms: Terms,
-    *,
-    retry_failed: bool,
-    stop: asyncio.Event | None,
-    on_progress: OnProgress | None,
-    on_event: OnEvent | None,
-    clock: Callable[[], float],
-) -> JobResult:
     job = _job_of(ledger, client)
     started, calls_before = asyncio.get_running_loop().time(), client.quota.sent
     if retry_failed:
@@ -200,8 +137,8 @@ async def _go_on(
     anchor = await _anchor(client, ledger, job)
     pairs = await ledger.pairs(*_LEFT)
     totals = await ledger.totals()
-    board = await _board(ledger, pairs, terms)
-    async with client.tasks.watch(timeout=None, poll_interval=terms.poll_interval) as watch:
+    board = await _board(ledger, pairs, settings)
+    async with client.tasks.watch(timeout=None, poll_interval=settings.poll_interval) as watch:
         work = JobRun(
             client,
             ledger,
@@ -209,7 +146,7 @@ async def _go_on(
             job=job,
             board=board,
             totals=dict(totals),
-            terms=terms,
+            settings=settings,
             anchor=anchor,
             seq=await ledger.last_seq(),
             clock=clock,
@@ -275,17 +212,17 @@ async def _newest(client: Client, job: JobInfo) -> str:
     return ""
 
 
-async def _board(ledger: Ledger, pairs: list[Pair], terms: Terms) -> MergeQueue:
+async def _board(ledger: Ledger, pairs: list[Pair], settings: JobSettings) -> MergeQueue:
     was_stopped = (await ledger.notes()).get("stopped") == StopReason.FAILURES
     # What had been merged before this job has tried nothing.
     tried = [pair for pair in await ledger.pairs(PairState.SUCCEEDED) if pair.task_url is not None]
-    is_tried = len(tried) >= terms.canary and not was_stopped
+    is_tried = len(tried) >= settings.canary and not was_stopped
     return MergeQueue(
         [pair for pair in pairs if pair.state is PairState.PLANNED],
         _open_of(pairs),
-        max_open=terms.max_open,
-        canary=0 if is_tried else terms.canary,
-        max_failure_rate=terms.max_failure_rate,
+        max_open=settings.max_open,
+        canary=0 if is_tried else settings.canary,
+        max_failure_rate=settings.max_failure_rate,
     )
 
 
@@ -312,19 +249,3 @@ async def _identify(client: Client, ledger: Ledger, job: JobInfo, anchor: int | 
                 if (number := wanted.pop(merge.task_id, None)) is not None:
                     found[number] = merge.id
     await ledger.identify(found)
-
-
-def _checked(terms: Terms) -> Terms:
-    rules = {
-        "max_open": (terms.max_open >= 1, "1 or more"),
-        "canary": (terms.canary >= 0, "0 (none) or more"),
-        "max_failure_rate": (0 <= terms.max_failure_rate <= 1, "a share from 0 to 1"),
-        "grace": (0 <= terms.grace < math.inf, "a number of seconds, 0 or more"),
-        "settle_after": (0 <= terms.settle_after < math.inf, "a number of seconds, 0 or more"),
-        "poll_interval": (0 < terms.poll_interval < math.inf, "a positive number of seconds"),
-    }
-    for name, (holds, rule) in rules.items():
-        if not holds:
-            message = f"{name} must be {rule}, not {getattr(terms, name)!r}"
-            raise ConfigurationError(message)
-    return terms

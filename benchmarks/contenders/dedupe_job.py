@@ -11,15 +11,15 @@ from benchmarks.contenders.job import Job
 
 async def run(job: Job) -> None:
     """Run a job without a canary, and with as many merges open as the limits allow."""
-    await _run(job, canary=0, max_open=len(job.pairs))
+    await _run(job, dedupe.JobSettings(canary=0, max_open=len(job.pairs)))
 
 
 async def run_by_default(job: Job) -> None:
-    """Run a job as the command line does when it is told nothing else."""
-    await _run(job, canary=10, max_open=200)
+    """Run a job as the command line does without options."""
+    await _run(job, dedupe.JobSettings())
 
 
-async def _run(job: Job, *, canary: int, max_open: int) -> None:
+async def _run(job: Job, settings: dedupe.JobSettings) -> None:
     def tell(event: dedupe.JobEvent) -> None:
         match event:
             case dedupe.PairChanged(pair=dedupe.Pair(state="succeeded", task_url=str(task_url))):
@@ -34,14 +34,13 @@ async def _run(job: Job, *, canary: int, max_open: int) -> None:
             dedupe.Ledger(Path(folder) / "job.db", connect=inline.connect) as ledger,
         ):
             preview = await dedupe.preview(client, plan)
-            # Somebody reads it: the job begins with a minute of its own.
+            # A user reads the preview, so the job begins with a rate-limit window of its own.
             await job.begin_anew()
             _ = await dedupe.run(
                 client,
                 plan,
                 ledger,
+                settings=settings,
                 preview=preview,
-                canary=canary,
-                max_open=max_open,
                 on_event=tell,
             )

@@ -24,7 +24,7 @@ from playwright.async_api import (
 
 from aiotasks import Client, backoff
 from aiotasks._polling import reasons
-from aiotasks.dedupe import resume
+from aiotasks.dedupe import JobSettings, resume
 from aiotasks.sandbox import Sandbox
 from aiotasks.web import _events, _runner, serve
 
@@ -136,7 +136,9 @@ def impatience(monkeypatch: pytest.MonkeyPatch) -> None:
     """What happens in a test is seen soon, however long a merge has been running."""
     monkeypatch.setattr(backoff, "GROWTH", 1.0)
     monkeypatch.setattr(reasons, "REASON_LINGER", 0.05)
-    monkeypatch.setattr(_runner, "resume", partial(resume, poll_interval=0.05))
+    monkeypatch.setattr(
+        _runner, "resume", partial(resume, settings=JobSettings(poll_interval=0.05))
+    )
     monkeypatch.setattr(_events, "_TICK", 0.05)
 
 

@@ -1,6 +1,7 @@
 """The commands for dedupe jobs, as a user meets them: real files, and a sandbox to merge in."""
 
 import csv
+import inspect
 import json
 import os
 import pty
@@ -15,18 +16,28 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from rich.console import Console
 from typer.testing import CliRunner, Result
 
 from aiotasks._text import duration
 from aiotasks.backoff import poll_backoff
+from aiotasks.cli import merge as merge_module
 from aiotasks.cli import progress as progress_module
 from aiotasks.cli.app import app
 from aiotasks.cli.exit_codes import Exit
 from aiotasks.cli.job_text import status
 from aiotasks.cli.progress import JobProgressBar
-from aiotasks.dedupe import JobInfo, JobProgress, JobStatus, PairState, Stopping, StopReason
+from aiotasks.dedupe import (
+    JobInfo,
+    JobProgress,
+    JobSettings,
+    JobStatus,
+    PairState,
+    Stopping,
+    StopReason,
+)
 from aiotasks.dedupe._run import reconciler
 from aiotasks.dedupe._run.evidence import MergeListScan
 from aiotasks.sandbox import Sandbox
@@ -341,6 +352,22 @@ def test_the_ledger_of_another_job(sandbox: Sandbox, pairs: Path) -> None:
     assert "another job" in done.stderr
     assert done.exit_code == Exit.WRONG_USE
     assert sandbox.calls["merge"] == 3
+
+
+@pytest.mark.parametrize("command", [merge_module.merge, merge_module.go_on])
+def test_the_settings_of_a_job(command: Callable[..., None]) -> None:
+    """Each job setting is an option of both commands, with the default of the library."""
+    options = inspect.signature(command).parameters
+    settings = msgspec.structs.asdict(JobSettings())
+    assert {name: options[name].default for name in settings} == settings
+
+
+def test_a_setting_out_of_its_range(sandbox: Sandbox, pairs: Path) -> None:
+    """A setting that only the library refuses is wrong use, too, and named."""
+    done = merge(pairs, "--grace", "inf")
+    assert "grace must be" in done.stderr
+    assert done.exit_code == Exit.WRONG_USE
+    assert sandbox.requests == 0
 
 
 def test_no_ledger(tmp_path: Path) -> None:

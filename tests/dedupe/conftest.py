@@ -16,6 +16,7 @@ from aiotasks.dedupe import (
     JobEvent,
     JobProgress,
     JobResult,
+    JobSettings,
     Ledger,
     Pair,
     PairChanged,
@@ -153,14 +154,21 @@ async def go(
 ) -> JobResult:
     """Run a plan, or go on with what a ledger has, as a process of its own would."""
     seen = seen or Seen()
-    told = {"on_progress": seen.snapshots.append, "on_event": seen.events.append, "clock": clock}
+    job = {name: settings.pop(name) for name in {*settings} & {*JobSettings.__struct_fields__}}
+    settings = {
+        "settings": JobSettings(**job),
+        "on_progress": seen.snapshots.append,
+        "on_event": seen.events.append,
+        "clock": clock,
+        **settings,
+    }
     async with Ledger(path, connect=inline.connect) as ledger, client or connect(server) as opened:
         if plan is None:
-            result = await resume(opened, ledger, **{**told, **settings})
+            result = await resume(opened, ledger, **settings)
         else:
-            result = await run(opened, plan, ledger, **{**told, **settings})
+            result = await run(opened, plan, ledger, **settings)
         assert result.totals == await ledger.totals()
-    if "on_progress" not in settings:
+    if settings["on_progress"] == seen.snapshots.append:
         assert seen.snapshots[-1].totals == result.totals
     assert len({snapshot.total for snapshot in seen.snapshots}) <= 1
     return result

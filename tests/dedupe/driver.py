@@ -12,7 +12,7 @@ from typing import Any
 
 from aiotasks import AffinityError, Client
 from aiotasks.backoff import poll_backoff
-from aiotasks.dedupe import Ledger, PairState, Plan, run
+from aiotasks.dedupe import JobSettings, Ledger, PairState, Plan, run
 from aiotasks.dedupe._run import reconciler
 
 
@@ -21,7 +21,7 @@ async def work(pairs: str, ledger: str, url: str, settings: dict[str, Any]) -> i
     plan = Plan.read(pairs, kind="company")
     try:
         async with Ledger(ledger) as opened, Client("sandbox-key", base_url=url) as client:
-            result = await run(client, plan, opened, **settings)
+            result = await run(client, plan, opened, settings=JobSettings(**settings))
     except AffinityError as error:
         _ = sys.stderr.write(f"{error}\n")
         return 2

@@ -14,7 +14,7 @@ import pytest
 from aiohttp import web
 
 from aiotasks import Client
-from aiotasks.dedupe import resume
+from aiotasks.dedupe import JobSettings, resume
 from aiotasks.sandbox import Sandbox
 from aiotasks.web import _events, _runner, jobs_app
 
@@ -110,7 +110,9 @@ OpenSite = Callable[..., AbstractAsyncContextManager[Site]]
 @pytest.fixture(autouse=True)
 def impatience(monkeypatch: pytest.MonkeyPatch) -> None:
     """Merges of tests are short, so all is looked at sooner."""
-    monkeypatch.setattr(_runner, "resume", partial(resume, poll_interval=0.02))
+    monkeypatch.setattr(
+        _runner, "resume", partial(resume, settings=JobSettings(poll_interval=0.02))
+    )
     monkeypatch.setattr(_events, "_TICK", 0.05)
 
 

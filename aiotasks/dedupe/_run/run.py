@@ -25,6 +25,7 @@ from aiotasks.dedupe._progress import (
 from aiotasks.dedupe._taskgroups import unwrap_errors
 from aiotasks.dedupe.ledger import Ledger
 from aiotasks.dedupe.models import JobInfo, Pair, PairState, StopReason, Transition
+from aiotasks.dedupe.settings import JobSettings
 from aiotasks.errors import (
     AffinityError,
     AuthenticationError,
@@ -68,17 +69,6 @@ class _Attempt(Struct):
     pair: Pair
 
 
-class Terms(Struct, frozen=True, kw_only=True):
-    """How a job runs; see ``run``."""
-
-    max_open: int
-    canary: int
-    max_failure_rate: float
-    grace: float
-    settle_after: float
-    poll_interval: float
-
-
 class JobRun:
     """One run of a job, from what the ledger has to where it ends or is stopped."""
 
@@ -91,7 +81,7 @@ class JobRun:
         job: JobInfo,
         board: MergeQueue,
         totals: dict[PairState, int],
-        terms: Terms,
+        settings: JobSettings,
         anchor: int | None,
         seq: int,
         clock: Callable[[], float],
@@ -105,14 +95,14 @@ class JobRun:
         self._kind = job.kind
         self._board = board
         self._totals = totals
-        self._terms = terms
+        self._settings = settings
         self._clock = clock
         self._seq = seq
         self._on_progress = on_progress
         self._on_event = on_event
         self._service = client.merges_of(job.kind)
         self._settler = Reconciler(
-            self, self._service, ledger, anchor=anchor, settle_after=terms.settle_after
+            self, self._service, ledger, anchor=anchor, settle_after=settings.settle_after
         )
         self._loop = asyncio.get_running_loop()
         self._meter = Meter(self._loop.time())
@@ -193,7 +183,7 @@ class JobRun:
         if self._board.stopped is not was_stopped:
             self._tell_stop()
         elif was_canary and not (self._board.is_canary or self._board.stopped):
-            self._tell(CanaryPassed(ended=self._terms.canary))
+            self._tell(CanaryPassed(ended=self._settings.canary))
         self._notify()
 
     async def end_as_merged(self, pair: Pair, error: MergedEntityError) -> None:
@@ -360,7 +350,7 @@ class JobRun:
         # Without a valid key nothing can be learned of what is open.
         is_hopeless = self._board.stopped is StopReason.NOT_AUTHORISED
         with suppress(TimeoutError):
-            async with asyncio.timeout(0 if is_hopeless else self._terms.grace):
+            async with asyncio.timeout(0 if is_hopeless else self._settings.grace):
                 while not self._board.is_over:
                     await self._next_change()
 
@@ -384,7 +374,7 @@ class JobRun:
 
     def _tell_stop(self) -> None:
         assert self._board.stopped is not None  # noqa: S101 - it was stopped just now
-        self._tell(Stopping(reason=self._board.stopped, grace=self._terms.grace))
+        self._tell(Stopping(reason=self._board.stopped, grace=self._settings.grace))
 
     def _obstacle(self) -> str | None:
         if self._board.stopped is not None:

@@ -1,0 +1,50 @@
+"""The settings of a job, with their defaults and their limits."""
+
+import math
+
+from msgspec import Struct
+
+from aiotasks.errors import ConfigurationError
+
+
+class JobSettings(Struct, frozen=True, kw_only=True):
+    """How a job runs. Each run may use other settings: the ledger does not store them.
+
+    Args:
+        max_open: How many merges may be open at once: being sent, or running at the server.
+        canary: How many merges have to end before the others start; 0 starts all immediately. A
+            job that stopped for its failures starts with its canary again.
+        max_failure_rate: The job stops when more than this share of the last 50 pairs failed, from
+            0 to 1.
+        grace: Seconds for which a stopped job waits for its open merges.
+        settle_after: Seconds after which an unanswered merge that is missing from the merge list
+            counts as never started. A later merge in the list proves it sooner. The server's list
+            must not lag by more than this.
+        poll_interval: Seconds from the start of a merge to its first poll; later polls back off.
+            No caller waits for a single merge of a job, so rare polls leave more of the rate limit
+            to merges.
+
+    Raises:
+        ConfigurationError: when a setting is out of its range.
+    """
+
+    max_open: int = 200
+    canary: int = 10
+    max_failure_rate: float = 0.2
+    grace: float = 30.0
+    settle_after: float = 60.0
+    poll_interval: float = 4.0
+
+    def __post_init__(self) -> None:
+        rules = {
+            "max_open": (self.max_open >= 1, "1 or more"),
+            "canary": (self.canary >= 0, "0 (none) or more"),
+            "max_failure_rate": (0 <= self.max_failure_rate <= 1, "a share from 0 to 1"),
+            "grace": (0 <= self.grace < math.inf, "a number of seconds, 0 or more"),
+            "settle_after": (0 <= self.settle_after < math.inf, "a number of seconds, 0 or more"),
+            "poll_interval": (0 < self.poll_interval < math.inf, "a positive number of seconds"),
+        }
+        for name, (is_valid, rule) in rules.items():
+            if not is_valid:
+                message = f"{name} must be {rule}, not {getattr(self, name)!r}"
+                raise ConfigurationError(message)
