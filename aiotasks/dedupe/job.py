@@ -1,4 +1,4 @@
-"""Run a planned job, and go on with it: what users call."""
+"""Run a planned job, or continue one: the public functions."""
 
 import asyncio
 import time
@@ -21,7 +21,9 @@ from . import _preview
 from ._preview import Preview
 from ._progress import OnEvent, OnProgress
 from ._run.queue import MergeQueue
+from ._run.reconciler import Reconciler
 from ._run.run import JobRun
+from ._run.tracker import PairTracker
 from ._taskgroups import unwrap_errors
 from .ledger import Ledger
 from .models import JobInfo, Pair, PairState, StopReason, Transition
@@ -33,11 +35,11 @@ _LEFT = [state for state in PairState if state.is_left]
 
 
 class JobResult(Struct, frozen=True, kw_only=True):
-    """What a run came to.
+    """How a run ended.
 
-    ``totals`` are those of the ledger, over all runs. ``stopped`` says why pairs are left, and
-    ``error`` what stopped it, if that was one. Without having been stopped, pairs are left only
-    where one of their cluster is unsettled. ``calls`` and ``seconds`` are those of this run.
+    ``totals`` are those of the ledger, over all runs. If pairs are left, ``stopped`` is why, and
+    ``error`` the error that stopped the job, if one did. In a job that was not stopped, pairs are
+    left only if one of their cluster is unsettled. ``calls`` and ``seconds`` are those of this run.
     """
 
     totals: Mapping[PairState, int]
@@ -134,38 +136,44 @@ async def resume(
     started, calls_before = asyncio.get_running_loop().time(), client.quota.sent
     if retry_failed:
         await _plan_again(ledger, clock())
-    anchor = await _anchor(client, ledger, job)
+    anchor = await _load_anchor(client, ledger, job)
     pairs = await ledger.pairs(*_LEFT)
-    totals = await ledger.totals()
-    board = await _board(ledger, pairs, settings)
+    queue = await _queue_of(ledger, pairs, settings)
     async with client.tasks.watch(timeout=None, poll_interval=settings.poll_interval) as watch:
-        work = JobRun(
-            client,
+        tracker = PairTracker(
             ledger,
             watch,
-            job=job,
-            board=board,
-            totals=dict(totals),
-            settings=settings,
-            anchor=anchor,
+            queue,
+            totals=dict(await ledger.totals()),
             seq=await ledger.last_seq(),
+            settings=settings,
             clock=clock,
-            on_progress=on_progress,
             on_event=on_event,
         )
+        reconciler = Reconciler(
+            client, tracker, kind=job.kind, anchor=anchor, settle_after=settings.settle_after
+        )
+        job_run = JobRun(
+            client,
+            tracker,
+            reconciler,
+            kind=job.kind,
+            settings=settings,
+            on_progress=on_progress,
+        )
         for pair in _open_of(pairs):
-            await work.take_up(pair)
-        await work.run(stop or asyncio.Event())
-    if work.stopped in {None, StopReason.FAILURES}:
-        await _identify(client, ledger, job, anchor)
+            await job_run.adopt(pair)
+        await job_run.run(stop or asyncio.Event())
+    if queue.stopped in {None, StopReason.FAILURES}:
+        await _record_merge_ids(client, ledger, job, anchor)
     totals = await ledger.totals()
     if on_progress is not None:
-        _ = on_progress(replace(work.progress(), totals=totals))
+        _ = on_progress(replace(job_run.progress(), totals=totals))
     is_left = any(totals[state] for state in _LEFT)
     return JobResult(
         totals=totals,
-        stopped=work.stopped if is_left else None,
-        error=work.error if is_left else None,
+        stopped=queue.stopped if is_left else None,
+        error=tracker.error if is_left else None,
         calls=client.quota.sent - calls_before,
         seconds=asyncio.get_running_loop().time() - started,
     )
@@ -175,7 +183,7 @@ def _job_of(ledger: Ledger, client: Client) -> JobInfo:
     job = ledger.require_job()
     if job.origin != client.base_url:
         message = (
-            f"its job is one of {job.origin}, and the client asks {client.base_url}: "
+            f"its job is one of {job.origin}, and the client's base URL is {client.base_url}: "
             "give the base URL that it was begun with"
         )
         raise LedgerError(str(ledger.path), message)
@@ -185,6 +193,7 @@ def _job_of(ledger: Ledger, client: Client) -> JobInfo:
 async def _plan_again(ledger: Ledger, at: float) -> None:
     failed = await ledger.pairs(*(state for state in PairState if state.can_retry))
     with unwrap_errors():
+        # A task each, so that all transitions share a commit.
         async with asyncio.TaskGroup() as group:
             for pair in failed:
                 if pair.is_planned:
@@ -192,14 +201,17 @@ async def _plan_again(ledger: Ledger, at: float) -> None:
                     _ = group.create_task(ledger.record(transition))
 
 
-async def _anchor(client: Client, ledger: Ledger, job: JobInfo) -> int | None:
-    """Return the newest merge that was there before this job's first, or none if none was."""
+async def _load_anchor(client: Client, ledger: Ledger, job: JobInfo) -> int | None:
+    """Return the newest merge that the list had before this job's first, or none if it was empty.
+
+    It ends every reading of the list, which the API keeps for the organization's whole history.
+    """
     anchor, totals = (await ledger.notes()).get("anchor"), await ledger.totals()
     if anchor is None:
         anchor = await _newest(client, job)
         await ledger.note(anchor=anchor)
     elif any(totals[state] for state in _LEFT):
-        # A run that cannot reach the server at all ends here, and does not wait for it.
+        # A run that cannot reach the server at all ends here, instead of waiting for an outage.
         with suppress(ResponseError, DecodeError):
             _ = await _newest(client, job)
     return int(anchor) if anchor else None
@@ -212,9 +224,9 @@ async def _newest(client: Client, job: JobInfo) -> str:
     return ""
 
 
-async def _board(ledger: Ledger, pairs: list[Pair], settings: JobSettings) -> MergeQueue:
+async def _queue_of(ledger: Ledger, pairs: list[Pair], settings: JobSettings) -> MergeQueue:
     was_stopped = (await ledger.notes()).get("stopped") == StopReason.FAILURES
-    # What had been merged before this job has tried nothing.
+    # A pair that had been merged before this job has tried nothing, and has no task.
     tried = [pair for pair in await ledger.pairs(PairState.SUCCEEDED) if pair.task_url is not None]
     is_tried = len(tried) >= settings.canary and not was_stopped
     return MergeQueue(
@@ -230,8 +242,10 @@ def _open_of(pairs: list[Pair]) -> list[Pair]:
     return [pair for pair in pairs if pair.state is not PairState.PLANNED]
 
 
-async def _identify(client: Client, ledger: Ledger, job: JobInfo, anchor: int | None) -> None:
-    """Note the server's ids of this job's merges, out of its list, a hundred a call."""
+async def _record_merge_ids(
+    client: Client, ledger: Ledger, job: JobInfo, anchor: int | None
+) -> None:
+    """Record the server's ids of this job's merges from its list, a hundred a call."""
     wanted = {
         pair.task_url.rpartition("/")[2]: pair.number
         for pair in await ledger.pairs(PairState.SUCCEEDED, PairState.FAILED)
@@ -240,7 +254,7 @@ async def _identify(client: Client, ledger: Ledger, job: JobInfo, anchor: int | 
     found: dict[int, int] = {}
     if not wanted:
         return
-    # They are worth a few calls, and no failure: the report leaves blank what was not learned.
+    # Best effort: a failure here is ignored, and the report leaves the missing ids blank.
     with suppress(AffinityError):
         async with aclosing(client.merges_of(job.kind).merges()) as merges:
             async for merge in merges:
@@ -248,4 +262,4 @@ async def _identify(client: Client, ledger: Ledger, job: JobInfo, anchor: int | 
                     break
                 if (number := wanted.pop(merge.task_id, None)) is not None:
                     found[number] = merge.id
-    await ledger.identify(found)
+    await ledger.record_merge_ids(found)

@@ -1,4 +1,4 @@
-"""What a run notes of its course in the ledger, for those who draw it."""
+"""The curve of a run in the ledger, for programs that draw it."""
 
 import asyncio
 from collections.abc import Callable
@@ -9,41 +9,42 @@ from aiotasks.dedupe._progress import TICK, JobProgress
 from aiotasks.dedupe.ledger import Ledger
 
 
-_NOTED_EVERY: Final = 30
+# A choice: a crash loses half a minute of the curve, and its writes cost next to nothing.
+_POINTS_PER_WRITE: Final = 30
 
 
 class CurveRecorder:
-    """Notes the curve of a run about every half minute, and goes on with that of earlier runs."""
+    """Writes the curve of a run about every half minute, continuing that of earlier runs."""
 
     def __init__(
-        self, ledger: Ledger, clock: Callable[[], float], look: Callable[[], JobProgress]
+        self, ledger: Ledger, clock: Callable[[], float], progress: Callable[[], JobProgress]
     ) -> None:
         self._ledger = ledger
         self._clock = clock
-        self._look = look
+        self._progress = progress
         self._curve: Curve | None = None
 
     async def run(self) -> None:
-        """Look once a second, for as long as nobody cancels it."""
+        """Add a point every second until cancelled."""
         while True:
-            for _ in range(_NOTED_EVERY):
-                (await self._known()).add(self._point())
+            for _ in range(_POINTS_PER_WRITE):
+                (await self._load()).add(self._point())
                 await asyncio.sleep(TICK)
             await self._write()
 
     async def end(self) -> None:
-        """Note how far the run has come."""
-        (await self._known()).end(self._point())
+        """Write the last point of the run."""
+        (await self._load()).end(self._point())
         await self._write()
 
     def _point(self) -> Point:
-        seen = self._look()
-        return Point(self._clock(), seen.ended, seen.minute_left)
+        progress = self._progress()
+        return Point(self._clock(), progress.ended, progress.minute_left)
 
-    async def _known(self) -> Curve:
+    async def _load(self) -> Curve:
         if self._curve is None:
             self._curve = Curve.read((await self._ledger.notes()).get("curve"))
         return self._curve
 
     async def _write(self) -> None:
-        await self._ledger.note(curve=(await self._known()).text())
+        await self._ledger.note(curve=(await self._load()).text())

@@ -1,9 +1,10 @@
-"""What became of a merge whose request was not answered: plain decisions without I/O.
+"""What became of a merge whose request was not answered: decisions without I/O.
 
-The server's merge list is newest first. Read back to a merge that was there before the request,
-it has every merge that can be the one in question: there it is, or it is not there *yet*. That it
-will not come is proved by a merge that was asked for later and is listed already, or by time.
-Merges are told apart by their tasks and by the order of the ledger's log, and never by clocks.
+The server's merge list is newest first. Read back to a merge that was there before the request, it
+has every merge that can be the one in question: it is listed, or it is not listed *yet*. A merge
+that was sent later and is listed already proves that it will not come; so does time. Merges are
+told apart by their tasks and by the order of the ledger's log, never by clocks: those of two
+machines, or of a machine and the server, may differ by more than a merge takes.
 """
 
 from collections.abc import Iterable
@@ -12,23 +13,25 @@ from typing import Final, NamedTuple, TypeAlias
 from msgspec import Struct
 
 from aiotasks.dedupe.models import LoggedTransition, Pair, PairState
+from aiotasks.errors import MergedEntityError
 from aiotasks.models import CompanyMergeState, PersonMergeState
 
 
 Merge: TypeAlias = CompanyMergeState | PersonMergeState
 
 PATIENCE: Final = 300.0
-"""Seconds after which a doubt that nothing could settle is left to the next run."""
+"""Seconds after which a run leaves an indeterminate merge unsettled, for the next run to settle.
+A choice: the API documents no limit for the lag of its lists."""
 
-WITNESS_AFTER: Final = 10.0
-"""Seconds after which a later merge in the list proves something: what answered for the server in
-its place may have passed the request on all the same."""
+LATER_MERGE_AFTER: Final = 10.0
+"""Seconds before a later merge in the list counts as proof: a proxy that returned an error may
+still have forwarded the request. A choice."""
 
 
 class IndeterminateMerge(Struct, kw_only=True, eq=False):
     """A pair whose merge may have been started.
 
-    ``ended`` is the last step in the log when its request was over, and ``age`` seconds have
+    ``ended`` is the last transition in the log when its request ended, and ``age`` seconds had
     passed from then to ``since`` on the loop's clock. ``task_url`` is known for a merge that was
     certainly started, but whose task cannot be read.
     """
@@ -40,8 +43,16 @@ class IndeterminateMerge(Struct, kw_only=True, eq=False):
     task_url: str | None = None
 
     def age_at(self, now: float) -> float:
-        """Return the seconds since the request was over."""
+        """Return the seconds since the request ended."""
         return self.age + now - self.since
+
+
+class Resolution(NamedTuple):
+    """The state that evidence proves for a pair, with its reason, or the task to wait for."""
+
+    state: PairState
+    reason: str | None = None
+    task_url: str | None = None
 
 
 class _Own(NamedTuple):
@@ -52,7 +63,8 @@ class _Own(NamedTuple):
 class OwnMerges:
     """The order in which this job's own merges were sent and answered, from the ledger's log.
 
-    A task is a batch: merges are told apart by their records as well, should one task have many.
+    A task is a batch: one task may have several merges, so they are identified by their records as
+    well.
     """
 
     def __init__(self, pairs: Iterable[Pair]) -> None:
@@ -61,8 +73,8 @@ class OwnMerges:
         self._ids = {pair.number: _ids(pair) for pair in pairs}
         self._own: dict[tuple[str, int, int], _Own] = {}
 
-    def learn(self, transitions: Iterable[LoggedTransition]) -> None:
-        """Take in further steps of the log."""
+    def apply(self, transitions: Iterable[LoggedTransition]) -> None:
+        """Apply further transitions of the log."""
         for logged in transitions:
             self.seq = logged.seq
             transition = logged.transition
@@ -79,59 +91,86 @@ class OwnMerges:
 
 
 class MergeListScan:
-    """What a reading of the merge list tells of some doubts."""
+    """What one reading of the merge list proves of some indeterminate merges.
+
+    ``anchor`` is the id of the newest merge that the list had before the job's first.
+    """
 
     def __init__(
-        self, journal: OwnMerges, doubts: Iterable[IndeterminateMerge], *, anchor: int | None
+        self,
+        own: OwnMerges,
+        indeterminate: Iterable[IndeterminateMerge],
+        *,
+        anchor: int | None,
     ) -> None:
-        self._journal = journal
+        self._own = own
         self._anchor = anchor
-        self._wanted = {_ids(doubt.pair): doubt for doubt in doubts}
+        self._wanted = {_ids(each.pair): each for each in indeterminate}
         self._found: dict[int, Merge] = {}
-        self._back_to = min((self._sent(doubt) for doubt in self._wanted.values()), default=0)
+        self._back_to = min((self._sent(each) for each in self._wanted.values()), default=0)
         self._newest_sent = 0
         self._reached: int | None = None
 
     def read(self, merge: Merge) -> bool:
-        """Take in the next merge of the list, and say whether to read on."""
-        own = self._journal.own(merge)
+        """Apply the next merge of the list, and return whether older ones are needed."""
+        own = self._own.own(merge)
         if own is not None:
             self._newest_sent = max(self._newest_sent, own.sent)
             self._reach(own.answered)
         elif merge.id == self._anchor:
             self.end()
         elif (
-            doubt := self._wanted.get((merge.primary_id, merge.duplicate_id))
-        ) and not self._is_read_for(doubt):
-            # What comes later in the list is older than the request: others asked for it.
-            _ = self._found.setdefault(doubt.pair.number, merge)
+            wanted := self._wanted.get((merge.primary_id, merge.duplicate_id))
+        ) and not self._is_read_for(wanted):
+            # Once read far enough, the rest is older than the request: another user's merge.
+            _ = self._found.setdefault(wanted.pair.number, merge)
         return self._reached is None or self._reached >= self._back_to
 
     def end(self) -> None:
-        """Say that the list has been read as far as this job goes back."""
+        """Note that the list was read back to before this job."""
         self._reach(0)
 
-    def found(self, doubt: IndeterminateMerge) -> Merge | None:
-        """Return the merge in question, where the list has it."""
-        return self._found.get(doubt.pair.number)
+    def found(self, indeterminate: IndeterminateMerge) -> Merge | None:
+        """Return the merge in question, if the list has it."""
+        return self._found.get(indeterminate.pair.number)
 
-    def is_absent(self, doubt: IndeterminateMerge, *, now: float, settle_after: float) -> bool:
-        """Say whether the list, when read from ``now`` on, proves that it was never started."""
-        if self.found(doubt) is not None or not self._is_read_for(doubt):
+    def is_absent(
+        self, indeterminate: IndeterminateMerge, *, now: float, settle_after: float
+    ) -> bool:
+        """Return whether the list, requested at ``now``, proves that it was never started.
+
+        Args:
+            indeterminate: The merge in question.
+            now: When the list was requested, on the loop's clock.
+            settle_after: Seconds after which its absence alone is proof.
+        """
+        if self.found(indeterminate) is not None or not self._is_read_for(indeterminate):
             return False
-        has_witness = self._newest_sent > doubt.ended
-        needed = min(WITNESS_AFTER, settle_after) if has_witness else settle_after
-        return doubt.age_at(now) >= needed
+        # The server starts merges in the order in which it lists them. A merge that was sent before
+        # this request ended proves nothing: the two may have arrived in the other order.
+        has_later_merge = self._newest_sent > indeterminate.ended
+        needed = min(LATER_MERGE_AFTER, settle_after) if has_later_merge else settle_after
+        return indeterminate.age_at(now) >= needed
 
-    def _is_read_for(self, doubt: IndeterminateMerge) -> bool:
-        """Say whether all merges have been read that can be the one in question."""
-        return self._reached is not None and self._reached < self._sent(doubt)
+    def _is_read_for(self, indeterminate: IndeterminateMerge) -> bool:
+        """Return whether all merges were read that can be the one in question."""
+        return self._reached is not None and self._reached < self._sent(indeterminate)
 
     def _reach(self, answered: int) -> None:
+        # What was adopted late has a late answer, but an old place in the list: keep the minimum.
         self._reached = answered if self._reached is None else min(self._reached, answered)
 
-    def _sent(self, doubt: IndeterminateMerge) -> int:
-        return self._journal.sent.get(doubt.pair.number, 0)
+    def _sent(self, indeterminate: IndeterminateMerge) -> int:
+        return self._own.sent.get(indeterminate.pair.number, 0)
+
+
+def resolve_merged(pair: Pair, error: MergedEntityError) -> Resolution:
+    """Return what it proves that the duplicate is merged: this merge ran, or another one."""
+    if (error.source_id, error.target_id) == (pair.duplicate_id, pair.primary_id):
+        state = PairState.SUCCEEDED
+    else:
+        state = PairState.FAILED if pair.task_url else PairState.REFUSED
+    return Resolution(state, error.message)
 
 
 def _ids(pair: Pair) -> tuple[int, int]:

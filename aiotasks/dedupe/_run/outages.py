@@ -1,4 +1,4 @@
-"""How long the server has been silent, and when that is too long."""
+"""Outages: back off while the server does not answer, and stop the job when that lasts."""
 
 import asyncio
 from collections.abc import Callable
@@ -7,28 +7,33 @@ from typing import Any, Final
 
 from aiotasks.backoff import poll_backoff, poll_delay
 from aiotasks.client import Client
+from aiotasks.dedupe.models import StopReason
 from aiotasks.errors import AffinityError, NetworkError, RateLimitError, ServerError
 from aiotasks.models import Kind
 
+from .tracker import PairTracker
 
-SILENCE: Final = 60.0
-"""Seconds without any news after which something is asked."""
 
-# A lost answer now and then is no outage.
-_SILENT = 5.0
+PROBE_AFTER: Final = 60.0
+"""Seconds without an answer after which a probe is sent. A choice: one call a minute."""
+
+# A choice: a single lost answer now and then is no outage.
+_SILENT_AFTER = 5.0
+# A choice, the same as for indeterminate merges: quick at first, then four calls a minute.
 _BACKOFF = poll_backoff(1.0, 15.0)
+# A choice: a job without a server should end, but not for a server that restarts.
 _MAX_OUTAGE = 600.0
 
 
 class Outage:
-    """How often in a row there was no answer, and since when."""
+    """How many requests in a row had no answer, and since when."""
 
     def __init__(self) -> None:
         self.failures = 0
         self._since = 0.0
 
-    def is_too_long(self, now: float) -> bool:
-        """Count one more failure, and say whether the first of them is ten minutes ago."""
+    def add_failure(self, now: float) -> bool:
+        """Count a failure, and return whether the first of them is ten minutes ago."""
         self._since = self._since if self.failures else now
         self.failures += 1
         return now - self._since >= _MAX_OUTAGE
@@ -39,64 +44,57 @@ class Outage:
 
 
 class Outages:
-    """Waits out that merges cannot be sent, and asks something when all is silent.
+    """Delays merges while they fail, and probes the server when nothing else would notice.
 
-    Polls wait for the end of any outage, and where nothing is to be sent nobody else would notice
-    one. ``give_up`` is told the error when it lasts for too long.
+    The client's polls wait for the end of an outage however long it is. So when all merges are sent
+    and only polls are left, only a probe can find out that the server has been gone for too long.
     """
 
-    def __init__(
-        self, client: Client, kind: Kind, give_up: Callable[[AffinityError], object]
-    ) -> None:
+    def __init__(self, client: Client, kind: Kind, tracker: PairTracker) -> None:
         self._client = client
         self._tasks: Callable[[], Any] = lambda: client.tasks.list(kind)
-        self._give_up = give_up
+        self._tracker = tracker
         self._sending = Outage()
-        self._asking = Outage()
+        self._probing = Outage()
         self._loop = asyncio.get_running_loop()
-        self._heard_at = self._loop.time()
 
     @property
     def is_on(self) -> bool:
-        """Whether the last that was tried had no answer, or nothing had one for a while."""
-        failures = self._sending.failures + self._asking.failures
-        return failures > 0 or self._client.silent_for > _SILENT
+        """Whether the last merge or probe had no answer, or no request had one for a while."""
+        failures = self._sending.failures + self._probing.failures
+        return failures > 0 or self._client.silent_for > _SILENT_AFTER
 
-    def hear(self) -> None:
-        """Note that there was news."""
-        self._heard_at = self._loop.time()
-
-    def end_sending(self) -> None:
-        """Note that a merge was answered, be it by a refusal."""
+    def note_answer(self) -> None:
+        """Note that a merge was answered, even if it was refused."""
         self._sending.end()
 
-    async def sit_out(self, error: AffinityError) -> None:
-        """Wait before the next merge is sent, ever longer."""
-        self._endure(self._sending, error)
+    async def back_off(self, error: AffinityError) -> None:
+        """Wait before the next merge is sent, longer after each failure in a row."""
+        self._add_failure(self._sending, error)
         await asyncio.sleep(poll_delay(_BACKOFF, self._sending.failures))
 
     async def run(self) -> None:
-        """Ask something whenever all has been silent."""
+        """Send a probe whenever there was no answer for a minute."""
         while True:
-            await asyncio.sleep(SILENCE)
-            if self._loop.time() - self._heard_at < SILENCE:
-                self._asking.end()
+            await asyncio.sleep(PROBE_AFTER)
+            if self._tracker.silent_for < PROBE_AFTER:
+                self._probing.end()
             else:
-                await self._ask()
+                await self._probe()
 
-    async def _ask(self) -> None:
+    async def _probe(self) -> None:
         tasks = self._tasks()
         try:
             async with aclosing(tasks):
                 _ = await anext(tasks, None)
         except (NetworkError, RateLimitError, ServerError) as error:
-            self._endure(self._asking, error)
+            self._add_failure(self._probing, error)
         except AffinityError:
-            # What is refused is answered.
-            self._asking.end()
+            # A refusal is an answer: the server is there. Whether it ends the job, polls decide.
+            self._probing.end()
         else:
-            self._asking.end()
+            self._probing.end()
 
-    def _endure(self, outage: Outage, error: AffinityError) -> None:
-        if outage.is_too_long(self._loop.time()):
-            _ = self._give_up(error)
+    def _add_failure(self, outage: Outage, error: AffinityError) -> None:
+        if outage.add_failure(self._loop.time()):
+            self._tracker.stop(StopReason.UNREACHABLE, error)

@@ -1,4 +1,4 @@
-"""Which pair may start next, and when a job has to stop: plain decisions without I/O."""
+"""Which pair may start next, and when a job has to stop: decisions without I/O."""
 
 from collections import Counter, deque
 from collections.abc import Iterable
@@ -9,8 +9,10 @@ from aiotasks.dedupe.models import Pair, PairState, StopReason
 
 
 JUDGED: Final = 50
-"""The failure rate is that of so many pairs, the last that ended."""
+"""How many of the last ended pairs the failure rate covers. A choice: recent enough to notice a
+server that begins to fail, wide enough that some bad rows in a row do not stop a job."""
 
+# Of fewer pairs a single failure is a large share. A choice; the canary may be smaller.
 _JUDGED_FROM = 10
 
 
@@ -18,7 +20,8 @@ class MergeQueue:
     """The pairs of a run: which wait for their turn, and how many are open.
 
     A plan's clusters share no record, so two open merges share one only within a cluster: each
-    has at most one merge open. The cluster with the most merges to come goes first.
+    cluster has at most one merge open. The cluster with the most merges left goes first, since its
+    merges run one after the other and so end last.
     """
 
     def __init__(
@@ -47,10 +50,10 @@ class MergeQueue:
 
     def __repr__(self) -> str:
         state = self.stopped or self.obstacle or "ready"
-        return f"<Board: {self.left} to come, {self.open} open, {state}>"
+        return f"<MergeQueue: {self.left} left, {self.open} open, {state}>"
 
     def take(self) -> Pair | None:
-        """Return the pair to start now, or none as long as there is an obstacle."""
+        """Return the pair to start now, or none while there is an obstacle."""
         if self.stopped or self.obstacle:
             return None
         _, _, primary_id = heappop(self._ready)
@@ -60,13 +63,13 @@ class MergeQueue:
         return self._clusters[primary_id].popleft()
 
     def put_back(self, pair: Pair) -> None:
-        """Let a pair that did not run after all take its turn again."""
+        """Put back a pair that did not run, as the first of its cluster."""
         self._clusters.setdefault(pair.primary_id, deque()).appendleft(pair)
         self.left += 1
         self._free(pair)
 
     def end(self, pair: Pair, state: PairState) -> None:
-        """Count what became of an open pair, and stop the job when too many failed.
+        """Count an open pair that has ended, and stop the job if too many failed.
 
         The cluster of an unsettled pair stays closed: that merge may still be open.
         """
@@ -82,11 +85,11 @@ class MergeQueue:
             self.stop(StopReason.FAILURES)
 
     def leave(self) -> None:
-        """Leave an open pair as it is: another run will take it up."""
+        """Count an open pair as no longer open; its cluster stays closed until the next run."""
         self.open -= 1
 
     def stop(self, reason: StopReason) -> None:
-        """Start nothing more. The first reason is the one that is told."""
+        """Start no more pairs. The first reason counts."""
         self.stopped = self.stopped or reason
 
     @property
@@ -112,7 +115,7 @@ class MergeQueue:
 
     @property
     def is_over(self) -> bool:
-        """Whether nothing is open and nothing more will start."""
+        """Whether no pair is open and none can start any more."""
         return not self.open and (self.stopped is not None or not self._ready)
 
     def _free(self, pair: Pair) -> None:
@@ -123,4 +126,5 @@ class MergeQueue:
 
     def _entry(self, primary_id: int) -> tuple[int, int, int]:
         queue = self._clusters[primary_id]
+        # Equal clusters go in the order of the plan.
         return -len(queue), queue[0].number, primary_id

@@ -135,7 +135,7 @@ class Ledger(LedgerReader):
             raise await self._refusal(transition)
         return seq
 
-    async def identify(self, merge_ids: Mapping[int, int]) -> None:
+    async def record_merge_ids(self, merge_ids: Mapping[int, int]) -> None:
         """Note the server's ids of merges, by the numbers of their pairs.
 
         Raises:

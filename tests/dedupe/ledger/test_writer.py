@@ -343,7 +343,7 @@ async def test_a_wrong_step_costs_nobody_else(ledger: Ledger, wrong: Transition)
 async def test_what_cannot_be_kept_says_so(ledger: Ledger) -> None:
     """The error of a value that SQLite does not take has its cause."""
     with pytest.raises(LedgerError, match=r"cannot be kept .* nothing of it was written") as caught:
-        await ledger.identify({1: 2**64})
+        await ledger.record_merge_ids({1: 2**64})
     assert isinstance(caught.value.__cause__, OverflowError)
 
 
@@ -379,7 +379,7 @@ async def test_a_failure_is_told_to_all(path: Path, faulty: type[Faulty]) -> Non
         for later in (
             ledger.record(transition(4, SENDING)),
             ledger.note(a="b"),
-            ledger.identify({1: 1}),
+            ledger.record_merge_ids({1: 1}),
         ):
             with pytest.raises(LedgerError) as caught:
                 await later
@@ -561,7 +561,7 @@ async def test_merges_are_identified(ledger: Ledger) -> None:
     """The server's ids of merges are kept, and forgotten when the pair is planned again."""
     for state in (SENDING, STARTED, FAILED):
         _ = await ledger.record(transition(1, state))
-    await ledger.identify({1: 11, 2: 22})
+    await ledger.record_merge_ids({1: 11, 2: 22})
     assert [pair.merge_id for pair in (await ledger.pairs())[:3]] == [11, 22, None]
     _ = await ledger.record(transition(1, PLANNED))
     assert [pair.merge_id for pair in (await ledger.pairs())[:3]] == [None, 22, None]

@@ -12,7 +12,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from aiotasks import CompanyMergeState, MergeState, PersonMergeState, TaskStatus
 from aiotasks.dedupe._preview import survivor
 from aiotasks.dedupe._run.evidence import (
-    WITNESS_AFTER,
+    LATER_MERGE_AFTER,
     IndeterminateMerge,
     MergeListScan,
     OwnMerges,
@@ -67,74 +67,74 @@ def log_of(*steps: tuple[int, PairState, int | None]) -> list[LoggedTransition]:
 PAIRS = [pair(number) for number in range(1, 100)]
 
 
-def journal_of(*steps: tuple[int, PairState, int | None]) -> OwnMerges:
-    journal = OwnMerges(PAIRS)
-    journal.learn(log_of(*steps))
-    return journal
+def own_of(*steps: tuple[int, PairState, int | None]) -> OwnMerges:
+    own = OwnMerges(PAIRS)
+    own.apply(log_of(*steps))
+    return own
 
 
-def doubt_of(number: int, *, ended: int, age: float = 0.0) -> IndeterminateMerge:
+def indeterminate(number: int, *, ended: int, age: float = 0.0) -> IndeterminateMerge:
     return IndeterminateMerge(pair=pair(number), ended=ended, since=0.0, age=age)
 
 
-def read(listing: MergeListScan, merges: Iterable[CompanyMergeState]) -> list[int]:
+def read(scan: MergeListScan, merges: Iterable[CompanyMergeState]) -> list[int]:
     """Let a list be read as far as is wanted, and return the ids of what was read."""
     seen = []
     for merge in merges:
         seen.append(merge.id)
-        if not listing.read(merge):
+        if not scan.read(merge):
             return seen
-    listing.end()
+    scan.end()
     return seen
 
 
-def is_absent(listing: MergeListScan, doubt: IndeterminateMerge, *, now: float = 0.0) -> bool:
-    return listing.is_absent(doubt, now=now, settle_after=SETTLE_AFTER)
+def is_absent(scan: MergeListScan, wanted: IndeterminateMerge, *, now: float = 0.0) -> bool:
+    return scan.is_absent(wanted, now=now, settle_after=SETTLE_AFTER)
 
 
 class TestFound:
     def test_a_merge_without_an_answer_is_found(self) -> None:
         """The merge in question has the ids of its pair and a task that this job never got."""
-        doubt = doubt_of(1, ended=1)
-        listing = MergeListScan(journal_of((1, SENDING, None)), [doubt], anchor=None)
-        assert read(listing, [listed(9, 2), listed(8, 1)]) == [9, 8]
-        found = listing.found(doubt)
+        wanted = indeterminate(1, ended=1)
+        scan = MergeListScan(own_of((1, SENDING, None)), [wanted], anchor=None)
+        assert read(scan, [listed(9, 2), listed(8, 1)]) == [9, 8]
+        found = scan.found(wanted)
         assert found is not None
         assert found.id == 8
 
     def test_persons_too(self) -> None:
         """Merges of persons are told apart like those of companies."""
-        doubt = doubt_of(1, ended=1)
-        listing = MergeListScan(journal_of((1, SENDING, None)), [doubt], anchor=None)
+        wanted = indeterminate(1, ended=1)
+        scan = MergeListScan(own_of((1, SENDING, None)), [wanted], anchor=None)
         merge = PersonMergeState(
             id=8, status=TaskStatus.SUCCESS, task_id="8", primary_id=1, duplicate_id=101
         )
-        assert listing.read(merge)
-        assert listing.found(doubt) is merge
+        assert scan.read(merge)
+        assert scan.found(wanted) is merge
 
     def test_the_reverse_is_another_merge(self) -> None:
         """The same records the other way round are not the merge in question."""
-        doubt = doubt_of(1, ended=1)
-        listing = MergeListScan(journal_of((1, SENDING, None)), [doubt], anchor=None)
+        wanted = indeterminate(1, ended=1)
+        scan = MergeListScan(own_of((1, SENDING, None)), [wanted], anchor=None)
         reverse = CompanyMergeState(
             id=8, status=TaskStatus.SUCCESS, task_id="8", primary_id=101, duplicate_id=1
         )
-        assert read(listing, [reverse]) == [8]
-        assert listing.found(doubt) is None
+        assert read(scan, [reverse]) == [8]
+        assert scan.found(wanted) is None
 
     def test_an_earlier_attempt_is_not_it(self) -> None:
         """An attempt that was answered is never taken for the one that was not."""
-        journal = journal_of(
+        own = own_of(
             (1, SENDING, None),
             (1, STARTED, 5),
             (1, PairState.FAILED, None),
             (1, PLANNED, None),
             (1, SENDING, None),
         )
-        doubt = doubt_of(1, ended=5)
-        listing = MergeListScan(journal, [doubt], anchor=None)
-        assert read(listing, [listed(5, 1), listed(4, 1)]) == [5]
-        assert listing.found(doubt) is None
+        wanted = indeterminate(1, ended=5)
+        scan = MergeListScan(own, [wanted], anchor=None)
+        assert read(scan, [listed(5, 1), listed(4, 1)]) == [5]
+        assert scan.found(wanted) is None
 
     def test_what_was_adopted_is_not_it(self) -> None:
         """A merge that was found for an earlier attempt is not found again for a later one."""
@@ -146,33 +146,31 @@ class TestFound:
             (1, PLANNED, None),
             (1, SENDING, None),
         )
-        doubt = doubt_of(1, ended=6)
-        listing = MergeListScan(journal_of(*steps), [doubt], anchor=None)
-        assert read(listing, [listed(7, 2), listed(5, 1)]) == [7, 5]
-        assert listing.found(doubt) is None
+        wanted = indeterminate(1, ended=6)
+        scan = MergeListScan(own_of(*steps), [wanted], anchor=None)
+        assert read(scan, [listed(7, 2), listed(5, 1)]) == [7, 5]
+        assert scan.found(wanted) is None
 
     @pytest.mark.parametrize("others", [(), (2,)])
     def test_what_is_older_than_the_request_is_not_it(self, others: tuple[int, ...]) -> None:
         """What others asked for before is not found, however far back other doubts have it read."""
-        journal = journal_of((2, SENDING, None), (3, SENDING, None), (3, STARTED, 6))
-        journal.learn(
-            [LoggedTransition(seq=9, transition=Transition(number=1, state=SENDING, at=0.0))]
+        own = own_of((2, SENDING, None), (3, SENDING, None), (3, STARTED, 6))
+        own.apply([LoggedTransition(seq=9, transition=Transition(number=1, state=SENDING, at=0.0))])
+        wanted = indeterminate(1, ended=9)
+        scan = MergeListScan(
+            own, [wanted, *(indeterminate(each, ended=9) for each in others)], anchor=1
         )
-        doubt = doubt_of(1, ended=9)
-        listing = MergeListScan(
-            journal, [doubt, *(doubt_of(each, ended=9) for each in others)], anchor=1
-        )
-        seen = read(listing, [listed(6, 3), listed(5, 1), listed(4, 2), listed(1, 8)])
+        seen = read(scan, [listed(6, 3), listed(5, 1), listed(4, 2), listed(1, 8)])
         assert seen == ([6, 5, 4, 1] if others else [6])
-        assert listing.found(doubt) is None
-        assert is_absent(listing, doubt, now=SETTLE_AFTER)
+        assert scan.found(wanted) is None
+        assert is_absent(scan, wanted, now=SETTLE_AFTER)
 
     def test_the_newest_counts(self) -> None:
         """Of two merges with the same ids, the newest is the one in question."""
-        doubt = doubt_of(1, ended=1)
-        listing = MergeListScan(journal_of((1, SENDING, None)), [doubt], anchor=None)
-        assert read(listing, [listed(9, 1), listed(8, 1)]) == [9, 8]
-        found = listing.found(doubt)
+        wanted = indeterminate(1, ended=1)
+        scan = MergeListScan(own_of((1, SENDING, None)), [wanted], anchor=None)
+        assert read(scan, [listed(9, 1), listed(8, 1)]) == [9, 8]
+        found = scan.found(wanted)
         assert found is not None
         assert found.id == 9
 
@@ -180,24 +178,24 @@ class TestFound:
 class TestReading:
     def test_it_stops_at_what_was_answered_before(self) -> None:
         """A merge that was answered before the first doubt was sent is older than all of them."""
-        journal = journal_of(
+        own = own_of(
             (1, SENDING, None),
             (1, STARTED, 3),
             (2, SENDING, None),
             (3, SENDING, None),
             (3, STARTED, 5),
         )
-        doubts = [doubt_of(2, ended=5)]
-        listing = MergeListScan(journal, doubts, anchor=None)
-        assert read(listing, [listed(5, 3), listed(4, 9), listed(3, 1), listed(2, 8)]) == [5, 4, 3]
+        all_wanted = [indeterminate(2, ended=5)]
+        scan = MergeListScan(own, all_wanted, anchor=None)
+        assert read(scan, [listed(5, 3), listed(4, 9), listed(3, 1), listed(2, 8)]) == [5, 4, 3]
 
     def test_what_was_sent_before_may_be_newer(self) -> None:
         """A merge that was sent before the doubt, but answered after, does not end the reading."""
         steps = ((2, SENDING, None), (1, SENDING, None), (2, STARTED, 6))
-        doubt = doubt_of(1, ended=3)
-        listing = MergeListScan(journal_of(*steps), [doubt], anchor=None)
-        assert read(listing, [listed(6, 2), listed(5, 1)]) == [6, 5]
-        assert listing.found(doubt) is not None
+        wanted = indeterminate(1, ended=3)
+        scan = MergeListScan(own_of(*steps), [wanted], anchor=None)
+        assert read(scan, [listed(6, 2), listed(5, 1)]) == [6, 5]
+        assert scan.found(wanted) is not None
 
     def test_what_was_adopted_late_is_read_past(self) -> None:
         """What is known of how far the list was read is not forgotten on the way."""
@@ -209,120 +207,120 @@ class TestReading:
             (1, SENDING, None),
             (4, STARTED, 5),
         )
-        doubts = [doubt_of(1, ended=6), doubt_of(3, ended=6)]
-        listing = MergeListScan(journal_of(*steps), doubts, anchor=None)
-        assert listing.read(listed(6, 2))
-        assert listing.read(listed(5, 4))
-        assert is_absent(listing, doubts[0], now=SETTLE_AFTER)
-        assert not is_absent(listing, doubts[1], now=SETTLE_AFTER)
+        all_wanted = [indeterminate(1, ended=6), indeterminate(3, ended=6)]
+        scan = MergeListScan(own_of(*steps), all_wanted, anchor=None)
+        assert scan.read(listed(6, 2))
+        assert scan.read(listed(5, 4))
+        assert is_absent(scan, all_wanted[0], now=SETTLE_AFTER)
+        assert not is_absent(scan, all_wanted[1], now=SETTLE_AFTER)
 
     def test_it_stops_at_the_anchor(self) -> None:
         """What was there before the job is not read past."""
-        listing = MergeListScan(journal_of((1, SENDING, None)), [doubt_of(1, ended=1)], anchor=7)
-        assert read(listing, [listed(8, 2), listed(7, 3), listed(6, 1)]) == [8, 7]
+        scan = MergeListScan(own_of((1, SENDING, None)), [indeterminate(1, ended=1)], anchor=7)
+        assert read(scan, [listed(8, 2), listed(7, 3), listed(6, 1)]) == [8, 7]
 
     def test_without_doubts_all_of_it_is_read(self) -> None:
         """Nothing says how far back to read where nothing is in doubt."""
-        listing = MergeListScan(journal_of(), [], anchor=None)
-        assert read(listing, [listed(2, 1), listed(1, 1)]) == [2, 1]
+        scan = MergeListScan(own_of(), [], anchor=None)
+        assert read(scan, [listed(2, 1), listed(1, 1)]) == [2, 1]
 
     def test_the_journal_goes_on_where_it_was(self) -> None:
         """A log that is learned in parts tells the same as one learned at once."""
         log = log_of((1, SENDING, None), (1, STARTED, 5), (2, SENDING, None))
-        journal = OwnMerges(PAIRS)
+        own = OwnMerges(PAIRS)
         for step in log:
-            journal.learn([step])
-            assert journal.seq == step.seq
-        whole = journal_of((1, SENDING, None), (1, STARTED, 5), (2, SENDING, None))
-        assert journal.sent == whole.sent == {1: 1, 2: 3}
-        assert journal.own(listed(5, 1)) == whole.own(listed(5, 1)) == (1, 2)
-        assert journal.own(listed(6, 1)) is None
+            own.apply([step])
+            assert own.seq == step.seq
+        whole = own_of((1, SENDING, None), (1, STARTED, 5), (2, SENDING, None))
+        assert own.sent == whole.sent == {1: 1, 2: 3}
+        assert own.own(listed(5, 1)) == whole.own(listed(5, 1)) == (1, 2)
+        assert own.own(listed(6, 1)) is None
 
     def test_findings_are_no_merges_of_this_job(self) -> None:
         """A pair that was merged before the job was never sent by it."""
-        journal = journal_of((1, PairState.SUCCEEDED, None), (2, STARTED, None))
-        assert journal.sent == {}
-        assert journal.own(listed(5, 1)) is None
+        own = own_of((1, PairState.SUCCEEDED, None), (2, STARTED, None))
+        assert own.sent == {}
+        assert own.own(listed(5, 1)) is None
 
 
 class TestAbsent:
     def test_time_proves_it(self) -> None:
         """Once a list has had its time, what it does not have is not there."""
-        doubt = doubt_of(1, ended=1)
-        listing = MergeListScan(journal_of((1, SENDING, None)), [doubt], anchor=None)
-        assert read(listing, [listed(9, 2)]) == [9]
-        assert not is_absent(listing, doubt, now=SETTLE_AFTER - 1)
-        assert is_absent(listing, doubt, now=SETTLE_AFTER)
+        wanted = indeterminate(1, ended=1)
+        scan = MergeListScan(own_of((1, SENDING, None)), [wanted], anchor=None)
+        assert read(scan, [listed(9, 2)]) == [9]
+        assert not is_absent(scan, wanted, now=SETTLE_AFTER - 1)
+        assert is_absent(scan, wanted, now=SETTLE_AFTER)
 
     def test_the_time_of_an_earlier_process_counts(self) -> None:
         """A doubt that comes from before has its age already."""
-        doubt = doubt_of(1, ended=1, age=50.0)
-        listing = MergeListScan(journal_of((1, SENDING, None)), [doubt], anchor=None)
-        listing.end()
-        assert doubt.age_at(8.0) == 58.0
-        assert not is_absent(listing, doubt, now=8.0)
-        assert is_absent(listing, doubt, now=10.0)
+        wanted = indeterminate(1, ended=1, age=50.0)
+        scan = MergeListScan(own_of((1, SENDING, None)), [wanted], anchor=None)
+        scan.end()
+        assert wanted.age_at(8.0) == 58.0
+        assert not is_absent(scan, wanted, now=8.0)
+        assert is_absent(scan, wanted, now=10.0)
 
     def test_a_later_merge_proves_it(self) -> None:
         """If a merge is listed that was sent after the request was over, so would be this one."""
         steps = ((1, SENDING, None), (2, SENDING, None), (2, STARTED, 9))
-        doubt = doubt_of(1, ended=1)
-        listing = MergeListScan(journal_of(*steps), [doubt], anchor=None)
-        assert read(listing, [listed(9, 2)]) == [9]
-        assert is_absent(listing, doubt, now=WITNESS_AFTER)
+        wanted = indeterminate(1, ended=1)
+        scan = MergeListScan(own_of(*steps), [wanted], anchor=None)
+        assert read(scan, [listed(9, 2)]) == [9]
+        assert is_absent(scan, wanted, now=LATER_MERGE_AFTER)
 
     def test_a_proof_takes_its_time(self) -> None:
         """What answered in the server's place may have passed the request on all the same."""
         steps = ((1, SENDING, None), (2, SENDING, None), (2, STARTED, 9))
-        doubt = doubt_of(1, ended=1)
-        listing = MergeListScan(journal_of(*steps), [doubt], anchor=None)
-        assert read(listing, [listed(9, 2)]) == [9]
-        assert not is_absent(listing, doubt, now=WITNESS_AFTER - 0.1)
-        assert listing.is_absent(doubt, now=1.0, settle_after=1.0)
+        wanted = indeterminate(1, ended=1)
+        scan = MergeListScan(own_of(*steps), [wanted], anchor=None)
+        assert read(scan, [listed(9, 2)]) == [9]
+        assert not is_absent(scan, wanted, now=LATER_MERGE_AFTER - 0.1)
+        assert scan.is_absent(wanted, now=1.0, settle_after=1.0)
 
     def test_a_task_may_have_merges_of_others(self) -> None:
         """A task is a batch: what else is in one of ours is neither ours nor proves anything."""
         steps = ((1, SENDING, None), (1, STARTED, 9), (2, SENDING, None))
-        doubt = doubt_of(2, ended=3)
-        listing = MergeListScan(journal_of(*steps), [doubt], anchor=None)
+        wanted = indeterminate(2, ended=3)
+        scan = MergeListScan(own_of(*steps), [wanted], anchor=None)
         batch = listed(10, 2, task=9)
-        assert listing.read(listed(11, 50, task=9))
-        assert listing.read(batch)
-        assert not listing.read(listed(9, 1))
-        assert listing.found(doubt) == batch
+        assert scan.read(listed(11, 50, task=9))
+        assert scan.read(batch)
+        assert not scan.read(listed(9, 1))
+        assert scan.found(wanted) == batch
 
     def test_a_merge_sent_meanwhile_proves_nothing(self) -> None:
         """A merge that was sent before the request was over may be the older one."""
         steps = ((1, SENDING, None), (2, SENDING, None), (2, STARTED, 9))
-        doubt = doubt_of(1, ended=2)
-        listing = MergeListScan(journal_of(*steps), [doubt], anchor=None)
-        assert read(listing, [listed(9, 2)]) == [9]
-        assert not is_absent(listing, doubt)
+        wanted = indeterminate(1, ended=2)
+        scan = MergeListScan(own_of(*steps), [wanted], anchor=None)
+        assert read(scan, [listed(9, 2)]) == [9]
+        assert not is_absent(scan, wanted)
 
     def test_half_a_list_proves_nothing(self) -> None:
         """Before the list was read back far enough, nothing is absent."""
         steps = ((1, SENDING, None), (2, SENDING, None), (2, STARTED, 9))
-        doubt = doubt_of(1, ended=1)
-        listing = MergeListScan(journal_of(*steps), [doubt], anchor=None)
-        assert not is_absent(listing, doubt, now=SETTLE_AFTER)
-        assert listing.read(listed(9, 2))
-        assert not is_absent(listing, doubt, now=SETTLE_AFTER)
-        listing.end()
-        assert is_absent(listing, doubt, now=WITNESS_AFTER)
+        wanted = indeterminate(1, ended=1)
+        scan = MergeListScan(own_of(*steps), [wanted], anchor=None)
+        assert not is_absent(scan, wanted, now=SETTLE_AFTER)
+        assert scan.read(listed(9, 2))
+        assert not is_absent(scan, wanted, now=SETTLE_AFTER)
+        scan.end()
+        assert is_absent(scan, wanted, now=LATER_MERGE_AFTER)
 
     def test_what_is_found_is_not_absent(self) -> None:
         """What the list has is not absent, however old the doubt is."""
-        doubt = doubt_of(1, ended=1)
-        listing = MergeListScan(journal_of((1, SENDING, None)), [doubt], anchor=None)
-        assert read(listing, [listed(9, 1)]) == [9]
-        assert not is_absent(listing, doubt, now=1000.0)
+        wanted = indeterminate(1, ended=1)
+        scan = MergeListScan(own_of((1, SENDING, None)), [wanted], anchor=None)
+        assert read(scan, [listed(9, 1)]) == [9]
+        assert not is_absent(scan, wanted, now=1000.0)
 
     def test_what_the_log_never_sent_is_never_absent(self) -> None:
         """Without its intent in the log, nothing says how far back a merge can be."""
-        doubt = doubt_of(1, ended=1)
-        listing = MergeListScan(journal_of(), [doubt], anchor=None)
-        assert read(listing, []) == []
-        assert not is_absent(listing, doubt, now=1000.0)
+        wanted = indeterminate(1, ended=1)
+        scan = MergeListScan(own_of(), [wanted], anchor=None)
+        assert read(scan, []) == []
+        assert not is_absent(scan, wanted, now=1000.0)
 
 
 class TestSurvivor:
@@ -363,7 +361,7 @@ class Attempt:
     merge: CompanyMergeState | None = None
     is_over: bool = False
     has_answer: bool = False
-    doubt: IndeterminateMerge | None = None
+    wanted: IndeterminateMerge | None = None
 
 
 def some_of(data: st.DataObject, numbers: list[int]) -> list[int]:
@@ -388,7 +386,7 @@ class Server(RuleBasedStateMachine):
         self.now = 0.0
         self.merges: list[Listed] = []
         self.log: list[LoggedTransition] = []
-        self.journal = OwnMerges(PAIRS)
+        self.own = OwnMerges(PAIRS)
         self.states = dict.fromkeys(range(1, 11), PLANNED)
         self.attempts: dict[int, Attempt] = {}
         for number in before:
@@ -448,7 +446,7 @@ class Server(RuleBasedStateMachine):
             attempt = self.attempts[number]
             attempt.is_over = True
             if attempt.merge is None or is_lost:
-                attempt.doubt = IndeterminateMerge(
+                attempt.wanted = IndeterminateMerge(
                     pair=attempt.pair, ended=len(self.log), since=self.now
                 )
             else:
@@ -466,39 +464,39 @@ class Server(RuleBasedStateMachine):
     @rule()
     def crash(self) -> None:
         """All that is not answered is in doubt, and all that is known is in the log."""
-        self.journal = OwnMerges(PAIRS)
+        self.own = OwnMerges(PAIRS)
         for attempt in self.attempts.values():
             if not attempt.has_answer:
                 attempt.is_over = True
-                attempt.doubt = IndeterminateMerge(
+                attempt.wanted = IndeterminateMerge(
                     pair=attempt.pair, ended=len(self.log), since=self.now
                 )
 
-    def doubts(self) -> dict[int, IndeterminateMerge]:
+    def all_wanted(self) -> dict[int, IndeterminateMerge]:
         return {
-            number: attempt.doubt
+            number: attempt.wanted
             for number, attempt in self.attempts.items()
-            if attempt.doubt is not None and not attempt.has_answer
+            if attempt.wanted is not None and not attempt.has_answer
         }
 
     def look(self, at: float) -> tuple[MergeListScan, list[CompanyMergeState]]:
-        self.journal.learn(self.log[self.journal.seq :])
-        listing = MergeListScan(self.journal, self.doubts().values(), anchor=self.anchor)
+        self.own.apply(self.log[self.own.seq :])
+        scan = MergeListScan(self.own, self.all_wanted().values(), anchor=self.anchor)
         visible = self.visible(at)
-        _ = read(listing, visible)
-        return listing, visible
+        _ = read(scan, visible)
+        return scan, visible
 
-    @precondition(lambda self: self.doubts())
+    @precondition(lambda self: self.all_wanted())
     @rule(data=st.data())
     def settle(self, data: st.DataObject) -> None:
         """Do what the list says of some of the doubts."""
-        doubts = self.doubts()
-        listing, _ = self.look(self.now)
-        for number in some_of(data, sorted(doubts)):
-            if merge := listing.found(doubts[number]):
+        all_wanted = self.all_wanted()
+        scan, _ = self.look(self.now)
+        for number in some_of(data, sorted(all_wanted)):
+            if merge := scan.found(all_wanted[number]):
                 self.write(number, STARTED, merge)
                 self.attempts[number].has_answer = True
-            elif listing.is_absent(doubts[number], now=self.now, settle_after=self.lag + 1):
+            elif scan.is_absent(all_wanted[number], now=self.now, settle_after=self.lag + 1):
                 self.write(number, PLANNED)
                 del self.attempts[number]
 
@@ -510,13 +508,13 @@ class Server(RuleBasedStateMachine):
         """
         after = self.lag + 1
         for at in (self.now, self.now + after):
-            listing, visible = self.look(at)
-            for number, doubt in self.doubts().items():
+            scan, visible = self.look(at)
+            for number, wanted in self.all_wanted().items():
                 merge = self.attempts[number].merge
-                assert listing.found(doubt) is (merge if merge in visible else None)
-                is_absent = listing.is_absent(doubt, now=at, settle_after=after)
+                assert scan.found(wanted) is (merge if merge in visible else None)
+                is_absent = scan.is_absent(wanted, now=at, settle_after=after)
                 assert not (is_absent and merge is not None)
-                assert is_absent or merge is not None or doubt.age_at(at) < after
+                assert is_absent or merge is not None or wanted.age_at(at) < after
 
 
 TestServer = Server.TestCase

@@ -25,7 +25,7 @@ def pairs(*clusters: int) -> list[Pair]:
     return [pair(number, of=cluster) for number, cluster in enumerate(clusters, 1)]
 
 
-def board_of(
+def queue_of(
     *clusters: int,
     opened: tuple[Pair, ...] = (),
     max_open: int = 200,
@@ -41,209 +41,209 @@ def board_of(
     )
 
 
-def taken(board: MergeQueue) -> list[int]:
+def taken(queue: MergeQueue) -> list[int]:
     """Take all that may start now, and return the numbers."""
-    return [each.number for each in iter(board.take, None)]
+    return [each.number for each in iter(queue.take, None)]
 
 
-def end_next(board: MergeQueue, state: PairState = PairState.SUCCEEDED) -> None:
+def end_next(queue: MergeQueue, state: PairState = PairState.SUCCEEDED) -> None:
     """Start a pair and let it end."""
-    started = board.take()
+    started = queue.take()
     assert started is not None
-    board.end(started, state)
+    queue.end(started, state)
 
 
 class TestTurns:
     def test_a_cluster_has_one_merge_open(self) -> None:
         """Merges into one record run one after the other, in the order of the plan."""
-        board = board_of(1, 1, 2)
-        assert taken(board) == [1, 3]
-        assert board.obstacle == "the open merges of their clusters to end"
-        board.end(pair(3, of=2), PairState.SUCCEEDED)
-        assert taken(board) == []
-        board.end(pair(1, of=1), PairState.FAILED)
-        assert taken(board) == [2]
+        queue = queue_of(1, 1, 2)
+        assert taken(queue) == [1, 3]
+        assert queue.obstacle == "the open merges of their clusters to end"
+        queue.end(pair(3, of=2), PairState.SUCCEEDED)
+        assert taken(queue) == []
+        queue.end(pair(1, of=1), PairState.FAILED)
+        assert taken(queue) == [2]
 
     def test_the_longest_cluster_goes_first(self) -> None:
         """What takes longest begins first; among equals, what comes first in the plan."""
-        assert taken(board_of(1, 2, 3, 3, 2, 3)) == [3, 2, 1]
+        assert taken(queue_of(1, 2, 3, 3, 2, 3)) == [3, 2, 1]
 
     def test_no_more_are_open_than_allowed(self) -> None:
         """As many merges as ``max_open`` are open at once, and a new one starts as one ends."""
-        board = board_of(1, 2, 3, max_open=2)
-        assert taken(board) == [1, 2]
-        assert board.obstacle == "open merges to end (at most 2 at once)"
-        board.end(pair(2, of=2), PairState.SUCCEEDED)
-        assert taken(board) == [3]
+        queue = queue_of(1, 2, 3, max_open=2)
+        assert taken(queue) == [1, 2]
+        assert queue.obstacle == "open merges to end (at most 2 at once)"
+        queue.end(pair(2, of=2), PairState.SUCCEEDED)
+        assert taken(queue) == [3]
 
     def test_what_did_not_run_goes_again(self) -> None:
         """A pair that is put back is the next of its cluster, and its cluster is free."""
-        board = board_of(1, 1)
-        first = board.take()
+        queue = queue_of(1, 1)
+        first = queue.take()
         assert first is not None
-        board.put_back(first)
-        assert (board.left, board.open) == (2, 0)
-        assert taken(board) == [1]
+        queue.put_back(first)
+        assert (queue.left, queue.open) == (2, 0)
+        assert taken(queue) == [1]
 
     def test_what_an_earlier_run_left_open_counts(self) -> None:
         """Open pairs of an earlier run take their places, and keep their clusters busy."""
         opened = (pair(8, of=1, state=PairState.STARTED), pair(9, of=9, state=PairState.SENDING))
-        board = board_of(1, 2, 3, opened=opened, max_open=3)
-        assert board.open == 2
-        assert taken(board) == [2]
-        board.end(opened[0], PairState.SUCCEEDED)
-        assert taken(board) == [1]
-        board.put_back(opened[1])
-        assert taken(board) == [3]
-        board.end(pair(3, of=3), PairState.SUCCEEDED)
-        assert taken(board) == [9]
+        queue = queue_of(1, 2, 3, opened=opened, max_open=3)
+        assert queue.open == 2
+        assert taken(queue) == [2]
+        queue.end(opened[0], PairState.SUCCEEDED)
+        assert taken(queue) == [1]
+        queue.put_back(opened[1])
+        assert taken(queue) == [3]
+        queue.end(pair(3, of=3), PairState.SUCCEEDED)
+        assert taken(queue) == [9]
 
     def test_a_cluster_is_busy_until_all_of_it_has_ended(self) -> None:
         """If an earlier run left two merges of a cluster open, both have to end."""
         opened = (pair(8, of=1, state=PairState.STARTED), pair(9, of=1, state=PairState.STARTED))
-        board = board_of(1, opened=opened)
-        board.end(opened[0], PairState.SUCCEEDED)
-        assert taken(board) == []
-        board.end(opened[1], PairState.SUCCEEDED)
-        assert taken(board) == [1]
+        queue = queue_of(1, opened=opened)
+        queue.end(opened[0], PairState.SUCCEEDED)
+        assert taken(queue) == []
+        queue.end(opened[1], PairState.SUCCEEDED)
+        assert taken(queue) == [1]
 
     def test_an_unsettled_merge_closes_its_cluster(self) -> None:
         """Nothing more of a cluster starts while one of its merges may still be open."""
-        board = board_of(1, 1, 2)
-        end_next(board, PairState.UNSETTLED)
-        assert taken(board) == [3]
-        board.end(pair(3, of=2), PairState.SUCCEEDED)
-        assert board.is_over
-        assert board.left == 1
+        queue = queue_of(1, 1, 2)
+        end_next(queue, PairState.UNSETTLED)
+        assert taken(queue) == [3]
+        queue.end(pair(3, of=2), PairState.SUCCEEDED)
+        assert queue.is_over
+        assert queue.left == 1
 
 
 class TestCanary:
     def test_the_first_have_to_end(self) -> None:
         """The others start when as many as the canary have ended."""
-        board = board_of(1, 2, 3, 4, canary=2)
-        assert taken(board) == [1, 2]
-        assert board.obstacle == "the first 2 merges to end (canary)"
-        board.end(pair(1, of=1), PairState.SUCCEEDED)
-        assert taken(board) == []
-        board.end(pair(2, of=2), PairState.SUCCEEDED)
-        assert taken(board) == [3, 4]
-        assert not board.is_canary
+        queue = queue_of(1, 2, 3, 4, canary=2)
+        assert taken(queue) == [1, 2]
+        assert queue.obstacle == "the first 2 merges to end (canary)"
+        queue.end(pair(1, of=1), PairState.SUCCEEDED)
+        assert taken(queue) == []
+        queue.end(pair(2, of=2), PairState.SUCCEEDED)
+        assert taken(queue) == [3, 4]
+        assert not queue.is_canary
 
     def test_what_did_not_run_is_none_of_the_first(self) -> None:
         """In the place of a pair that is put back another may start, and no more than one."""
-        board = board_of(1, 2, 3, canary=1)
-        first = board.take()
+        queue = queue_of(1, 2, 3, canary=1)
+        first = queue.take()
         assert first is not None
-        board.put_back(first)
-        assert taken(board) == [1]
+        queue.put_back(first)
+        assert taken(queue) == [1]
 
     def test_open_pairs_of_an_earlier_run_are_of_the_first(self) -> None:
         """What an earlier run left open counts, whether it ends or is put back."""
         opened = tuple(pair(number, of=number, state=PairState.SENDING) for number in (7, 8, 9))
-        board = board_of(1, 2, 3, 4, opened=opened, canary=3)
-        assert taken(board) == []
+        queue = queue_of(1, 2, 3, 4, opened=opened, canary=3)
+        assert taken(queue) == []
         for each in opened[:2]:
-            board.put_back(each)
-        assert len(taken(board)) == 2
-        board.end(opened[2], PairState.SUCCEEDED)
-        assert taken(board) == []
+            queue.put_back(each)
+        assert len(taken(queue)) == 2
+        queue.end(opened[2], PairState.SUCCEEDED)
+        assert taken(queue) == []
 
     @pytest.mark.parametrize("state", FAILURES)
     def test_a_small_canary_is_judged_when_it_has_ended(self, state: PairState) -> None:
         """However small it is, a canary of failures stops the job."""
-        board = board_of(1, 2, canary=1, max_failure_rate=0.2)
-        end_next(board, state)
-        assert board.stopped is StopReason.FAILURES
-        assert taken(board) == []
+        queue = queue_of(1, 2, canary=1, max_failure_rate=0.2)
+        end_next(queue, state)
+        assert queue.stopped is StopReason.FAILURES
+        assert taken(queue) == []
 
 
 class TestFailures:
     def test_too_many_stop_the_job(self) -> None:
         """The job stops when the share of failures is above the rate, and not when it is at it."""
-        board = board_of(*range(20), max_failure_rate=0.2)
+        queue = queue_of(*range(20), max_failure_rate=0.2)
         for state in [PairState.FAILED] * 2 + [PairState.SUCCEEDED] * 8:
-            end_next(board, state)
-        assert board.failure_rate == 0.2
-        assert board.stopped is None
-        end_next(board, PairState.REFUSED)
-        assert board.stopped is StopReason.FAILURES
+            end_next(queue, state)
+        assert queue.failure_rate == 0.2
+        assert queue.stopped is None
+        end_next(queue, PairState.REFUSED)
+        assert queue.stopped is StopReason.FAILURES
 
     def test_a_few_pairs_prove_nothing(self) -> None:
         """Without a canary, fewer than ten pairs are not judged."""
-        board = board_of(*range(20), max_failure_rate=0.2)
-        assert board.failure_rate == 0.0
+        queue = queue_of(*range(20), max_failure_rate=0.2)
+        assert queue.failure_rate == 0.0
         for _ in range(9):
-            end_next(board, PairState.FAILED)
-        assert board.stopped is None
-        end_next(board)
-        assert board.stopped is StopReason.FAILURES
+            end_next(queue, PairState.FAILED)
+        assert queue.stopped is None
+        end_next(queue)
+        assert queue.stopped is StopReason.FAILURES
 
     def test_only_the_last_count(self) -> None:
         """A long good run does not hide that it goes wrong now."""
-        board = board_of(*range(200), max_failure_rate=0.2)
+        queue = queue_of(*range(200), max_failure_rate=0.2)
         for state in [PairState.SUCCEEDED] * 100 + [PairState.FAILED] * (JUDGED // 5):
-            end_next(board, state)
-        assert board.stopped is None
-        end_next(board, PairState.FAILED)
-        assert board.stopped is StopReason.FAILURES
+            end_next(queue, state)
+        assert queue.stopped is None
+        end_next(queue, PairState.FAILED)
+        assert queue.stopped is StopReason.FAILURES
 
     def test_what_is_long_ago_is_forgotten(self) -> None:
         """After fifty good ends a failure counts no more."""
-        board = board_of(*range(60))
+        queue = queue_of(*range(60))
         for state in [PairState.FAILED, *[PairState.SUCCEEDED] * (JUDGED - 1)]:
-            end_next(board, state)
-        assert board.failure_rate == 1 / JUDGED
-        end_next(board)
-        assert board.failure_rate == 0.0
+            end_next(queue, state)
+        assert queue.failure_rate == 1 / JUDGED
+        end_next(queue)
+        assert queue.failure_rate == 0.0
 
 
 class TestEnd:
     def test_it_is_over_when_all_have_ended(self) -> None:
         """A job is over with its last pair, and one without pairs at once."""
-        board = board_of(1)
-        assert taken(board) == [1]
-        assert not board.is_over
-        board.end(pair(1, of=1), PairState.SUCCEEDED)
-        assert board.obstacle == "nothing to start"
-        assert board.is_over is board_of().is_over is True
+        queue = queue_of(1)
+        assert taken(queue) == [1]
+        assert not queue.is_over
+        queue.end(pair(1, of=1), PairState.SUCCEEDED)
+        assert queue.obstacle == "nothing to start"
+        assert queue.is_over is queue_of().is_over is True
 
     def test_a_stop_waits_for_what_is_open(self) -> None:
         """Nothing starts after a stop, and it is over when what is open has ended or is left."""
-        board = board_of(1, 2, 3)
-        started = board.take(), board.take()
-        board.stop(StopReason.INTERRUPTED)
-        assert taken(board) == []
-        assert not board.is_over
+        queue = queue_of(1, 2, 3)
+        started = queue.take(), queue.take()
+        queue.stop(StopReason.INTERRUPTED)
+        assert taken(queue) == []
+        assert not queue.is_over
         assert started[0] is not None
-        board.end(started[0], PairState.SUCCEEDED)
-        assert not board.is_over
-        board.leave()
-        assert board.is_over
+        queue.end(started[0], PairState.SUCCEEDED)
+        assert not queue.is_over
+        queue.leave()
+        assert queue.is_over
 
     def test_the_first_reason_is_told(self) -> None:
         """What comes after the first reason is only its consequence."""
-        board = board_of(1)
-        board.stop(StopReason.MONTH)
-        board.stop(StopReason.FAILURES)
-        assert board.stopped is StopReason.MONTH
+        queue = queue_of(1)
+        queue.stop(StopReason.MONTH)
+        queue.stop(StopReason.FAILURES)
+        assert queue.stopped is StopReason.MONTH
 
     def test_it_says_how_it_is_doing(self) -> None:
         """Its repr tells what is to come, what is open, and what keeps the next from starting."""
-        board = board_of(1, 1, 2)
-        assert repr(board) == "<Board: 3 to come, 0 open, ready>"
-        assert taken(board) == [1, 3]
-        assert repr(board) == (
-            "<Board: 1 to come, 2 open, the open merges of their clusters to end>"
+        queue = queue_of(1, 1, 2)
+        assert repr(queue) == "<MergeQueue: 3 left, 0 open, ready>"
+        assert taken(queue) == [1, 3]
+        assert repr(queue) == (
+            "<MergeQueue: 1 left, 2 open, the open merges of their clusters to end>"
         )
-        board.stop(StopReason.FAILURES)
-        assert repr(board) == "<Board: 1 to come, 2 open, failures>"
+        queue.stop(StopReason.FAILURES)
+        assert repr(queue) == "<MergeQueue: 1 left, 2 open, failures>"
 
 
 class TestOutage:
     def test_ten_minutes_are_too_long(self) -> None:
         """An outage is too long ten minutes after the first of its failures."""
         outage = Outage()
-        assert [outage.is_too_long(now) for now in (100.0, 400.0, 699.0, 700.0)] == [
+        assert [outage.add_failure(now) for now in (100.0, 400.0, 699.0, 700.0)] == [
             *[False] * 3,
             True,
         ]
@@ -252,10 +252,10 @@ class TestOutage:
     def test_an_answer_ends_it(self) -> None:
         """After an answer the next failure is the first of another outage."""
         outage = Outage()
-        assert not outage.is_too_long(0.0)
+        assert not outage.add_failure(0.0)
         outage.end()
         assert outage.failures == 0
-        assert not outage.is_too_long(1000.0)
+        assert not outage.add_failure(1000.0)
         assert outage.failures == 1
 
 
@@ -284,7 +284,7 @@ class Job(RuleBasedStateMachine):
         self.begun: set[int] = set()
         self.ended: list[bool] = []
         self.stopped: StopReason | None = None
-        self.board = MergeQueue(
+        self.queue = MergeQueue(
             pairs(*planned),
             self.open.values(),
             max_open=max_open,
@@ -307,7 +307,7 @@ class Job(RuleBasedStateMachine):
     @rule()
     def take(self) -> None:
         queues = [self.waiting[cluster] for cluster in self.may_start()]
-        started = self.board.take()
+        started = self.queue.take()
         if not queues:
             assert started is None
             return
@@ -328,7 +328,7 @@ class Job(RuleBasedStateMachine):
         is_judged = len(recent) >= 10 or len(self.ended) == self.canary
         if is_judged and recent.count(True) > self.rate * len(recent):
             self.stopped = self.stopped or StopReason.FAILURES
-        self.board.end(ended, state)
+        self.queue.end(ended, state)
 
     @precondition(lambda self: self.open)
     @rule(data=st.data())
@@ -336,20 +336,20 @@ class Job(RuleBasedStateMachine):
         back = self.open.pop(data.draw(st.sampled_from(sorted(self.open))))
         self.begun.discard(back.number)
         self.waiting.setdefault(back.primary_id, []).insert(0, back)
-        self.board.put_back(back)
+        self.queue.put_back(back)
 
     @precondition(lambda self: self.open and self.stopped)
     @rule(data=st.data())
     def leave(self, data: st.DataObject) -> None:
         left = self.open.pop(data.draw(st.sampled_from(sorted(self.open))))
         self.closed.add(left.primary_id)
-        self.board.leave()
+        self.queue.leave()
 
     @precondition(lambda self: self.ended)
     @rule(reason=st.sampled_from(StopReason))
     def stop(self, reason: StopReason) -> None:
         self.stopped = self.stopped or reason
-        self.board.stop(reason)
+        self.queue.stop(reason)
 
     @invariant()
     def clusters_are_never_shared(self) -> None:
@@ -359,18 +359,18 @@ class Job(RuleBasedStateMachine):
     @invariant()
     def it_agrees_with_the_account(self) -> None:
         """It counts right, and says that there is an obstacle when nothing may start."""
-        assert (self.board.left, self.board.open) == (
+        assert (self.queue.left, self.queue.open) == (
             sum(map(len, self.waiting.values())),
             len(self.open),
         )
-        assert self.board.stopped is self.stopped
+        assert self.queue.stopped is self.stopped
         if not self.stopped:
-            assert (self.board.obstacle is None) is bool(self.may_start())
+            assert (self.queue.obstacle is None) is bool(self.may_start())
 
     @invariant()
     def it_is_over_when_nothing_can_happen(self) -> None:
         """It is over exactly when nothing is open and nothing may start."""
-        assert self.board.is_over is (not self.open and not self.may_start())
+        assert self.queue.is_over is (not self.open and not self.may_start())
 
 
 TestJob = Job.TestCase

@@ -8,7 +8,7 @@ import pytest
 
 from aiotasks import ClosedError
 from aiotasks.dedupe import Ledger, PairState, StopReason, run
-from aiotasks.dedupe._run.reconciler import MOST_DOUBTS
+from aiotasks.dedupe._run.reconciler import MAX_INDETERMINATE
 from aiotasks.dedupe._run.run import SENDERS
 from aiotasks.sandbox import Fault, LoggedRequest
 from benchmarks import inline
@@ -222,7 +222,7 @@ class TestLost:
         assert await judge(server, job) == {SUCCEEDED: 80}
         # Those that are on their way when there are too many are in doubt, too.
         sent = sum(asked.at < 60.0 for asked in server.posts)
-        assert MOST_DOUBTS <= sent < MOST_DOUBTS + SENDERS
+        assert MAX_INDETERMINATE <= sent < MAX_INDETERMINATE + SENDERS
         assert "what became of merges that were not answered" in seen.waited_for
 
     async def test_a_record_that_is_gone_tells_nothing(self, server: Server, job: Path) -> None:

@@ -1,0 +1,176 @@
+"""The transitions of a run's pairs, with everything that depends on them."""
+
+import asyncio
+from collections.abc import Callable
+from typing import Final
+
+from aiotasks import Watch
+from aiotasks.dedupe._progress import (
+    CanaryPassed,
+    JobEvent,
+    Meter,
+    OnEvent,
+    PairChanged,
+    Stopping,
+)
+from aiotasks.dedupe.ledger import Ledger
+from aiotasks.dedupe.models import Pair, PairState, StopReason, Transition
+from aiotasks.dedupe.settings import JobSettings
+from aiotasks.errors import (
+    AffinityError,
+    AuthenticationError,
+    AuthorizationError,
+    MonthlyQuotaError,
+)
+
+from .queue import MergeQueue
+
+
+_REASON_OF: Final[tuple[tuple[type[AffinityError], StopReason], ...]] = (
+    (AuthenticationError, StopReason.NOT_AUTHORISED),
+    (AuthorizationError, StopReason.NOT_AUTHORISED),
+    (MonthlyQuotaError, StopReason.MONTH),
+)
+
+
+class PairTracker:
+    """Moves the pairs of a run from state to state: ledger, totals, events, queue and watch.
+
+    A transition is on disk before it is counted, reported or acted on, so that a crash at any point
+    leaves a ledger that is at most ahead of what this process did.
+    """
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        watch: Watch,
+        queue: MergeQueue,
+        *,
+        totals: dict[PairState, int],
+        seq: int,
+        settings: JobSettings,
+        clock: Callable[[], float],
+        on_event: OnEvent | None,
+    ) -> None:
+        self.ledger = ledger
+        self.watch = watch
+        self.queue = queue
+        self.totals = totals
+        self.seq = seq
+        self.clock = clock
+        self.error: AffinityError | None = None
+        self._settings = settings
+        self._on_event = on_event
+        self._loop = asyncio.get_running_loop()
+        self._meter = Meter(self._loop.time())
+        self._answered_at = self._loop.time()
+        self._watched: dict[str, list[Pair]] = {}
+        self._changed = asyncio.Event()
+
+    @property
+    def silent_for(self) -> float:
+        """Seconds since a merge was started or a task polled."""
+        return self._loop.time() - self._answered_at
+
+    @property
+    def per_minute(self) -> float:
+        """How many pairs end a minute."""
+        return self._meter.per_minute(self._loop.time())
+
+    async def record(
+        self,
+        pair: Pair,
+        state: PairState,
+        *,
+        reason: str | None = None,
+        task_url: str | None = None,
+    ) -> Pair:
+        """Write a transition to the ledger, then count and report it; return the pair after it."""
+        transition = Transition(
+            number=pair.number, state=state, at=self.clock(), reason=reason, task_url=task_url
+        )
+        seq = await self.ledger.record(transition)
+        # Writes of one commit return in any order.
+        self.seq = max(self.seq, seq)
+        self.totals[pair.state] -= 1
+        self.totals[state] += 1
+        pair = pair.after(transition)
+        self._report(PairChanged(seq=seq, pair=pair))
+        return pair
+
+    async def start(self, pair: Pair, task_url: str) -> None:
+        """Record that a merge was started, and watch its task."""
+        self._answered_at = self._loop.time()
+        self.watch_task(await self.record(pair, PairState.STARTED, task_url=task_url))
+        self.notify()
+
+    def watch_task(self, pair: Pair) -> None:
+        """Watch the task of a started pair."""
+        assert pair.task_url is not None  # noqa: S101 - what was started has a task
+        # A task is a batch: should the API ever put several merges in one, they share its task.
+        pairs = self._watched.setdefault(pair.task_url, [])
+        if not pairs:
+            self.watch.add(pair.task_url)
+        pairs.append(pair)
+
+    def unwatch_task(self, task_url: str) -> list[Pair]:
+        """Return the pairs of a task that has an outcome."""
+        self._answered_at = self._loop.time()
+        return self._watched.pop(task_url)
+
+    async def end(self, pair: Pair, state: PairState, *, reason: str | None = None) -> None:
+        """Record the end of a pair, and let others start in its place."""
+        _ = await self.record(pair, state, reason=reason)
+        was_canary, was_stopped = self.queue.is_canary, self.queue.stopped
+        self.queue.end(pair, state)
+        self._meter.count(self._loop.time())
+        if self.queue.stopped is not was_stopped:
+            self._report_stop()
+        elif was_canary and not (self.queue.is_canary or self.queue.stopped):
+            self._report(CanaryPassed(ended=self._settings.canary))
+        self.notify()
+
+    async def put_back(self, pair: Pair) -> None:
+        """Plan a pair again that certainly did not run."""
+        if pair.state is not PairState.PLANNED:
+            pair = await self.record(pair, PairState.PLANNED)
+        self.queue.put_back(pair)
+        self.notify()
+
+    def leave(self) -> None:
+        """Leave an open pair to the next run."""
+        self.queue.leave()
+        self.notify()
+
+    def stop(self, reason: StopReason, error: AffinityError | None = None) -> None:
+        """Stop the job: no more merges are sent. The first reason and its error count."""
+        if self.queue.stopped is None:
+            self.queue.stop(reason)
+            self.error = error
+            self._report_stop()
+            self.notify()
+
+    def stop_for(self, error: AffinityError | None) -> bool:
+        """Stop the job if no request can succeed after this error; return whether that is so."""
+        for class_, reason in _REASON_OF:
+            if isinstance(error, class_):
+                self.stop(reason, error)
+                return True
+        return False
+
+    def notify(self) -> None:
+        """Wake everything that waits for a change."""
+        changed, self._changed = self._changed, asyncio.Event()
+        changed.set()
+
+    async def next_change(self) -> None:
+        """Wait until the queue, or something else that keeps it waiting, has changed."""
+        _ = await self._changed.wait()
+
+    def _report(self, event: JobEvent) -> None:
+        if self._on_event is not None:
+            _ = self._on_event(event)
+
+    def _report_stop(self) -> None:
+        assert self.queue.stopped is not None  # noqa: S101 - it was stopped just now
+        self._report(Stopping(reason=self.queue.stopped, grace=self._settings.grace))
