@@ -1,30 +1,36 @@
 """What a plan would do: its records by name, and those that are gone already."""
 
 import asyncio
-from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
+from typing import Any, Final, TypeVar
 
+import msgspec
 from msgspec import Struct
 
-from aiotasks._http.wire import PAGE_LIMIT, profile_of
-from aiotasks._merges import batches
 from aiotasks.client import Client
 from aiotasks.errors import MergedEntityError, NotFoundError
-from aiotasks.models import Kind, Record
+from aiotasks.models import CompanyProfile, Kind, PersonProfile, Record
 
 from ._taskgroups import unwrap_errors
 from .models import PairState, PlannedMerge, Transition
-from .plan import Plan
+from .plan import RECORDS_PER_CALL, Plan
 
 
-_READERS = 8
+T = TypeVar("T")
+
+# A choice: 800 records a round trip, while the rate limit allows for more than one a second.
+_READERS: Final = 8
+_PROFILES: Mapping[Kind, msgspec.json.Decoder[Any]] = {
+    "company": msgspec.json.Decoder(CompanyProfile),
+    "person": msgspec.json.Decoder(PersonProfile),
+}
 
 
 class Preview(Struct, frozen=True, kw_only=True):
-    """The records of a plan, as they were just now.
+    """The records of a plan when they were read.
 
-    ``records`` has what the API sent for each record that is there; ``gone`` maps each other one
-    to the record that it was merged into, or to ``None`` if there is no such record.
+    ``records`` has the JSON that the API sent for each record that exists; ``gone`` maps each other
+    record to the one that it was merged into, or to ``None`` if there is no such record.
     """
 
     plan: Plan
@@ -32,17 +38,17 @@ class Preview(Struct, frozen=True, kw_only=True):
     gone: Mapping[int, int | None]
 
     def label(self, record_id: int) -> str:
-        """Return the name of a record and what tells it from others of that name."""
+        """Return the name of a record, and what distinguishes it from others of that name."""
         if record_id in self.records:
             return label_of(self.plan.kind, self.records[record_id])
         target = self.gone.get(record_id)
         return "does not exist" if target is None else f"was merged into {target}"
 
     def findings(self, at: float) -> list[Transition]:
-        """Return what is known already of merges that cannot run, or need not.
+        """Return the transitions of merges that cannot run, or need not.
 
-        A duplicate that lives on as its primary has ``SUCCEEDED``; any other record that is gone
-        makes its merge ``REFUSED``. ``at`` is the time, in seconds since the epoch.
+        A pair whose duplicate survives as its primary has ``SUCCEEDED``; one with any other record
+        that is gone is ``REFUSED``. ``at`` is the time, in seconds since the epoch.
         """
         found = (
             _finding(number, merge, self.gone, self.plan.kind, at)
@@ -52,42 +58,52 @@ class Preview(Struct, frozen=True, kw_only=True):
 
 
 async def preview(client: Client, plan: Plan) -> Preview:
-    """Look at all records of a plan, a hundred a call, and at each that is gone by itself.
+    """Read all records of a plan, a hundred a call, and each missing one by itself.
 
-    Nothing is written to the server.
+    Only reads: nothing is changed on the server.
 
     Raises:
         AffinityError: when a record cannot be read, after retries.
     """
-    looker = _Looker(client.merges_of(plan.kind))
-    await looker.look(plan.record_ids)
-    return Preview(plan=plan, records=looker.records, gone=looker.gone)
+    reader = _RecordReader(client.merges_of(plan.kind))
+    await reader.read(plan.record_ids)
+    return Preview(plan=plan, records=reader.records, gone=reader.gone)
 
 
 def label_of(kind: Kind, json: bytes) -> str:
-    """Return the name of a record, out of what the API sent for it."""
-    return str(profile_of(kind, json).label)
+    """Return the name of a record, from the JSON that the API sent for it.
+
+    A snapshot that was damaged on disk has no name, but a report must not fail for that.
+    """
+    try:
+        return str(_PROFILES[kind].decode(json).label)
+    except (msgspec.MsgspecError, UnicodeDecodeError):
+        return "a record that cannot be read"
 
 
-class _Looker:
+class _RecordReader:
     def __init__(self, service: Any) -> None:
         self._service = service
         self.records: dict[int, bytes] = {}
         self.gone: dict[int, int | None] = {}
 
-    async def look(self, ids: Iterable[int]) -> None:
+    async def read(self, ids: Iterable[int]) -> None:
         wanted = list(ids)
-        await _in_parallel(self._read, batches(wanted, PAGE_LIMIT))
+        starts = range(0, len(wanted), RECORDS_PER_CALL)
+        batches = (wanted[start : start + RECORDS_PER_CALL] for start in starts)
+        await _for_each(self._read_batch, batches)
+        # A list leaves out what is gone without a reason, so each of these is read by itself.
         missing = [record_id for record_id in wanted if record_id not in self.records]
-        await _in_parallel(self._trace, iter(missing))
+        await _for_each(self._trace, iter(missing))
 
-    async def _read(self, ids: list[int]) -> None:
+    async def _read_batch(self, ids: list[int]) -> None:
         async for record in self._service.records(ids):
             self.records[record.profile.id] = record.json
 
     async def _trace(self, record_id: int) -> None:
-        """Follow a record that is gone to the one that it lives on as."""
+        """Follow a record that is gone to the one that it survives as."""
         current: int | None = record_id
+        # A merge target may itself have been merged since, or be read already.
         while current is not None and current not in self.records and current not in self.gone:
             current = await self._follow(current)
 
@@ -104,15 +120,18 @@ class _Looker:
         return None
 
 
-async def _in_parallel(work: Any, items: Iterator[Any]) -> None:
-    async def reader() -> None:
+async def _for_each(work: Callable[[T], Awaitable[None]], items: Iterator[T]) -> None:
+    """Work on all items, a few at a time."""
+
+    async def worker() -> None:
+        # All workers share the iterator, so each takes the next item when it is free.
         for item in items:
             await work(item)
 
     with unwrap_errors():
         async with asyncio.TaskGroup() as group:
             for _ in range(_READERS):
-                _ = group.create_task(reader())
+                _ = group.create_task(worker())
 
 
 def _finding(
@@ -121,12 +140,12 @@ def _finding(
     for record_id in (merge.duplicate_id, merge.primary_id):
         if record_id not in gone:
             continue
-        state, reason = _fate(record_id, merge, gone, kind)
+        state, reason = _state_without(record_id, merge, gone, kind)
         return Transition(number=number, state=state, at=at, reason=reason)
     return None
 
 
-def _fate(
+def _state_without(
     record_id: int, merge: PlannedMerge, gone: Mapping[int, int | None], kind: Kind
 ) -> tuple[PairState, str]:
     target = survivor(record_id, gone)
@@ -138,7 +157,8 @@ def _fate(
 
 
 def survivor(record_id: int, merged_into: Mapping[int, int | None]) -> int | None:
-    """Return what a record lives on as, by what is known of those that are gone; or none."""
+    """Return the record that a record survives as, or ``None`` if there is none any more."""
+    # A server that contradicts itself could have them in a cycle.
     seen = set()
     current: int | None = record_id
     while current is not None and current in merged_into and current not in seen:

@@ -55,6 +55,11 @@ class TestRecords:
         assert preview.label(1) == label_of(plan.kind, preview.records[1])
         assert preview.label(1) != preview.label(2)
 
+    @pytest.mark.parametrize("snapshot", [b"{", b'{"id": 1, "name": "\xff"}'])
+    def test_a_damaged_snapshot_has_no_name(self, snapshot: bytes) -> None:
+        """A snapshot that was damaged on disk costs its name, and not the report."""
+        assert label_of("company", snapshot) == "a record that cannot be read"
+
     async def test_one_that_no_list_shows(self, server: Server) -> None:
         """A record that is missing in the list, but there when asked for, is there."""
         server.inject(Fault.content(b'{"data": []}'), on="records")
