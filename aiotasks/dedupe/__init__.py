@@ -1,8 +1,8 @@
-"""Bulk jobs: thousands of merges, planned, shown, durable, each done at most once.
+"""Bulk jobs: thousands of merges, planned, previewed and durable, each at most once.
 
-``Plan`` reads pairs, ``preview`` shows what they would do, ``Ledger`` keeps what has been done, and
-``run`` does it; ``resume`` goes on with what a ledger has, and ``report_lines`` tells it. This needs the
-extra ``dedupe``.
+``Plan`` reads pairs, ``preview`` shows what they would do, ``run`` merges them, and ``Ledger`` stores
+every transition; ``resume`` continues the job of a ledger, and ``report_lines`` reports how each pair
+ended. This needs the extra ``dedupe``.
 """
 
 from ._preview import Preview, preview

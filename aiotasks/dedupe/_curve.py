@@ -10,6 +10,7 @@ import msgspec
 from ._progress import TICK
 
 
+# A choice: as many as a chart of a few hundred pixels can show.
 _MOST_POINTS: Final = 300
 
 
@@ -22,31 +23,31 @@ class Point(NamedTuple):
 
 
 class Curve:
-    """Keeps how far a job was over all of its runs, in few points.
+    """How far a job was over all of its runs, in at most 300 points.
 
-    When there are too many, every second one goes, and new ones come half as often.
+    When there are more, every second point is dropped, and new ones come half as often.
     """
 
     def __init__(self, points: Iterable[Point] = ()) -> None:
         self.points = [*points]
-        # Runs may be days apart: the middle gap is that between the points of a run.
+        # Runs may be days apart, but most gaps are between points of one run: so is the median.
         gaps = sorted(later.at - earlier.at for earlier, later in pairwise(self.points))
         self._gap = median_high(gaps) if gaps else 0.0
 
     @classmethod
     def read(cls, text: str | None) -> Self:
-        """Return the curve that was noted, or an empty one for what is none."""
+        """Return the curve in a note of the ledger; without a readable one, an empty curve."""
         try:
             return cls(msgspec.json.decode(text or "[]", type=list[Point]))
         except msgspec.MsgspecError:
             return cls()
 
     def text(self) -> str:
-        """Return the curve as it is noted: a JSON list of points."""
+        """Return the curve as a note of the ledger: a JSON list of points."""
         return msgspec.json.encode(self.points).decode()
 
     def add(self, point: Point) -> None:
-        """Take a point, unless it comes too soon after the last."""
+        """Add a point, unless it comes too soon after the last."""
         if self._is_too_soon(point):
             return
         if len(self.points) == _MOST_POINTS:
@@ -55,11 +56,11 @@ class Curve:
         self.points.append(point)
 
     def end(self, point: Point) -> None:
-        """Take the last point of a run, if need be instead of the one before it."""
+        """Add the last point of a run, in place of the one before if that is too recent."""
         if self._is_too_soon(point):
             del self.points[-1]
         self.add(point)
 
     def _is_too_soon(self, point: Point) -> bool:
-        # Points that are taken once a second do not come to the millisecond.
+        # A tick of the loop is never exact: without some tolerance every second one is too soon.
         return bool(self.points) and point.at - self.points[-1].at < self._gap * 0.9

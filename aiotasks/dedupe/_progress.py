@@ -1,4 +1,4 @@
-"""What a job tells while it runs: snapshots of how far it is, and typed events."""
+"""What a running job reports: snapshots of its progress, and typed events."""
 
 from collections import deque
 from collections.abc import Callable, Mapping
@@ -9,23 +9,24 @@ from msgspec import Struct
 from .models import Pair, PairState, StopReason
 
 
+# A choice: long enough to smooth the bursts in which the rate limit lets merges through.
 _RATE_OVER: Final = 120.0
-# Of the first seconds no rate can be told.
+# The first pairs of a run end together: divided by a second or two, the rate would be absurd.
 _RATE_AT_LEAST: Final = 10.0
 _MINUTE: Final = 60.0
 TICK: Final = 1.0
-"""Seconds between two looks at how far a job is."""
+"""Seconds between two snapshots of a job's progress."""
 
 
 class JobProgress(Struct, frozen=True, kw_only=True):
-    """How far a job is; what ``on_progress`` is called with about once a second.
+    """How far a job is; ``on_progress`` is called with one about once a second.
 
-    ``totals`` counts the pairs of the ledger in each state. ``waiting_for`` says what keeps the
-    next merge from starting. ``per_minute`` is how many pairs ended a minute of late, and
-    ``seconds_left`` what that makes of the rest. ``calls`` counts those of this run, and
-    ``month_used`` those of the organization's month as far as the API tells; ``minute_left`` of
-    ``minute_limit`` calls are left in the minute. ``is_cut_off`` says that the API does not
-    answer: the job waits, and goes on by itself.
+    ``totals`` counts the pairs of the ledger in each state. ``waiting_for`` is what keeps the next
+    merge from starting. ``per_minute`` is how many pairs ended a minute recently, and
+    ``seconds_left`` how long the rest takes at that rate. ``calls`` counts those of this run, and
+    ``month_used`` those of the organization's month, if the API reports them; ``minute_left`` of
+    ``minute_limit`` calls are left in the rate-limit window. ``is_cut_off`` is true while the API
+    does not answer: the job waits, and continues by itself.
     """
 
     totals: Mapping[PairState, int]
@@ -51,25 +52,25 @@ class JobProgress(Struct, frozen=True, kw_only=True):
 
     @property
     def ended(self) -> int:
-        """How many pairs have come to an end, whatever it was."""
+        """How many pairs have ended, in success or not."""
         return sum(self.totals[state] for state in PairState if state.is_ended)
 
 
 class PairChanged(Struct, frozen=True, kw_only=True):
-    """A pair has taken a step; ``seq`` numbers the steps in the ledger's log."""
+    """A pair after a transition; ``seq`` is the transition's number in the ledger's log."""
 
     seq: int
     pair: Pair
 
 
 class CanaryPassed(Struct, frozen=True, kw_only=True):
-    """The first merges have ended, few enough of them badly: the others may start."""
+    """The canary has ended with few enough failures: the other merges may start."""
 
     ended: int
 
 
 class Stopping(Struct, frozen=True, kw_only=True):
-    """No more merges are started; those that are open are waited for, for ``grace`` seconds."""
+    """No more merges are started; the job waits ``grace`` seconds for the open ones."""
 
     reason: StopReason
     grace: float
@@ -81,18 +82,18 @@ OnEvent: TypeAlias = Callable[[JobEvent], object]
 
 
 class Meter:
-    """Tells how many pairs end a minute, from when the last of them did."""
+    """Measures how many pairs end a minute, over the last two minutes."""
 
     def __init__(self, started: float) -> None:
         self._started = started
         self._ends: deque[float] = deque()
 
     def count(self, now: float) -> None:
-        """Note that a pair has ended."""
+        """Count a pair that ended at ``now``, in seconds."""
         self._ends.append(now)
 
     def per_minute(self, now: float) -> float:
-        """Return the rate of the last two minutes, or of as much as there was."""
+        """Return the rate of the last two minutes, or since the start if that is more recent."""
         while self._ends and self._ends[0] < now - _RATE_OVER:
             _ = self._ends.popleft()
         seconds = min(max(now - self._started, _RATE_AT_LEAST), _RATE_OVER)

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 
 @contextmanager
 def unwrap_errors() -> Iterator[None]:
-    """Raise the first error of a group as itself: what a group did inside is nobody's affair."""
+    """Unwrap an ``ExceptionGroup``: callers see the first error, not the group."""
     try:
         yield
     except BaseExceptionGroup as errors:

@@ -1,4 +1,4 @@
-"""The words of a dedupe job: its rows, its merges, their states and what happens to them."""
+"""The records of a dedupe job: rows, merges, pairs, their states and transitions."""
 
 from collections.abc import Mapping
 from enum import StrEnum
@@ -11,14 +11,14 @@ from aiotasks.models import Kind
 
 
 OnConflict: TypeAlias = Literal["refuse", "first"]
-"""What becomes of contradicting rows: all are refused, or the first of them counts."""
+"""How contradicting rows are handled: all are refused, or the first of them counts."""
 
 
 class PairState(StrEnum):
     """How far a pair is.
 
-    ``REFUSED`` did not run: the plan left it out, or the server would not start it. ``UNSETTLED``
-    may have run, and neither the server's merge list nor the record could tell.
+    ``REFUSED`` did not run: the plan left it out, or the server refused it. ``UNSETTLED`` may have
+    run: neither the server's merge list nor the record proved it.
     """
 
     PLANNED = "planned"
@@ -41,12 +41,12 @@ class PairState(StrEnum):
 
     @property
     def is_ended(self) -> bool:
-        """Whether it came to an end, for better or worse."""
+        """Whether it ended, in success or not."""
         return self is PairState.SUCCEEDED or self.is_failure
 
     @property
     def is_left(self) -> bool:
-        """Whether going on with the job may change it: it has not ended, or is unsettled."""
+        """Whether another run may change it: it has not ended, or is unsettled."""
         return not self.is_ended or self is PairState.UNSETTLED
 
     @property
@@ -64,7 +64,7 @@ ALLOWED_TRANSITIONS: Mapping[PairState, frozenset[PairState]] = {
     PairState.REFUSED: frozenset({PairState.PLANNED}),
     PairState.UNSETTLED: frozenset(set(PairState) - {PairState.SENDING}),
 }
-"""Which states may follow which; a ledger takes no other step."""
+"""Which states may follow which; a ledger records no other transition."""
 
 REPORT_COLUMNS: Final = (
     "primary_name",
@@ -80,11 +80,11 @@ REPORT_COLUMNS: Final = (
     "started_at",
     "ended_at",
 )
-"""What a report tells of a pair beside its ids and its own columns, and reads past as input."""
+"""Columns that a report adds to the input's; ignored when a report is used as input."""
 
 
 class Row(Struct, frozen=True, kw_only=True):
-    """A row of the input: a pair, where it stands, and its further columns."""
+    """A row of the input: a pair, its line, and its further columns."""
 
     line: int
     primary_id: int
@@ -93,10 +93,10 @@ class Row(Struct, frozen=True, kw_only=True):
 
 
 class PlannedMerge(Struct, frozen=True, kw_only=True):
-    """A merge that a plan asks for.
+    """A merge of a plan.
 
-    ``row`` is the row that it stands for. Where chains became stars, ``primary_id`` is the record
-    that survives in the end, and differs from the row's.
+    ``row`` is the row that asks for it. Where the plan flattened a chain, ``primary_id`` is the
+    record that survives in the end, and differs from the row's.
     """
 
     primary_id: int
@@ -112,17 +112,17 @@ class SkippedRow(Struct, frozen=True, kw_only=True):
 
 
 class Rewrite(Struct, frozen=True, kw_only=True):
-    """A row that a plan understands otherwise than it is written, and how, in a sentence."""
+    """A row that a plan changes or drops as a repetition; ``text`` explains it in a sentence."""
 
     row: Row
     text: str
 
 
 class Pair(Struct, frozen=True, kw_only=True):
-    """A pair as the ledger knows it.
+    """A pair in the ledger.
 
-    ``number`` counts the ledger's pairs from 1, first those of the plan in its order, then what
-    was left out (``is_planned`` is false). ``asked_primary_id`` is the row's own, where the plan
+    ``number`` counts the ledger's pairs from 1: those of the plan in its order, then the rows that
+    it left out (``is_planned`` is false). ``asked_primary_id`` is the row's own, if the plan
     rewrote it. Times are seconds since the epoch.
     """
 
@@ -143,7 +143,7 @@ class Pair(Struct, frozen=True, kw_only=True):
     ended_at: float | None = None
 
     def after(self, transition: "Transition") -> "Pair":
-        """Return the pair as it is after a step."""
+        """Return the pair after a transition."""
         if transition.state is PairState.PLANNED:
             times = {"sending_at": None, "started_at": None, "ended_at": None}
             task = {"reason": None, "task_url": None, "merge_id": None}
@@ -163,15 +163,15 @@ TIME_OF: Mapping[PairState, str] = {
     PairState.SENDING: "sending_at",
     PairState.STARTED: "started_at",
 }
-"""Where the time of a step is kept; that of all others is the pair's end."""
+"""The field for the time of each transition; every other one ends the pair."""
 
 
 class Transition(Struct, frozen=True, kw_only=True):
-    """One step of a pair: what the ledger is told before anybody acts on it.
+    """A change of a pair's state, recorded in the ledger before the run acts on it.
 
-    A ``task_url`` or ``merge_id`` of ``None`` leaves what is known, except that ``PLANNED`` forgets
-    the task, its merge, the reason and the later times. What goes on has no end: ``SENDING`` and
-    ``STARTED`` forget that of before.
+    A ``task_url`` or ``merge_id`` of ``None`` keeps the pair's own, except that ``PLANNED`` clears
+    the task, its merge, the reason and the later times. ``SENDING`` and ``STARTED`` clear
+    ``ended_at``. ``at`` is the time, in seconds since the epoch.
     """
 
     number: int
@@ -183,14 +183,14 @@ class Transition(Struct, frozen=True, kw_only=True):
 
 
 class LoggedTransition(Struct, frozen=True, kw_only=True):
-    """A step as it stands in the ledger's log, numbered by ``seq`` from 1."""
+    """A transition in the ledger's log, numbered by ``seq`` from 1."""
 
     seq: int
     transition: Transition
 
 
 class JobInfo(Struct, frozen=True, kw_only=True):
-    """The job that a ledger is of: what it was begun with, and when."""
+    """The job of a ledger: what it was begun with, and when."""
 
     kind: Kind
     origin: str

@@ -1,4 +1,4 @@
-"""The ledger: what became of each pair of a job, durable at every transition."""
+"""The ledger: the state of each pair of a job, durable at every transition."""
 
 from .reader import LedgerReader
 from .writer import Ledger

@@ -1,4 +1,4 @@
-"""The ledger's file: what is there before SQLite touches it, and what is wrong with it."""
+"""The ledger's file: what it is, before SQLite touches it, and what is wrong with it."""
 
 import sqlite3
 from collections.abc import Iterator
@@ -9,17 +9,19 @@ import msgspec
 
 from aiotasks.errors import LedgerError
 
-from .schema import APPLICATION, CHECK, EXAMINE, VERSION, Database
+from .schema import APPLICATION, CHECK, GET_FORMAT, VERSION, Database
 
 
-_MAGIC = b"SQLite format 3\0"
+# The database header of https://www.sqlite.org/fileformat.html: its size, its first bytes, and
+# where it has the application id.
 _HEADER = 100
+_MAGIC = b"SQLite format 3\0"
 _OWNER = slice(68, 72)
 
 
 @contextmanager
 def reading(path: Path) -> Iterator[None]:
-    """Say what is wrong with the file when it cannot be opened or read."""
+    """Raise errors of reading a file as a ``LedgerError`` that says what to do."""
     try:
         yield
     except sqlite3.OperationalError as error:
@@ -28,25 +30,27 @@ def reading(path: Path) -> Iterator[None]:
     except OSError as error:
         problem = f"it cannot be opened ({error}): name another file with --ledger"
         raise LedgerError(str(path), problem) from error
-    # SQLite's own message may quote what is no text.
+    # The message of SQLite's own error may quote damaged bytes, which are no UTF-8.
     except (sqlite3.Error, UnicodeDecodeError, msgspec.MsgspecError) as error:
         raise damaged(path, str(error)) from error
 
 
 def damaged(path: Path, finding: str) -> LedgerError:
-    """Return the error for a file that is not what a ledger wrote."""
+    """Return the error for a file with content that no ledger wrote."""
     problem = (
-        f"it is damaged ({finding}), and was left as it is: put back a copy of it, or look at "
+        f"it is damaged ({finding}), and was left as it is: restore a copy of it, or check "
         "the merge history before you begin another ledger with the same pairs"
     )
     return LedgerError(str(path), problem)
 
 
 def exists(path: Path) -> bool:
-    """Return whether there is a ledger, and not an empty or no file, before SQLite touches it.
+    """Return whether a path is a ledger: not if there is no file, or an empty one.
+
+    It reads only the header: SQLite would recover a log into a file that is not a ledger.
 
     Raises:
-        LedgerError: when what is there is no ledger, or nothing can be there.
+        LedgerError: when the file is no ledger, or there can be no file.
     """
     try:
         header = _header(path)
@@ -75,35 +79,35 @@ def _header(path: Path) -> bytes:
     if not path.exists():
         return b""
     if not path.is_file():
-        message = "that is a folder, or another thing that is no file"
+        message = "that is a folder, or something else that is no file"
         raise IsADirectoryError(message)
     with path.open("rb") as file:
         return file.read(_HEADER)
 
 
 def _require_no_orphan(path: Path) -> None:
-    # SQLite would throw the log away, and with it steps that were acknowledged.
+    # SQLite deletes a log without its database, and with it transitions that were acknowledged.
     if has_log(path):
         problem = (
-            f"the file is gone or empty, but its last steps are in {path.name}-wal: put the two "
-            "together again, or name another file with --ledger"
+            f"the file is gone or empty, but its last transitions are in {path.name}-wal: put the "
+            "two together again, or name another file with --ledger"
         )
         raise LedgerError(str(path), problem)
 
 
 def has_log(path: Path) -> bool:
-    """Return whether steps wait in the write-ahead log: of a writer that works, or died."""
+    """Return whether the write-ahead log has content: its writer is at work, or was killed."""
     log = path.with_name(f"{path.name}-wal")
     return log.exists() and log.stat().st_size > 0
 
 
 async def verify(path: Path, database: Database) -> bool:
-    """Check the whole file, without changing it; return false if it has no tables yet.
+    """Check the whole file without changing it, and return whether it has tables.
 
     Raises:
         LedgerError: when it is damaged, or of a newer version.
     """
-    ((version, tables),) = await database.execute_fetchall(EXAMINE)
+    ((version, tables),) = await database.execute_fetchall(GET_FORMAT)
     if version > VERSION:
         problem = f"a newer aiotasks wrote it (format {version}): update with `pip install -U`"
         raise LedgerError(str(path), problem)

@@ -1,4 +1,4 @@
-"""Reading a ledger: what is on disk, beside a writer too."""
+"""Read a ledger, also while another process writes it."""
 
 import asyncio
 import json
@@ -25,10 +25,10 @@ Connect: TypeAlias = Callable[..., Database]
 
 
 class LedgerReader:
-    """A ledger for reading, for the length of an ``async with``; see ``Ledger.reading``.
+    """A ledger for reading, open for the length of an ``async with``; see ``Ledger.reading``.
 
-    It takes no lock and changes nothing, so it works beside a job that runs. ``job`` and
-    ``holder`` are as they were when it was opened; all else is what is on disk when it is asked.
+    It takes no lock and changes nothing, so it works while a job runs. ``job`` and ``holder`` are
+    as they were when it was opened; every method reads what is on disk at that moment.
     """
 
     def __init__(
@@ -41,10 +41,10 @@ class LedgerReader:
         self._holder = ""
         self._database: Database | None = None
         self._scope: _Scope | None = None
-        # Nobody reads what is written, but not committed yet.
-        self._turn = asyncio.Lock()
+        # The connection sees its own uncommitted writes, so reads wait for the commit.
+        self._in_transaction = asyncio.Lock()
         self._wake = asyncio.Event()
-        self._is_leaving = False
+        self._is_closing = False
 
     def __repr__(self) -> str:
         state = "closed" if self._database is None else "open"
@@ -52,11 +52,11 @@ class LedgerReader:
 
     @property
     def job(self) -> JobInfo | None:
-        """The job that the ledger is of, or ``None`` if none was begun."""
+        """The job of the ledger, or ``None`` if none was begun."""
         return self._job
 
     def require_job(self) -> JobInfo:
-        """Return the job that the ledger is of.
+        """Return the job of the ledger.
 
         Raises:
             NoJobError: when none was begun.
@@ -67,9 +67,10 @@ class LedgerReader:
 
     @property
     def holder(self) -> str:
-        """Who held the writer's lock when this was opened: ``process 123 on HOST since …``.
+        """The process that held the writer's lock when this was opened.
 
-        It is empty when nobody did. A process that was killed is named until the next one comes.
+        It reads ``process 123 on HOST since …``, and is empty if no process held the lock. A killed
+        process leaves its name until the next one opens the ledger.
         """
         return self._holder
 
@@ -84,7 +85,7 @@ class LedgerReader:
         try:
             await opened
         except BaseException:
-            await self._leave(self._scope)
+            await self._close(self._scope)
             raise
         return self
 
@@ -95,21 +96,21 @@ class LedgerReader:
         traceback: TracebackType | None,
     ) -> None:
         assert self._scope is not None  # noqa: S101 - it was entered
-        await self._leave(self._scope)
+        await self._close(self._scope)
 
-    async def _leave(self, scope: "_Scope") -> None:
-        self._is_leaving = True
+    async def _close(self, scope: "_Scope") -> None:
+        self._is_closing = True
         self._wake.set()
         try:
             await _until_done(scope.runner)
         finally:
-            # Told of no error, the group leaves that of the body as it is, in no ExceptionGroup.
+            # Without an error, so that the group does not wrap that of the body.
             await scope.group.__aexit__(None, None, None)
 
     async def _run(self, opened: asyncio.Future[None]) -> None:
-        """Hold the file for the length of the scope, in a task that nobody cancels.
+        """Hold the file for the length of the scope, in a task that is never cancelled.
 
-        A connection that is cancelled while it is opened or closed would be lost.
+        Cancelled while it is opened or closed, a connection and its thread would leak.
         """
         try:
             async with self._opened() as database:
@@ -119,10 +120,10 @@ class LedgerReader:
                 try:
                     await self._serve(database)
                 finally:
-                    async with self._turn:
+                    async with self._in_transaction:
                         self._database = None
         except LedgerError as error:
-            # What was acknowledged is on disk, so nothing can be lost by closing.
+            # An error on closing is ignored: what was acknowledged is on disk.
             if not opened.done():
                 opened.set_exception(error)
 
@@ -131,25 +132,25 @@ class LedgerReader:
         with file.reading(self.path):
             if not file.exists(self._file):
                 raise self._no_job()
-            async with self._to_read() as database:
-                if not await self._examine(database):
+            async with self._connect_to_read() as database:
+                if not await self._load(database):
                     raise self._no_job()
                 yield database
 
-    def _to_read(self) -> Database:
-        # To open a file for reading alone would leave side files where there are none. Where there
-        # is a log, to open it for more would write the log into a file that may be damaged.
+    def _connect_to_read(self) -> Database:
+        # Opened with mode=ro, SQLite leaves side files behind that were not there. But if there is a
+        # log, mode=rw would write it into a database that may be damaged, when it is closed.
         if file.has_log(self._file):
             mode = "mode=ro"
         elif os.access(self._file.parent, os.W_OK):
             mode = "mode=rw"
         else:
-            # In a folder of an archive nothing can be beside it, and nobody changes it.
+            # In a read-only folder there can be no side files, and no writer.
             mode = "mode=ro&immutable=1"
         return self._connect(f"{self._file.as_uri()}?{mode}", uri=True)
 
-    async def _examine(self, database: Database) -> bool:
-        """Return whether there is a sound ledger, and load what is known without asking."""
+    async def _load(self, database: Database) -> bool:
+        """Check the file and load the job and the holder; return whether it has tables."""
         if not await file.verify(self.path, database):
             return False
         self._job = schema.to_job(await database.execute_fetchall(schema.GET_JOB))
@@ -161,7 +162,7 @@ class LedgerReader:
         await self._wake.wait()
 
     def check(self, plan: Plan, *, origin: str) -> None:
-        """Make sure that the ledger is that of a plan and a server.
+        """Check that the ledger is that of a plan and a server.
 
         Raises:
             NoJobError: when no job was begun.
@@ -181,7 +182,7 @@ class LedgerReader:
         }
         if found := [text for text, differs in differences.items() if differs]:
             advice = (
-                "Name another file with --ledger, or go on with the job that is in it: "
+                "Name another file with --ledger, or continue the job that is in it: "
                 f"`aiotasks resume {self.path}`"
             )
             message = f"this is the ledger of another job: {'; '.join(found)}. {advice}"
@@ -198,7 +199,7 @@ class LedgerReader:
             return schema.to_pairs(rows)
 
     async def numbered(self, numbers: Iterable[int]) -> list[Pair]:
-        """Return the pairs with these numbers, as far as there are any, in their order.
+        """Return the pairs with these numbers, if they exist, in the order of their numbers.
 
         Raises:
             LedgerError: when the file cannot be read.
@@ -208,7 +209,7 @@ class LedgerReader:
             return schema.to_pairs(rows)
 
     async def totals(self) -> Mapping[PairState, int]:
-        """Return how many pairs are in each state; every state is there.
+        """Return how many pairs are in each state, 0 for states without any.
 
         Raises:
             LedgerError: when the file cannot be read.
@@ -218,9 +219,9 @@ class LedgerReader:
             return dict.fromkeys(PairState, 0) | schema.to_dict(rows, dict[PairState, int])
 
     async def history(self, *, after: int = 0, limit: int | None = None) -> list[LoggedTransition]:
-        """Return the steps since the one that ``transition`` has numbered ``after``, in their order.
+        """Return the transitions after the one that ``record`` has numbered ``after``, in order.
 
-        Of more than ``limit``, the first so many.
+        If there are more than ``limit``, the first ones.
 
         Raises:
             LedgerError: when the file cannot be read.
@@ -230,7 +231,7 @@ class LedgerReader:
             return schema.to_history(rows)
 
     async def last_seq(self) -> int:
-        """Return the number of the last step, or 0 before the first.
+        """Return the number of the last transition, or 0 before the first.
 
         Raises:
             LedgerError: when the file cannot be read.
@@ -239,7 +240,7 @@ class LedgerReader:
         return int(seq)
 
     async def notes(self) -> Mapping[str, str]:
-        """Return what was noted, by its name.
+        """Return the notes, by their names.
 
         Raises:
             LedgerError: when the file cannot be read.
@@ -261,7 +262,7 @@ class LedgerReader:
         return live_holder(name, host=socket.gethostname())
 
     async def records(self, ids: Iterable[int]) -> Mapping[int, bytes]:
-        """Return the snapshots of records, as JSON; those that there are none of are left out.
+        """Return the snapshots of records, as JSON, without the records that have none.
 
         Raises:
             LedgerError: when the file cannot be read.
@@ -285,7 +286,7 @@ class LedgerReader:
             last = max(records)
 
     async def _select(self, sql: str, *parameters: object) -> Iterable[Any]:
-        async with self._turn:
+        async with self._in_transaction:
             if self._database is None:
                 raise self._closed()
             with file.reading(self.path):
@@ -308,7 +309,7 @@ class _Scope(NamedTuple):
 
 
 async def _until_done(task: asyncio.Task[None]) -> None:
-    """Wait for the end of a task, and for that also when cancelled; then pass that on."""
+    """Wait until a task is done, even when cancelled meanwhile; then raise the cancellation."""
     cancellation: asyncio.CancelledError | None = None
     while not task.done():
         try:

@@ -1,4 +1,4 @@
-"""The ledger's tables, and the way from their rows to the words of a job and back."""
+"""The ledger's tables and statements, and the conversion between rows and structs."""
 
 from collections.abc import Awaitable, Iterable, Iterator, Sequence
 from itertools import count
@@ -22,12 +22,12 @@ T = TypeVar("T")
 
 VERSION: Final = 1
 APPLICATION: Final = 0x61696F74
-"""``aiot``, where SQLite's files say whose they are."""
+"""``aiot``, in the header field of SQLite files that names their application."""
 
 _STATES = ", ".join(f"'{state}'" for state in PairState)
 
-# The version and the owner are set with the tables, before there is a write-ahead log: so the
-# first page of the file tells both, whatever else happens to it.
+# The version and the application are set with the tables, before there is a write-ahead log, so they
+# are in the file's first page whatever happens to the log.
 CREATE: Final = f"""
 BEGIN IMMEDIATE;
 CREATE TABLE job (
@@ -48,7 +48,7 @@ CREATE TABLE log (
 );
 CREATE TABLE records (id INTEGER PRIMARY KEY, json BLOB NOT NULL);
 CREATE TABLE notes (name TEXT PRIMARY KEY, text TEXT) WITHOUT ROWID;
-CREATE TRIGGER step AFTER INSERT ON log WHEN NEW.state <> 'planned' BEGIN
+CREATE TRIGGER transition AFTER INSERT ON log WHEN NEW.state <> 'planned' BEGIN
   UPDATE pairs SET
     state = NEW.state,
     reason = NEW.reason,
@@ -59,7 +59,7 @@ CREATE TRIGGER step AFTER INSERT ON log WHEN NEW.state <> 'planned' BEGIN
     ended_at = CASE WHEN NEW.state NOT IN ('sending', 'started') THEN NEW.at END
   WHERE number = NEW.number;
 END;
-CREATE TRIGGER step_back AFTER INSERT ON log WHEN NEW.state = 'planned' BEGIN
+CREATE TRIGGER transition_back AFTER INSERT ON log WHEN NEW.state = 'planned' BEGIN
   UPDATE pairs SET
     state = NEW.state, reason = NULL, task_url = NULL, merge_id = NULL,
     planned_at = NEW.at, sending_at = NULL, started_at = NULL, ended_at = NULL
@@ -69,6 +69,8 @@ PRAGMA application_id = {APPLICATION};
 PRAGMA user_version = {VERSION};
 COMMIT;
 """  # noqa: S608 - made of our own words
+# FULL syncs the log at each commit: in WAL mode, NORMAL may lose commits when the power fails.
+# fullfsync does on macOS what fsync does elsewhere. See https://www.sqlite.org/pragma.html.
 SETTINGS: Final = """
 PRAGMA journal_mode = WAL;
 PRAGMA synchronous = FULL;
@@ -80,8 +82,8 @@ _ALLOWED = ", ".join(
     for state in PairState
     for follower in sorted(ALLOWED_TRANSITIONS[state])
 )
-# The log is appended to only where the pair's state on disk allows the step; its trigger then
-# changes the pair. So neither is ever ahead of the other.
+# A transition is appended only if the pair's state on disk allows it, and a trigger of the same
+# statement then changes the pair: log and state can never differ.
 TRANSITION: Final = f"""
 INSERT INTO log (seq, number, state, at, reason, task_url, merge_id)
 SELECT ?, ?, ?, ?, ?, ?, ? FROM pairs WHERE number = ? AND (state, ?) IN (VALUES {_ALLOWED})
@@ -95,13 +97,13 @@ RECORD: Final = "INSERT INTO records VALUES (?, ?)"
 NOTE: Final = """
 INSERT INTO notes VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET text = excluded.text
 """
-IDENTIFY: Final = "UPDATE pairs SET merge_id = ? WHERE number = ?"
+MERGE_ID: Final = "UPDATE pairs SET merge_id = ? WHERE number = ?"
 
 GET_VERSION: Final = "PRAGMA user_version"
-EXAMINE: Final = """
+GET_FORMAT: Final = """
 SELECT user_version, (SELECT count(*) FROM sqlite_master) FROM pragma_user_version
 """
-# One finding is enough.
+# The first finding is enough. quick_check takes linear time, integrity_check does not.
 CHECK: Final = "PRAGMA quick_check(1)"
 GET_JOB: Final = """
 SELECT kind, origin, fingerprint, source, digest, columns, merges, begun_at FROM job
@@ -120,7 +122,7 @@ ORDER BY seq LIMIT ?
 """
 GET_SEQS: Final = "SELECT seq FROM log WHERE seq > ?"
 GET_LAST_SEQ: Final = "SELECT coalesce(max(seq), 0) FROM log"
-# No note of a user can be called that.
+# With a dot, no note of a caller can have this name: those are keywords of ``note``.
 HOLDER: Final = "ledger.holder"
 GET_HOLDER: Final = """
 SELECT text FROM notes WHERE name = 'ledger.holder' AND text IS NOT NULL
@@ -135,7 +137,7 @@ GET_NEXT_RECORDS: Final = "SELECT id, json FROM records WHERE id > ? ORDER BY id
 
 
 class Database(Protocol):
-    """The part of aiosqlite's connection that a ledger needs."""
+    """The methods of aiosqlite's connection that a ledger uses."""
 
     async def __aenter__(self) -> Self: ...
 
@@ -158,14 +160,14 @@ class Database(Protocol):
         """Execute several statements."""
 
     def commit(self) -> Awaitable[None]:
-        """End a transaction; what it wrote stays."""
+        """Commit a transaction."""
 
     def rollback(self) -> Awaitable[None]:
-        """End a transaction; what it wrote is gone."""
+        """Roll a transaction back."""
 
 
 def job_of(plan: Plan, *, origin: str, at: float) -> JobInfo:
-    """Return what a ledger keeps of a plan besides its pairs."""
+    """Return what a ledger stores of a plan besides its pairs."""
     return JobInfo(
         kind=plan.kind,
         origin=origin,
@@ -179,13 +181,13 @@ def job_of(plan: Plan, *, origin: str, at: float) -> JobInfo:
 
 
 def job_row(job: JobInfo) -> tuple[Any, ...]:
-    """Return the row of a job, as ``JOB`` wants it."""
+    """Return the row of a job, as ``JOB`` takes it."""
     columns = msgspec.json.encode(job.columns).decode()
     return (*msgspec.structs.astuple(job)[:5], columns, job.merges, job.begun_at)
 
 
 def pair_rows(plan: Plan, at: float) -> Iterator[tuple[Any, ...]]:
-    """Yield the rows of all pairs of a plan, as ``PAIR`` wants them."""
+    """Yield the rows of all pairs of a plan, as ``PAIR`` takes them."""
     numbers = count(1)
     encode = msgspec.json.encode
     for merge in plan.merges:
@@ -202,14 +204,14 @@ def pair_rows(plan: Plan, at: float) -> Iterator[tuple[Any, ...]]:
 
 
 def transition_row(seq: int, transition: Transition) -> tuple[Any, ...]:
-    """Return the row of a step, as ``STEP`` wants it."""
+    """Return the row of a transition, as ``TRANSITION`` takes it."""
     number, state = transition.number, str(transition.state)
-    told = (transition.at, transition.reason, transition.task_url, transition.merge_id)
-    return (seq, number, state, *told, number, state)
+    values = (transition.at, transition.reason, transition.task_url, transition.merge_id)
+    return (seq, number, state, *values, number, state)
 
 
 def to_job(rows: Iterable[Sequence[Any]]) -> JobInfo | None:
-    """Return the job of a ledger, or none if it was not begun."""
+    """Return the job of a ledger, or ``None`` if none was begun."""
     for row in rows:
         values = dict(zip(JobInfo.__struct_fields__, row, strict=True))
         values["columns"] = msgspec.json.decode(str(values["columns"]))
@@ -218,7 +220,7 @@ def to_job(rows: Iterable[Sequence[Any]]) -> JobInfo | None:
 
 
 def to_pairs(rows: Iterable[Sequence[Any]]) -> list[Pair]:
-    """Return the pairs that ``GET_PAIRS`` has found."""
+    """Return the pairs in rows of ``GET_PAIRS``."""
     decode = msgspec.json.decode
     pairs = [dict(zip(Pair.__struct_fields__, row, strict=False)) for row in rows]
     for pair in pairs:
@@ -228,15 +230,15 @@ def to_pairs(rows: Iterable[Sequence[Any]]) -> list[Pair]:
 
 
 def to_history(rows: Iterable[Sequence[Any]]) -> list[LoggedTransition]:
-    """Return the steps that ``GET_LOG`` has found."""
+    """Return the transitions in rows of ``GET_LOG``."""
     fields = Transition.__struct_fields__
-    steps = [
+    transitions = [
         {"seq": seq, "transition": dict(zip(fields, transition, strict=True))}
         for seq, *transition in rows
     ]
-    return msgspec.convert(steps, list[LoggedTransition])
+    return msgspec.convert(transitions, list[LoggedTransition])
 
 
 def to_dict(rows: Iterable[Sequence[Any]], kind: type[T]) -> T:
-    """Return rows of a key and a value as a mapping of the kind that is asked for."""
+    """Return rows of a key and a value as a mapping of a type."""
     return msgspec.convert(dict(map(tuple, rows)), kind)

@@ -1,4 +1,4 @@
-"""The ledger: what became of each pair of a job, durable at every step, in one file."""
+"""Write a ledger: the state of each pair of a job, durable at every transition, in one file."""
 
 import asyncio
 import os
@@ -28,27 +28,28 @@ __all__ = ["JobInfo", "Ledger", "LedgerReader"]
 
 Statement: TypeAlias = tuple[str, Sequence[tuple[Any, ...]]]
 
-# What SQLite says of the values that it was given, and not of the file.
+# Errors about the values of a statement, and not about the file.
 _OF_VALUES = (sqlite3.IntegrityError, sqlite3.InterfaceError, sqlite3.ProgrammingError)
 
 
 class Ledger(LedgerReader):
-    """What became of each pair of a job, in a file of its own, for the length of an ``async with``.
+    """The state of each pair of a job, in one file, open for the length of an ``async with``.
 
-    Opening it makes the file if there is none, and holds a lock that the system frees when the
-    process ends, however it ends. Whatever a call was told is on disk when it returns. Calls that
-    come together share a commit; cancelling one does not take back what it has asked for. Leaving
-    the scope writes what is still queued. After a failure to write, all further writes fail too:
-    open the ledger again once its cause is gone.
+    Entering creates the file if there is none, and takes a lock that the system releases when the
+    process ends, even if it is killed. When a writing method returns, its data is on disk.
+    Concurrent calls share a commit; cancelling a call does not undo its write. Leaving the scope
+    writes what is still queued. After a failed write all later writes fail too: open the ledger
+    again once the cause is fixed.
 
     Args:
-        path: The file. Its lock is beside it, and stays there, unlocked.
+        path: The file. Its lock file is beside it, and is not deleted.
         connect: Opens a connection of aiosqlite, or one like it.
-        clock: The time in seconds since the epoch, to tell others since when the lock is held.
+        clock: The time in seconds since the epoch, from which on the lock counts as held.
 
     Raises:
-        LedgerError: on entering, when another process holds the lock, or when the file cannot be
-            opened, is none of ours, or is damaged; then it is left as it is.
+        LedgerInUseError: on entering, when another process holds the lock.
+        LedgerError: on entering, when the file cannot be opened, is no ledger, or is damaged; it
+            is left as it is.
     """
 
     def __init__(
@@ -64,14 +65,14 @@ class Ledger(LedgerReader):
         self._seq = 0
         self._committed = 0
         self._failure: Exception | None = None
-        # Two ledgers in one thread are two writers, too.
+        # The lock is per ledger, not per thread: two ledgers in one thread are two writers.
         self._file_lock = FileLock(f"{self._file}.lock", thread_local=False)
 
     @staticmethod
     def reading(
         path: str | os.PathLike[str], *, connect: Connect = aiosqlite.connect
     ) -> LedgerReader:
-        """Return a ledger that can only be read, beside its writer too.
+        """Return the ledger for reading only, also while another process writes it.
 
         Raises:
             LedgerError: on entering, when there is no ledger, or it cannot be read.
@@ -87,13 +88,13 @@ class Ledger(LedgerReader):
         findings: Sequence[Transition],
         at: float,
     ) -> None:
-        """Write down a job before its first merge: all of it, or nothing.
+        """Write a job before its first merge, in one transaction.
 
         Args:
-            plan: Its pairs; those that it left out are refused, with the reason.
-            origin: The server that it is for.
+            plan: Its pairs; rows that it left out become refused pairs, with the reason.
+            origin: The server of the job.
             records: The snapshots of its records, as JSON.
-            findings: What was found of pairs already: steps, by the pairs' numbers.
+            findings: Transitions of pairs that cannot run, or need not; see ``Preview.findings``.
             at: The time, in seconds since the epoch.
 
         Raises:
@@ -101,18 +102,18 @@ class Ledger(LedgerReader):
                 written.
         """
         if self._job is not None:
-            message = f"it has a job already: `aiotasks resume {self.path}` goes on with it"
+            message = f"it has a job already: `aiotasks resume {self.path}` continues it"
             raise self._error(message)
         self._require_allowed(plan, findings)
         job = schema.job_of(plan, origin=origin, at=at)
-        steps = [schema.transition_row(self._next_seq(), finding) for finding in findings]
+        transitions = [schema.transition_row(self._next_seq(), each) for each in findings]
         written = self._written(
             (schema.JOB, [schema.job_row(job)]),
             (schema.PAIR, [*schema.pair_rows(plan, at)]),
             (schema.RECORD, [*records.items()]),
-            (schema.TRANSITION, steps),
+            (schema.TRANSITION, transitions),
         )
-        # A cancelled call is written all the same, so it is known before it is waited for.
+        # Set before the await: if this call is cancelled, its write still happens.
         self._job = job
         try:
             _ = await written
@@ -121,11 +122,11 @@ class Ledger(LedgerReader):
             raise
 
     async def record(self, transition: Transition) -> int:
-        """Take down a step of a pair and return its number in the log.
+        """Write a transition, and return its number in the log once it is on disk.
 
         Raises:
-            LedgerError: when the pair's state does not allow it, which costs nobody else anything,
-                or when the file cannot be written.
+            LedgerError: when the pair's state does not allow it, or when the file cannot be
+                written. A refused transition does not affect others of the same commit.
         """
         seq = self._next_seq()
         accepted = await self._written(
@@ -136,16 +137,16 @@ class Ledger(LedgerReader):
         return seq
 
     async def record_merge_ids(self, merge_ids: Mapping[int, int]) -> None:
-        """Note the server's ids of merges, by the numbers of their pairs.
+        """Write the server's ids of merges, by the numbers of their pairs.
 
         Raises:
             LedgerError: when the file cannot be written.
         """
         rows = [(merge_id, number) for number, merge_id in merge_ids.items()]
-        _ = await self._written((schema.IDENTIFY, rows))
+        _ = await self._written((schema.MERGE_ID, rows))
 
     async def note(self, **notes: str | None) -> None:
-        """Note small facts that outlive the process; ``None`` forgets one.
+        """Write notes by their names; ``None`` deletes one.
 
         Raises:
             LedgerError: when the file cannot be written.
@@ -161,20 +162,22 @@ class Ledger(LedgerReader):
         for finding in findings:
             state = states.get(finding.number)
             if state is None or finding.state not in ALLOWED_TRANSITIONS[state]:
-                message = f"no step leads pair {finding.number} to {finding.state} at the beginning"
+                message = (
+                    f"pair {finding.number} cannot be {finding.state} at the beginning of a job"
+                )
                 raise self._error(message)
             states[finding.number] = finding.state
 
     async def _refusal(self, transition: Transition) -> LedgerError:
         for (state,) in await self._select(schema.GET_STATE, transition.number):
             return self._error(
-                f"pair {transition.number} did not become {transition.state}: that is no step from where "
-                f"it was (now it is {state})"
+                f"pair {transition.number} did not become {transition.state}: its state did not "
+                f"allow that (now it is {state})"
             )
         return self._error(f"there is no pair {transition.number}")
 
     def _written(self, *statements: Statement) -> "asyncio.Future[frozenset[int]]":
-        if self._database is None or self._is_leaving:
+        if self._database is None or self._is_closing:
             raise self._closed()
         if self._failure is not None:
             raise self._unwritten(self._failure)
@@ -186,38 +189,39 @@ class Ledger(LedgerReader):
     @asynccontextmanager
     async def _opened(self) -> AsyncIterator[Database]:
         with file.reading(self.path):
-            # Nothing is put beside a file that is not ours, not even a lock.
+            # Checked before locking: no lock file is left beside a file that is no ledger.
             _ = file.exists(self._file)
-            if not self._lock():
-                raise self._in_use(await self._who())
+            if not self._acquire():
+                raise self._in_use(await self._find_holder())
             try:
+                # Checked on a connection of its own, which cannot change a damaged file.
                 if file.exists(self._file):
-                    async with self._to_read() as database:
-                        _ = await self._examine(database)
+                    async with self._connect_to_read() as database:
+                        _ = await self._load(database)
                 async with self._connect(f"{self._file.as_uri()}?mode=rwc", uri=True) as database:
                     await self._prepare(database)
                     yield database
             finally:
                 self._file_lock.release()
 
-    def _lock(self) -> bool:
+    def _acquire(self) -> bool:
         try:
             _ = self._file_lock.acquire(blocking=False)
         except Timeout:
             return False
         return True
 
-    async def _who(self) -> str:
+    async def _find_holder(self) -> str:
         with suppress(sqlite3.Error, UnicodeDecodeError):
-            async with self._to_read() as database:
+            async with self._connect_to_read() as database:
                 for (text,) in await database.execute_fetchall(schema.GET_HOLDER):
                     return str(text)
         return "another process"
 
-    def _in_use(self, who: str) -> LedgerInUseError:
+    def _in_use(self, holder: str) -> LedgerInUseError:
         return LedgerInUseError(
             str(self.path),
-            f"it is in use by {who}: wait until that has ended, or stop it, then run the same "
+            f"it is in use by {holder}: wait until that has ended, or stop it, then run the same "
             "command again",
         )
 
@@ -234,29 +238,29 @@ class Ledger(LedgerReader):
         self._committed = self._seq
 
     async def _serve(self, database: Database, /) -> None:
-        while self._queue or not self._is_leaving:
+        while self._queue or not self._is_closing:
             _ = await self._wake.wait()
             self._wake.clear()
             batch, self._queue = self._queue, []
-            async with self._turn:
+            async with self._in_transaction:
                 await self._write(database, batch)
-        # Only who was killed is named from now on.
+        # Deleted on the way out, so that a name that is left is that of a killed process.
         if self._failure is None:
             write = _Write(
                 ((schema.NOTE, [(schema.HOLDER, None)]),),
                 asyncio.get_running_loop().create_future(),
             )
             await self._write(database, [write])
-            # It is worth no failure.
+            # Best effort: a failure here is ignored. Retrieved, or asyncio would log it.
             _ = write.answer.exception()
 
     async def _write(self, database: Database, batch: list["_Write"]) -> None:
         try:
             accepted = await self._transact(database, batch)
-        except Exception as error:  # noqa: BLE001 - whatever it is, somebody waits to be told
+        except Exception as error:  # noqa: BLE001 - every error has to reach the waiting calls
             with suppress(sqlite3.Error):
                 await database.rollback()
-            await self._blame(database, batch, error)
+            await self._fail_or_retry(database, batch, error)
         else:
             for write in batch:
                 write.succeed(accepted)
@@ -265,19 +269,24 @@ class Ledger(LedgerReader):
         if self._failure is not None:
             raise self._failure
         statements = chain.from_iterable(write.statements for write in batch)
+        # One executemany for consecutive writes of a kind: a trip to SQLite's thread costs more
+        # than a row.
         for sql, group in groupby(statements, key=itemgetter(0)):
             rows = [rows for _, rows in group]
             _ = await database.executemany(sql, chain.from_iterable(rows))
+        # A transition that its pair's state refused was not inserted, and raised nothing.
         accepted = await database.execute_fetchall(schema.GET_SEQS, (self._committed,))
         await database.commit()
         seqs = frozenset(seq for (seq,) in accepted)
         self._committed = max(seqs, default=self._committed)
         return seqs
 
-    async def _blame(self, database: Database, batch: list["_Write"], error: Exception) -> None:
+    async def _fail_or_retry(
+        self, database: Database, batch: list["_Write"], error: Exception
+    ) -> None:
         is_of_values = not isinstance(error, sqlite3.Error) or isinstance(error, _OF_VALUES)
         if is_of_values and len(batch) > 1:
-            # One of them is to blame, and the others are not to suffer for it.
+            # One bad value fails the whole statement: written one by one, only that call fails.
             for write in batch:
                 await self._write(database, [write])
             return
@@ -288,10 +297,10 @@ class Ledger(LedgerReader):
 
     def _unwritten(self, error: Exception) -> LedgerError:
         if self._failure is None:
-            failure = self._error(f"this cannot be kept ({error}); nothing of it was written")
+            failure = self._error(f"this cannot be stored ({error}); nothing of it was written")
         else:
             failure = self._error(
-                f"it cannot be written ({error}): free space, or see to its disk, then run the "
+                f"it cannot be written ({error}): free space, or check its disk, then run the "
                 "same command again: nothing is lost"
             )
         failure.__cause__ = error
