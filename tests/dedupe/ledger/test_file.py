@@ -226,7 +226,7 @@ async def test_a_holder_without_a_name(tmp_path: Path) -> None:
     """One who holds the lock, but has not written its name yet, is another process."""
     path = tmp_path / "job.db"
     ledger = Ledger(path)
-    assert ledger._lock()
+    assert ledger._acquire()
     try:
         with pytest.raises(LedgerError, match="it is in use by another process"):
             async with Ledger(path):
@@ -375,7 +375,7 @@ async def test_a_log_without_its_file(tmp_path: Path) -> None:
     with left_open(path) as connection:
         _ = connection.executescript(schema.CREATE)
     path.unlink()
-    assert "its last steps are in job.db-wal: put the two together" in await refusal(path)
+    assert "its last transitions are in job.db-wal: put the two together" in await refusal(path)
 
 
 async def test_an_empty_file_is_a_new_ledger(tmp_path: Path) -> None:
