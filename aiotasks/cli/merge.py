@@ -1,4 +1,4 @@
-"""The commands that merge: show a plan, do it, and go on with it."""
+"""The commands that merge: show a plan, run it, and continue it."""
 
 import asyncio
 import shlex
@@ -56,7 +56,7 @@ from .serve import page_beside
 
 
 _MOST_REASONS = 5
-_NOTHING_LOST = "Nothing is lost: run the same command again to go on."
+_NOTHING_LOST = "Nothing is lost: run the same command again to continue."
 commands = typer.Typer()
 
 
@@ -74,7 +74,7 @@ def plan(
     """Show what a file of pairs would merge, with names and cost. Nothing is merged."""
     planned = _read(pairs, kind, on_conflict, protect, max_cluster)
     preview, quota = complete(
-        _look(planned, settings_of(base_url, api_version)), "Nothing was merged."
+        _preview(planned, settings_of(base_url, api_version)), "Nothing was merged."
     )
     for line in plan_text.whole(preview, quota):
         typer.echo(line)
@@ -94,11 +94,15 @@ def merge(
     kind: KindOption,
     ledger: Annotated[
         Path | None,
-        typer.Option(help="Where the job is kept.", show_default="PAIRS with the ending .job.db"),
+        typer.Option(
+            help="The file that stores the job.", show_default="PAIRS with the ending .job.db"
+        ),
     ] = None,
-    yes: Annotated[bool, typer.Option("--yes", help="Merge without asking.")] = False,
+    yes: Annotated[
+        bool, typer.Option("--yes", help="Merge without asking for confirmation.")
+    ] = False,
     fingerprint: Annotated[
-        str | None, typer.Option(help="Merge only the plan that was shown with this fingerprint.")
+        str | None, typer.Option(help="Merge only if the plan has this fingerprint.")
     ] = None,
     on_conflict: Conflicts = "refuse",
     protect: Protect = None,
@@ -109,9 +113,9 @@ def merge(
     base_url: BaseUrl = None,
     api_version: ApiVersion = None,
 ) -> None:
-    """Merge pairs: show the plan, ask, and do it, each pair at most once.
+    """Show the plan of a file of pairs, ask for confirmation, and merge each pair at most once.
 
-    The same command goes on after Ctrl-C, a crash, or a lost network. Merges of companies are
+    The same command continues after Ctrl-C, a crash, or a lost network. Merges of companies are
     PERMANENT.
     """
     path = ledger or _ledger_beside(pairs)
@@ -120,7 +124,7 @@ def merge(
     _require(planned, fingerprint)
     preview = None
     if not (path.exists() and complete(_has_begun(path), "Nothing was merged.")):
-        preview, quota = complete(_look(planned, client_settings), "Nothing was merged.")
+        preview, quota = complete(_preview(planned, client_settings), "Nothing was merged.")
         whole_by = _command_for(
             "plan", pairs, kind, on_conflict=on_conflict, protect=protect, max_cluster=max_cluster
         )
@@ -140,7 +144,7 @@ def go_on(
     base_url: BaseUrl = None,
     api_version: ApiVersion = None,
 ) -> None:
-    """Go on with a job, of which only the ledger is needed."""
+    """Continue a job; only its ledger is needed."""
     must_exist(ledger)
     job = partial(resume, settings=settings, retry_failed=retry_failed)
     client_settings = settings_of(base_url, api_version)
@@ -181,7 +185,7 @@ def _require(planned: Plan, fingerprint: str | None) -> None:
     if not planned.fingerprint.startswith(fingerprint.lower()):
         fail(
             f"The plan's fingerprint is {planned.fingerprint[: plan_text.SHOWN]}, not "
-            f"{fingerprint}: look at it again with `aiotasks plan`. Nothing was merged."
+            f"{fingerprint}: check it again with `aiotasks plan`. Nothing was merged."
         )
 
 
@@ -214,7 +218,7 @@ async def _has_begun(path: Path) -> bool:
         return ledger.job is not None
 
 
-async def _look(planned: Plan, settings: ClientSettings) -> tuple[Preview, Quota]:
+async def _preview(planned: Plan, settings: ClientSettings) -> tuple[Preview, Quota]:
     async with Client.from_env(**settings) as client:
         preview = await dedupe.preview(client, planned)
         return preview, client.quota
@@ -231,7 +235,7 @@ def _confirm(preview: Preview, quota: Quota, whole_by: str | None, *, is_given: 
     if is_given:
         return
     if not sys.stdin.isatty():
-        fail("Nothing was merged: there is no terminal to ask on, so say --yes if that is meant.")
+        fail("Nothing was merged: there is no terminal to ask on, so give --yes to confirm.")
     kind = preview.plan.kind
     warning = "Merges of companies are PERMANENT. " if kind == "company" else ""
     try:
@@ -262,7 +266,7 @@ async def _work(
                         ledger=ledger,
                         stop=stop,
                         on_progress=show,
-                        on_event=bar.tell,
+                        on_event=bar.report,
                     )
             except LedgerError as error:
                 say(str(error))
@@ -286,7 +290,7 @@ def _shown(
 
 @contextmanager
 def _interruptible(stop: asyncio.Event, grace: float) -> Iterator[None]:
-    """Let Ctrl-C stop the job first, and end it at once the second time."""
+    """Let the first Ctrl-C stop the job, and the second one end it immediately."""
     loop = asyncio.get_running_loop()
     job = asyncio.current_task()
     assert job is not None  # noqa: S101 - this is called in the task of the job
@@ -295,7 +299,7 @@ def _interruptible(stop: asyncio.Event, grace: float) -> Iterator[None]:
         if not stop.is_set():
             say(
                 f"Stopping: no new merges, and up to {grace:g} s for the open ones. "
-                "Ctrl-C again ends at once; nothing is lost either way."
+                "Ctrl-C again ends immediately; nothing is lost either way."
             )
             stop.set()
         else:
@@ -314,7 +318,7 @@ def _end(work: Coroutine[Any, Any, Exit]) -> None:
     try:
         code = complete(work, _NOTHING_LOST)
     except asyncio.CancelledError:
-        say(f"Ended at once. {_NOTHING_LOST}")
+        say(f"Ended immediately. {_NOTHING_LOST}")
         code = Exit.RUNNING
     raise typer.Exit(code)
 
@@ -334,10 +338,10 @@ def _summarise(path: Path, result: JobResult, reasons: Counter[str | None], *, b
     if result.error is not None:
         say(str(result.error))
     if totals[PairState.UNSETTLED]:
-        say("Unsettled pairs may have been merged; going on with the job asks for them again.")
+        say("Unsettled pairs may have been merged; continuing the job checks them again.")
     resume_it = shlex.join(["aiotasks", "resume", str(path)])
     if job_text.is_left(totals):
         say(f"Go on with: {resume_it}")
     elif totals[PairState.FAILED]:
-        say(f"Try again what failed: {resume_it} --retry-failed")
-    say(f"What became of each pair: {shlex.join(['aiotasks', 'report', str(path)])}")
+        say(f"Merge the failed pairs again: {resume_it} --retry-failed")
+    say(f"Report of all pairs: {shlex.join(['aiotasks', 'report', str(path)])}")

@@ -35,14 +35,18 @@ Protect = Annotated[
 ]
 MaxCluster = Annotated[
     int | None,
-    typer.Option(min=2, help="Leave out records that are to become one if they are more."),
+    typer.Option(
+        min=2, help="Leave out clusters of more records than this, including the survivor."
+    ),
 ]
 RetryFailed = Annotated[
-    bool, typer.Option("--retry-failed", help="Try pairs again that failed or were refused.")
+    bool, typer.Option("--retry-failed", help="Merge pairs again that failed or were refused.")
 ]
 Page = Annotated[
     bool,
-    typer.Option("--page", help="Show it in a browser too, at a free port of this machine alone."),
+    typer.Option(
+        "--page", help="Also show the job in a browser, at a free port of this machine only."
+    ),
 ]
 
 

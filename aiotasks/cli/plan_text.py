@@ -1,4 +1,4 @@
-"""What the command line says of a plan and of a job, line by line."""
+"""A plan as text for the command line, line by line."""
 
 from collections.abc import Iterator, Sequence
 
@@ -8,14 +8,15 @@ from aiotasks.models import DEFAULT_LIMIT, Kind, Quota
 
 
 SHOWN = 12
-"""How much of a fingerprint is shown."""
+"""How many characters of a fingerprint are shown."""
 
 _FEW = 5
-_TOLD_SHARE = 0.001
+# Smaller shares would be rounded to 0.0%.
+_SHOWN_SHARE = 0.001
 
 
 def whole(preview: Preview, quota: Quota) -> Iterator[str]:
-    """Yield all that a plan would do."""
+    """Yield everything that a plan would do."""
     plan = preview.plan
     yield _title(preview)
     yield ""
@@ -37,7 +38,7 @@ def whole(preview: Preview, quota: Quota) -> Iterator[str]:
 
 
 def short(preview: Preview, quota: Quota, *, whole_by: str | None) -> Iterator[str]:
-    """Yield what has to be known before a plan is agreed to; a command shows the whole of it."""
+    """Yield a summary to confirm; ``whole_by`` is the command that shows the whole plan."""
     plan = preview.plan
     yield _title(preview)
     yield from _clusters(preview, _to_run(preview), _FEW)
@@ -97,10 +98,10 @@ def _finding(plan: Plan, transition: Transition) -> str:
 def _cost(plan: Plan, quota: Quota) -> str:
     limit = quota.limit or DEFAULT_LIMIT
     cost = plan.cost(limit=limit, month_limit=quota.org_limit)
-    told = f"It takes about {cost.calls:,} calls{_share(cost)}, and {duration(cost.minutes * 60)}"
+    takes = f"It takes about {cost.calls:,} calls{_share(cost)}, and {duration(cost.minutes * 60)}"
     if cost.minutes > cost.calls / limit:
-        return f"{told}, as merges into one record run one after the other."
-    return f"{told} at {limit:,} calls a minute."
+        return f"{takes}, as merges into one record run one after the other."
+    return f"{takes} at {limit:,} calls a minute."
 
 
 def _share(cost: Cost) -> str:
@@ -108,5 +109,5 @@ def _share(cost: Cost) -> str:
         return ""
     if cost.month_share > 1:
         return ", MORE than the organization has in a month"
-    share = f"{cost.month_share:.1%}" if cost.month_share >= _TOLD_SHARE else "less than 0.1%"
+    share = f"{cost.month_share:.1%}" if cost.month_share >= _SHOWN_SHARE else "less than 0.1%"
     return f" ({share} of the month)"

@@ -1,4 +1,4 @@
-"""How far a job is, on standard error: drawn on a terminal, else a line now and then."""
+"""Progress on standard error: a bar on a terminal, else a line every half minute."""
 
 import asyncio
 from typing import Self
@@ -17,21 +17,21 @@ from .output import errors_console, say
 
 _LINE_EVERY = 30.0
 _CUT_OFF = (
-    "No answer from the API. The job waits for it for up to ten minutes, and goes on by itself; "
+    "No answer from the API. The job waits for up to ten minutes, and continues by itself; "
     "Ctrl-C stops it safely."
 )
 
 
 class JobProgressBar:
-    """Shows a job's progress; the job calls it.
+    """Shows the progress of a job, as its ``on_progress`` and ``on_event``.
 
-    On a terminal it is drawn by the event loop: rich's own refreshing would leave a thread behind.
+    The event loop draws it: rich's own refreshing would use a thread.
     """
 
     def __init__(self) -> None:
         self.is_empty = True
         self._is_cut_off = False
-        self._said_at = -_LINE_EVERY
+        self._shown_at = -_LINE_EVERY
         self._bar = Progress(
             TextColumn("Merging"),
             BarColumn(),
@@ -58,7 +58,7 @@ class JobProgressBar:
         self._live.stop()
 
     def show(self, progress: JobProgress) -> None:
-        """Draw how far it is."""
+        """Show a snapshot of the progress."""
         self.is_empty = False
         note = " · ".join(_notes(progress))
         if progress.is_cut_off is not self._is_cut_off:
@@ -70,14 +70,14 @@ class JobProgressBar:
             self._live.refresh()
             return
         now = asyncio.get_running_loop().time()
-        if now - self._said_at >= _LINE_EVERY:
-            self._said_at = now
+        if now - self._shown_at >= _LINE_EVERY:
+            self._shown_at = now
             say(f"{progress.ended:,} of {progress.total:,} pairs · {note}")
 
-    def tell(self, event: JobEvent) -> None:
-        """Say what does not happen often."""
+    def report(self, event: JobEvent) -> None:
+        """Show an event that happens rarely; transitions of pairs are not shown."""
         if isinstance(event, CanaryPassed):
-            say(f"The first {event.ended} merges have ended well enough; the others start now.")
+            say(f"The canary of {event.ended} merges has passed; the others start now.")
         elif isinstance(event, Stopping) and event.reason is not StopReason.INTERRUPTED:
             say(f"No more merges are started; the open ones have {event.grace:g} s to end.")
 
@@ -109,9 +109,9 @@ _REFRESH = 0.25
 
 
 class WaitProgressBar:
-    """A line of progress on standard error, if that is a terminal.
+    """Shows the progress of a wait, if standard error is a terminal.
 
-    It is drawn by the event loop: rich's own refreshing would leave a thread behind.
+    The event loop draws it: rich's own refreshing would use a thread.
     """
 
     def __init__(self, title: str, total: int, client: Client) -> None:
@@ -143,7 +143,7 @@ class WaitProgressBar:
         self._progress.stop()
 
     def advance(self, counted: str = "") -> None:
-        """Move the bar one step on."""
+        """Advance the bar by one task."""
         self._counted = counted
         self._progress.advance(self._task)
 

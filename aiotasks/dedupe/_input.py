@@ -1,4 +1,4 @@
-"""Reading lists of pairs and of ids: bytes in, rows or problems out."""
+"""Parse lists of pairs and of ids: bytes in, rows or problems out."""
 
 import csv
 import json
@@ -15,18 +15,20 @@ from aiotasks.models import Kind
 from .models import REPORT_COLUMNS, Row
 
 
+# The largest integer that every JSON parser keeps exact, and so the largest id that can be right.
 MAX_ID: Final = 2**53 - 1
 _ROLES = ("primary", "duplicate")
 _ID_NAMES = {
     f"{role}{kind}id": (role, kind) for role in _ROLES for kind in ("", "company", "person")
 }
 _PLURALS = {"company": "companies", "person": "persons"}
-# Beyond it, csv refuses a cell; here it only bounds what is looked at for the separator.
+# A choice: bounds how much of a header is parsed for the separator. The csv module refuses a cell
+# that is longer than 131,072.
 _LONGEST = 100_000
 _DELIMITERS = ",;\t"
-# A list of pairs may have a column of its own called "state"; all three together are a report's.
+# An input may have a column of its own called "state"; only a report has all three of these.
 _REPORT_MARKS = frozenset({"state", "line", "planned_at"})
-# What spreadsheets make of numbers: 12.0, 1,234, 1 234, 1.2E+06.
+# How spreadsheets format numbers: 12.0, 1,234, 1 234, 1.2E+06.
 _FORMATTED = re.compile(r"\d[\d.,' \u00a0\u202f]*(?:[eE]\+?\d+)?", re.ASCII)
 _NEGATIVE = re.compile(r"-\d+", re.ASCII)
 _OTHER_FORMATS: Sequence[tuple[bytes, str]] = (
@@ -38,7 +40,7 @@ _OTHER_FORMATS: Sequence[tuple[bytes, str]] = (
 
 
 class Source(NamedTuple):
-    """What an input is called, and what its rows are counted in."""
+    """The name of an input, and the unit that counts its rows."""
 
     name: str
     unit: str = "line"
@@ -48,14 +50,14 @@ class Source(NamedTuple):
 
 
 class Problem(NamedTuple):
-    """A sentence that begins with its place, and the line to sort it by."""
+    """A sentence that begins with its place, and the line by which it is sorted."""
 
     line: int
     text: str
 
 
 class ParsedPairs(NamedTuple):
-    """What an input holds: the rows that can be read, and the problems with the others."""
+    """The rows of an input that can be read, and the problems with the others."""
 
     source: Source
     digest: str
@@ -65,7 +67,7 @@ class ParsedPairs(NamedTuple):
 
 
 def read_pairs(chunks: Iterable[bytes], *, kind: Kind, source: str) -> ParsedPairs:
-    """Read CSV or JSON lines, given line by line as a binary file gives them."""
+    """Parse CSV or JSON lines; a binary file yields such chunks."""
     lines = InputLines(chunks, Source(source))
     reader = PairParser(lines, kind)
     reader.read()
@@ -73,7 +75,7 @@ def read_pairs(chunks: Iterable[bytes], *, kind: Kind, source: str) -> ParsedPai
 
 
 def read_ids(chunks: Iterable[bytes], *, source: str) -> frozenset[int]:
-    """Read a file of ids, one a line; ``#`` begins a comment, and blank lines are fine.
+    """Parse a file of ids, one a line; ``#`` starts a comment, and blank lines are ignored.
 
     Raises:
         PlanError: with all problems, when a line is none of these.
@@ -93,7 +95,7 @@ def read_ids(chunks: Iterable[bytes], *, source: str) -> frozenset[int]:
 
 
 def sentences(problems: Iterable[Problem]) -> tuple[str, ...]:
-    """Return what problems say, in the order of their lines."""
+    """Return the texts of problems, in the order of their lines."""
     return tuple(problem.text for problem in sorted(problems, key=lambda problem: problem.line))
 
 
@@ -106,8 +108,8 @@ def flaw_of_size(number: int) -> str | None:
 class InputLines:
     """The lines of an input as text, hashed while they are read.
 
-    A program that cannot write UTF-8 writes many lines wrong, all with one remedy. So these are one
-    problem, and reading goes on.
+    An input in another encoding has invalid bytes in many lines, with one remedy for all. So they
+    are reported as one problem, and parsing continues to find other ones.
     """
 
     def __init__(self, chunks: Iterable[bytes], source: Source) -> None:
@@ -122,7 +124,7 @@ class InputLines:
         number = 0
         for chunk in self._chunks:
             self.digest.update(chunk)
-            # What ends its lines in the old way of the Macintosh comes as one chunk.
+            # A file with lines that end in a lone \r is a single line for Python's files.
             for raw in chunk.splitlines(keepends=True):
                 number += 1
                 if number == 1 and self._is_of_another_format(raw):
@@ -147,7 +149,7 @@ class InputLines:
 
     @property
     def problems(self) -> list[Problem]:
-        """What is wrong with the bytes, once they are read."""
+        """The problems with the bytes, once they are read."""
         advice = 'save the file as "CSV UTF-8"'
         if self._format is not None:
             return [Problem(0, f"{self.source.name}: {self._format}: {advice}")]
@@ -158,7 +160,7 @@ class InputLines:
 
 
 class InputColumns:
-    """What the cells of a row mean, by the names of the columns."""
+    """The columns of the ids and of other data, by the names in a header."""
 
     def __init__(self, names: Sequence[str], kind: Kind) -> None:
         self.names = names
@@ -184,7 +186,7 @@ class InputColumns:
 
 
 def _unique_names(names: Sequence[str], further: Iterable[int]) -> Iterator[tuple[int, str]]:
-    # A report puts its own columns beside these, so theirs are names that are taken.
+    # A report adds its own columns to these, so their names are taken.
     taken = set(REPORT_COLUMNS)
     is_report = _REPORT_MARKS.issubset(names)
     for index in further:
@@ -243,7 +245,7 @@ class PairParser:
         return name if self._is_json else f"column {index + 1} ({name})"
 
     def _delimiter(self, header: str) -> str:
-        # Names may contain the other separators: what tells the ids apart is the right one.
+        # Names may contain other separators: the right one is that which finds the most id columns.
         def fitness(delimiter: str) -> tuple[int, int]:
             names = next(csv.reader([header[:_LONGEST]], delimiter=delimiter))
             return len(InputColumns(names, self._kind).ids), len(names)
@@ -259,7 +261,7 @@ class PairParser:
         flaws = [*columns.flaws, *_flaws_of_header(columns, delimiter)]
         for flaw in flaws:
             self._note(line, f": {flaw}")
-        # Without the right columns there is nothing to be said of the rows.
+        # Without the id columns, every row would be a problem.
         if flaws:
             return
         self._columns.update((name, None) for _, name in columns.further)
@@ -296,7 +298,7 @@ class PairParser:
             if isinstance(cells, str):
                 self._note(line, f": {cells}")
                 continue
-            # Nearly always a line has the names of the line before.
+            # Parsed again only when the names change: nearly all lines have the same.
             if tuple(cells) != columns.names:
                 columns = InputColumns(tuple(cells), self._kind)
             for flaw in columns.flaws:
@@ -327,7 +329,7 @@ class PairParser:
 
 
 def _id_of(text: str) -> int | str:
-    """Return the id that a text is, or what is wrong with it."""
+    """Return the id in a text, or what is wrong with it."""
     digits = text.strip()
     if not digits:
         return "it is empty"
@@ -337,7 +339,7 @@ def _id_of(text: str) -> int | str:
         is_formatted = _FORMATTED.fullmatch(digits)
         hint = ": format the column as a number without decimals and separators"
         return f"{shorten(digits)} is not a whole number" + (hint if is_formatted else "")
-    # Python refuses to convert very long ones.
+    # Cut, since int() refuses texts of more than 4,300 digits.
     short = digits.lstrip("0")[:20] or "0"
     flaw = flaw_of_size(int(short))
     return int(short) if flaw is None else f"{shorten(digits)} {flaw}"
@@ -372,10 +374,10 @@ def _object_of(text: str) -> dict[str, str] | str:
         if not isinstance(value, dict):
             return f"{shorten(text.strip())} is not an object: {advice}"
         cells = {name: _text_of(each) for name, each in value.items()}
-        # JSON can write halves of characters, which nothing can store.
+        # JSON can escape a lone surrogate, which cannot be encoded in UTF-8.
         _ = "".join(chain(cells, cells.values())).encode()
     except UnicodeEncodeError:
-        return f"this JSON holds half a character, as surrogates are: {advice}"
+        return f"this JSON has half a character, a lone surrogate: {advice}"
     except json.JSONDecodeError as error:
         return f"this is not JSON ({error.msg}, character {error.pos + 1}): {advice}"
     except (ValueError, RecursionError) as error:

@@ -1,4 +1,4 @@
-"""From rows to merges: clusters and their survivors, repetitions, conflicts and what is left out."""
+"""From rows to merges: clusters and their survivors, repetitions, conflicts, skipped rows."""
 
 import math
 from collections import Counter
@@ -44,33 +44,33 @@ def plan_rules(
 
 
 def _protected(record_id: object) -> int:
-    # The text "5" would protect nothing.
+    # Rows have whole numbers, so the text "5" would silently protect no record.
     if not isinstance(record_id, int):
-        reject(f"never takes ids, which are whole numbers, not {shorten(record_id)}")
+        reject(f"protect takes ids, which are whole numbers, not {shorten(record_id)}")
     return record_id
 
 
 class _Clusters:
-    """Which records become one, as far as rows are taken in."""
+    """Which records become one, as a union-find forest of the rows so far."""
 
     def __init__(self) -> None:
         self.rows: dict[int, Row] = {}
         self._above: dict[int, int] = {}
 
-    def take(self, row: Row) -> None:
+    def add(self, row: Row) -> None:
         self.rows[row.duplicate_id] = row
         self._above[row.duplicate_id] = row.primary_id
 
     def survivor(self, record_id: int) -> int:
         above = self._above
         while (parent := above.get(record_id)) is not None:
-            # Each walk halves its way, so that nobody goes the whole of a long chain again.
+            # Path halving: without it, a chain of n rows costs n steps for each of them.
             above[record_id] = record_id = above.get(parent, parent)
         return record_id
 
 
 class Planner:
-    """Decides what becomes of each row, in steps that are called in their order."""
+    """Decides about each row, in steps that are called in their order."""
 
     def __init__(self, source: Source, rules: PlanRules) -> None:
         self._source = source
@@ -82,20 +82,20 @@ class Planner:
         self._closing: list[Row] = []
         self._left_out: list[SkippedRow] = []
 
-    def understand(self, rows: Iterable[Row]) -> None:
+    def add_rows(self, rows: Iterable[Row]) -> None:
         others: list[Row] = []
         for row in rows:
             if touched := self._rules.protect & {row.primary_id, row.duplicate_id}:
                 ids = " and ".join(map(str, sorted(touched)))
-                self._leave_out(row, f"{ids} may not be touched (never)")
+                self._leave_out(row, f"{ids} may not be merged (protect)")
             elif row.duplicate_id in self._clusters.rows:
                 others.append(row)
             elif self._clusters.survivor(row.primary_id) == row.duplicate_id:
                 self._closing.append(row)
             else:
-                self._clusters.take(row)
+                self._clusters.add(row)
                 self._merged.append(row)
-        # Two primaries of one duplicate are no contradiction where later rows make them one.
+        # After all rows: two primaries of one duplicate agree if later rows merge them.
         for row in others:
             is_same = self._survivor(row) == self._clusters.survivor(row.primary_id)
             (self._repeated if is_same else self._rivals).append(row)
@@ -110,32 +110,32 @@ class Planner:
                 self._conflict(rows, "different primaries of one duplicate")
                 for rows in rivals.values()
             ),
-            *(self._conflict(rows, "these go in a circle") for rows in self._circles()),
+            *(self._conflict(rows, "these form a cycle") for rows in self._cycles()),
         ]
 
-    def _circles(self) -> list[list[Row]]:
-        circles: list[list[Row]] = []
-        circle_of: dict[int, list[Row]] = {}
-        # Circles that share rows are one problem. With the latest first, what an earlier one shares
-        # is all the rest of its way, so that no row is walked twice.
+    def _cycles(self) -> list[list[Row]]:
+        cycles: list[list[Row]] = []
+        cycle_of: dict[int, list[Row]] = {}
+        # Cycles that share rows are one problem. With the latest first, an earlier cycle that meets
+        # a known row shares all the rest of its path, so that no row is visited twice.
         for closing in reversed(self._closing):
             rows, record_id = [closing], closing.primary_id
-            while record_id != closing.duplicate_id and record_id not in circle_of:
+            while record_id != closing.duplicate_id and record_id not in cycle_of:
                 rows.append(self._clusters.rows[record_id])
                 record_id = rows[-1].primary_id
             if record_id == closing.duplicate_id:
-                circles.append(circle := [])
+                cycles.append(cycle := [])
             else:
-                circle = circle_of[record_id]
-            circle += rows
-            circle_of.update((row.duplicate_id, circle) for row in rows[1:])
-        return [sorted(rows, key=attrgetter("line")) for rows in circles]
+                cycle = cycle_of[record_id]
+            cycle += rows
+            cycle_of.update((row.duplicate_id, cycle) for row in rows[1:])
+        return [sorted(rows, key=attrgetter("line")) for rows in cycles]
 
     def _conflict(self, rows: Sequence[Row], what: str) -> Problem:
         each = ", ".join(
             f"{row.duplicate_id} into {row.primary_id} ({self._unit(row)})" for row in rows
         )
-        advice = "take out what is wrong, or let the first rows count (--on-conflict first)"
+        advice = "remove what is wrong, or let the first rows count (--on-conflict first)"
         line = rows[0].line
         return Problem(line, f"{self._source.at(line)}: {what}: {each}: {advice}")
 
@@ -171,8 +171,8 @@ class Planner:
             left[survivor] -= 1
             merge = PlannedMerge(primary_id=survivor, duplicate_id=row.duplicate_id, row=row)
             ranked.append((left[survivor], merge))
-        # Merges into one record follow each other, so the longest row of them has to begin first.
-        # What is equal stays in the order of its lines.
+        # Merges into one record run one after the other, so the longest chain of them starts first.
+        # Equal ones stay in the order of their lines: sorting is stable.
         ranked.sort(key=lambda each: -each[0])
         return tuple(merge for _, merge in ranked)
 
@@ -181,9 +181,7 @@ class Planner:
         for row in self._merged:
             if (survivor := self._survivor(row)) != row.primary_id:
                 above = self._unit(self._clusters.rows[row.primary_id])
-                text = (
-                    f"goes into {survivor}, since {row.primary_id} is merged away itself ({above})"
-                )
+                text = f"is merged into {survivor}, since {row.primary_id} is a duplicate itself ({above})"
                 rewrites.append(Rewrite(row=row, text=text))
         return tuple(sorted(rewrites, key=lambda rewrite: rewrite.row.line))
 
@@ -192,7 +190,7 @@ class Planner:
         if row.primary_id == first.primary_id:
             return f"repeats {self._unit(first)}"
         return (
-            f"says the same as {self._unit(first)}: "
+            f"has the same effect as {self._unit(first)}: "
             f"{row.duplicate_id} ends in {self._survivor(row)} either way"
         )
 

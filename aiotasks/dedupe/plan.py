@@ -1,4 +1,4 @@
-"""From pairs to a plan: which merges are asked for, in which order, and what they will cost."""
+"""From pairs to a plan: which merges it has, in which order, and what they will cost."""
 
 import math
 import os
@@ -22,17 +22,18 @@ from .models import OnConflict, PlannedMerge, Rewrite, Row, SkippedRow
 
 _ID_NAMES = ("primary_id", "duplicate_id")
 RECORDS_PER_CALL: Final = 100
-# What a merge costs with all looks at its task, as measured by the benchmark of bulk jobs.
+# Measured by the benchmark of bulk jobs: a merge with all polls of its task.
 CALLS_PER_MERGE: Final = 1.10
-# Merges into one record run one after the other.
+# Seconds of a merge, of which those into one record run one after the other. A choice: the median
+# of the benchmarks' servers, as the API documents none.
 TYPICAL_MERGE_SECONDS: Final = 20.0
 
 
 class Cost(Struct, frozen=True, kw_only=True):
-    """What a plan will cost, about.
+    """An estimate of what a plan will cost.
 
-    ``month_share`` is the share of the organization's month, 1.0 for all of it; ``None`` where its
-    limit is not known.
+    ``month_share`` is the share of the organization's monthly quota, 1.0 for all of it; ``None`` if
+    the quota is not known.
     """
 
     calls: int
@@ -41,13 +42,13 @@ class Cost(Struct, frozen=True, kw_only=True):
 
 
 class Plan(Struct, frozen=True, kw_only=True):
-    """Pairs that were understood: each duplicate is merged once, into a record that survives.
+    """The merges of an input: each duplicate is merged once, into a record that survives.
 
-    ``merges`` are in the order in which they are to be started. Rows that a plan takes otherwise
-    than they are written are listed in ``rewrites``: those that repeat an earlier row, and merges
-    whose primary is itself a duplicate and that therefore go into its survivor. So each of the
-    ``rows`` that were read is a merge, or left out, or a repetition. ``digest`` is the SHA-256 of
-    the input, ``columns`` names the further columns of its rows.
+    ``merges`` are in the order in which they are to be started. ``rewrites`` lists the rows that
+    the plan changes: those that repeat an earlier row, and those whose primary is itself a
+    duplicate, so that they are merged into its survivor. ``left_out`` lists the rows that it skips.
+    Each of the ``rows`` that were read is a merge, skipped, or a repetition. ``digest`` is the
+    SHA-256 of the input, ``columns`` names the further columns of its rows.
     """
 
     kind: Kind
@@ -76,21 +77,22 @@ class Plan(Struct, frozen=True, kw_only=True):
         protect: Iterable[int] = (),
         max_cluster: int | None = None,
     ) -> Self:
-        """Make a plan of a CSV file or of JSON lines, read line by line.
+        """Make a plan from a CSV file or JSON lines, read line by line.
 
         The columns are ``primary_id`` and ``duplicate_id``, or the API's ``primaryCompanyId`` and
-        so on, in any order and among others, which are kept. CSV has commas, semicolons or tabs.
+        so on, in any order. Other columns are kept for the report. CSV may have commas, semicolons
+        or tabs.
 
         Args:
             file: A path, or a file opened for reading bytes, which is left open.
             kind: ``"company"`` or ``"person"``.
-            source: What problems call the input; its path or name by default.
-            on_conflict: What becomes of rows that contradict earlier ones, by two primaries of one
-                duplicate or by a circle: ``"refuse"`` raises, ``"first"`` leaves them out.
-            protect: Ids of records that nothing may touch: rows with one of them are left out, before
-                anything else is made of them.
-            max_cluster: How many records, survivor included, may become one. The rows of a larger
-                cluster are left out, all of them.
+            source: The name of the input in problems; its path or name by default.
+            on_conflict: How to handle rows that contradict earlier ones, with two primaries of one
+                duplicate or with a cycle: ``"refuse"`` raises, ``"first"`` skips them.
+            protect: Ids of records that must not be merged, in either role: rows with one of them
+                are skipped before clusters are made.
+            max_cluster: How many records, including the survivor, may become one. Larger clusters
+                are skipped as a whole.
 
         Raises:
             PlanError: with all problems, when rows cannot be read or contradict each other.
@@ -103,7 +105,7 @@ class Plan(Struct, frozen=True, kw_only=True):
                 pairs = read_pairs(opened, kind=kind, source=source or os.fspath(file))
         else:
             name = source or getattr(file, "name", None)
-            # What is opened by a descriptor has a number for its name.
+            # A file opened by its descriptor has that number as its name.
             pairs = read_pairs(file, kind=kind, source=name if isinstance(name, str) else "input")
         return cls._of(rules, pairs)
 
@@ -117,7 +119,7 @@ class Plan(Struct, frozen=True, kw_only=True):
         protect: Iterable[int] = (),
         max_cluster: int | None = None,
     ) -> Self:
-        """Make a plan of pairs (primary id, duplicate id); the other settings are those of ``read``.
+        """Make a plan from pairs (primary id, duplicate id); the settings are those of ``read``.
 
         The place of a problem is the number of its pair, from 1.
 
@@ -130,7 +132,7 @@ class Plan(Struct, frozen=True, kw_only=True):
     @classmethod
     def _of(cls, rules: PlanRules, pairs: ParsedPairs) -> Self:
         planner = Planner(pairs.source, rules)
-        planner.understand(pairs.rows)
+        planner.add_rows(pairs.rows)
         problems = [*pairs.problems]
         if rules.on_conflict == "refuse":
             problems += planner.conflicts()
@@ -151,7 +153,7 @@ class Plan(Struct, frozen=True, kw_only=True):
 
     @property
     def fingerprint(self) -> str:
-        """What a plan does, as a hex SHA-256: that of its kind and its merges in their order."""
+        """The hex SHA-256 of the plan's kind and its merges in their order."""
         digest = sha256(f"{self.kind}\n".encode())
         for merge in self.merges:
             digest.update(f"{merge.primary_id},{merge.duplicate_id}\n".encode())
@@ -159,25 +161,25 @@ class Plan(Struct, frozen=True, kw_only=True):
 
     @property
     def record_ids(self) -> tuple[int, ...]:
-        """The ids of all records of ``merges``, each once, in the order in which they come."""
+        """The ids of all records of ``merges``, each once, in their order."""
         ids = ((merge.primary_id, merge.duplicate_id) for merge in self.merges)
         return tuple(dict.fromkeys(chain.from_iterable(ids)))
 
     def cost(self, *, limit: int, month_limit: int | None) -> Cost:
-        """Return what the plan costs: its preview, and its merges with all looks at their tasks.
+        """Estimate the calls and minutes of the plan: preview, merges and polls of their tasks.
 
         Args:
-            limit: How many calls a minute takes.
-            month_limit: How many the organization's month takes, where that is known.
+            limit: The calls that the rate limit allows a minute.
+            month_limit: The organization's monthly quota of calls, or ``None`` if not known.
 
         Raises:
             ConfigurationError: when ``limit`` is not 1 or more.
         """
         if limit < 1:
             reject(f"limit must be 1 or more, not {shorten(limit)}")
-        looks = math.ceil(len(self.record_ids) / RECORDS_PER_CALL)
+        pages = math.ceil(len(self.record_ids) / RECORDS_PER_CALL)
         # Rounded first, since 1.1 times 10 is a little more than 11.
-        calls = looks + math.ceil(round(len(self.merges) * CALLS_PER_MERGE, 6))
+        calls = pages + math.ceil(round(len(self.merges) * CALLS_PER_MERGE, 6))
         in_a_row = max(Counter(merge.primary_id for merge in self.merges).values(), default=0)
         return Cost(
             calls=calls,

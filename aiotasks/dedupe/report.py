@@ -1,4 +1,4 @@
-"""What became of each pair, for spreadsheets and for programs."""
+"""Reports of how each pair ended, for spreadsheets and for programs."""
 
 import csv
 import io
@@ -17,8 +17,10 @@ from .models import REPORT_COLUMNS, Pair, PairState
 
 ReportFormat = Literal["csv", "jsonl"]
 
+# A choice: as many names as are worth holding in memory at a time.
 _BATCH: Final = 500
-# A spreadsheet runs what begins like this; a number may have a sign.
+# Cells that begin like this run as formulas, unless they are numbers with a sign. See
+# https://owasp.org/www-community/attacks/CSV_Injection.
 _FORMULA = re.compile(r"[=+\-@\t\r]")
 _NUMBER = re.compile(r"[+-]?\d+([.,]\d+)*%?", re.ASCII)
 _TIMES = ("planned_at", "sending_at", "started_at", "ended_at")
@@ -29,15 +31,21 @@ async def report_lines(
     *states: PairState,
     format: ReportFormat = "csv",  # noqa: A002
 ) -> AsyncIterator[str]:
-    """Yield a report, line by line: one row for each pair, or only those in some states.
+    """Yield a report line by line, with one row for each pair.
 
-    A row has the pair's ids, the further columns of the input, the names of both records as they
-    were before, the state with its reason, the server's id of the merge, and the times of the
-    steps. It can be input again. In CSV, cells that a spreadsheet would run as formulas begin with
-    an apostrophe.
+    A row has the pair's ids, the further columns of the input, the names of both records before
+    the merge, the state with its reason, the server's id of the merge, and the times of the
+    transitions. A report can be used as input. In CSV, cells that a spreadsheet would run as
+    formulas begin with an apostrophe.
+
+    Args:
+        ledger: An open ledger.
+        states: Only pairs in these states; all pairs if there are none.
+        format: ``"csv"`` with a header, or ``"jsonl"``, one object a line.
 
     Raises:
-        NoJobError: when the ledger holds no job.
+        NoJobError: when the ledger has no job.
+        LedgerError: when the file cannot be read.
     """
     job = ledger.require_job()
     columns = ("primary_id", "duplicate_id", *job.columns, *REPORT_COLUMNS)
@@ -59,10 +67,11 @@ async def report_lines(
 
 
 async def snapshot_lines(ledger: LedgerReader) -> AsyncIterator[str]:
-    """Yield each record as it was before its merge, as JSON lines.
+    """Yield the snapshot of each record from before its merge, as JSON lines.
 
     Raises:
-        NoJobError: when the ledger holds no job.
+        NoJobError: when the ledger has no job.
+        LedgerError: when the file cannot be read.
     """
     kind = ledger.require_job().kind
     async for record_id, json in ledger.snapshots():
@@ -70,10 +79,10 @@ async def snapshot_lines(ledger: LedgerReader) -> AsyncIterator[str]:
         yield msgspec.json.encode(line).decode() + "\n"
 
 
-def defused(text: str) -> str:
+def escape_formula(text: str) -> str:
     """Return a cell that no spreadsheet runs as a formula."""
-    is_harmless = not _FORMULA.match(text) or _NUMBER.fullmatch(text)
-    return text if is_harmless else f"'{text}"
+    is_formula = _FORMULA.match(text) and not _NUMBER.fullmatch(text)
+    return f"'{text}" if is_formula else text
 
 
 def _row(pair: Pair, names: dict[int, str]) -> dict[str, Any]:
@@ -97,6 +106,6 @@ def csv_line(cells: Sequence[object]) -> str:
     """Return a line of CSV in which no cell is a formula."""
     line = io.StringIO()
     csv.writer(line, lineterminator="\n").writerow(
-        ["" if cell is None else defused(str(cell)) for cell in cells]
+        ["" if cell is None else escape_formula(str(cell)) for cell in cells]
     )
     return line.getvalue()

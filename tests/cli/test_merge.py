@@ -130,7 +130,7 @@ def test_plan(sandbox: Sandbox, pairs: Path, tmp_path: Path) -> None:
     assert "4 companies" not in shown  # one of the four is not there
     assert "3 companies would be merged into 2" in shown
     assert "1 Amber" in shown.replace("  ", " ") or "(" in shown  # names with domains
-    assert "line 3: goes into 1, since 2 is merged away itself" in shown
+    assert "line 3: is merged into 1, since 2 is a duplicate itself" in shown
     assert "line 4: repeats line 2" in shown
     assert "line 5:" in shown
     assert "There is no company 999" in shown
@@ -409,7 +409,7 @@ def test_stopping_by_itself(serve: Callable[..., Sandbox], tmp_path: Path) -> No
 
     sandbox.failure_rate = 0.0
     rest = run("resume", ledger_of(pairs), "--canary", "4")
-    assert "The first 4 merges" in rest.stderr
+    assert "The canary of 4 merges has passed" in rest.stderr
     assert "26 succeeded, 4 failed" in rest.stderr
     assert rest.exit_code == Exit.FAILED
     assert run("status", ledger_of(pairs)).exit_code == Exit.FAILED
@@ -697,7 +697,7 @@ async def test_an_outage_is_told(capsys: pytest.CaptureFixture[str]) -> None:
         for is_cut_off in (False, True, True, False):
             screen.show(progress(is_cut_off=is_cut_off))
     told = capsys.readouterr().err
-    assert told.count("No answer from the API. The job waits for it") == 1
+    assert told.count("No answer from the API. The job waits") == 1
     assert told.count("The API answers again.") == 1
 
 
@@ -717,7 +717,7 @@ async def test_lines_of_progress(capsys: pytest.CaptureFixture[str]) -> None:
                     waiting_for="open merges to end",
                 )
             )
-        screen.tell(Stopping(reason=StopReason.FAILURES, grace=30.0))
+        screen.report(Stopping(reason=StopReason.FAILURES, grace=30.0))
 
     (line, stopping) = capsys.readouterr().err.splitlines()
     for words in (

@@ -302,7 +302,7 @@ class TestPage:
             stopped.result()
         assert answers[0]["is_running"] is True
         assert done.exit_code == Exit.RUNNING
-        assert ("Ended at once" in done.stderr) == (times == 2)
+        assert ("Ended immediately" in done.stderr) == (times == 2)
         sandbox.duration = 0.02
         for task_url in sandbox.task_urls("company"):
             sandbox.finish(task_url)

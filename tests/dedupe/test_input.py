@@ -354,7 +354,7 @@ class TestJson:
             ('{"a": 1, "a": 2}', ": this JSON cannot be used (a name comes twice in an object)"),
             ('{"a": ' + "[" * 100_000, ": this JSON cannot be used ("),
             ('{"a": ' + "9" * 5000 + "}", ": this JSON cannot be used (Exceeds the limit"),
-            (r'{"a": "\ud800"}', ": this JSON holds half a character, as surrogates are: give"),
+            (r'{"a": "\ud800"}', ": this JSON has half a character, a lone surrogate: give"),
         ],
     )
     def test_problems(self, line: str, problem: str) -> None:

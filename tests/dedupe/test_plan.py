@@ -60,17 +60,19 @@ class TestRepetitions:
         made = plan((A, B), (C, B), last)
         survivor = last[0]
         assert {merge.primary_id for merge in made.merges} == {survivor}
-        assert (2, f"says the same as pair 1: {B} ends in {survivor} either way") in rewrites(made)
+        assert (2, f"has the same effect as pair 1: {B} ends in {survivor} either way") in rewrites(
+            made
+        )
 
 
 class TestChains:
     def test_a_chain_becomes_a_star(self) -> None:
-        """Who would go into a duplicate goes into the record that survives, and this is listed."""
+        """A merge into a duplicate becomes one into its survivor, and this is listed."""
         made = plan((A, B), (B, C), (C, D))
         assert merges(made) == [(A, B), (A, C), (A, D)]
         assert rewrites(made) == [
-            (2, f"goes into {A}, since {B} is merged away itself (pair 1)"),
-            (3, f"goes into {A}, since {C} is merged away itself (pair 2)"),
+            (2, f"is merged into {A}, since {B} is a duplicate itself (pair 1)"),
+            (3, f"is merged into {A}, since {C} is a duplicate itself (pair 2)"),
         ]
         assert [merge.row.primary_id for merge in made.merges] == [A, B, C]
 
@@ -102,7 +104,7 @@ class TestOrder:
 
 
 class TestConflicts:
-    ADVICE = ": take out what is wrong, or let the first rows count (--on-conflict first)"
+    ADVICE = ": remove what is wrong, or let the first rows count (--on-conflict first)"
 
     def test_two_primaries(self) -> None:
         """A duplicate with different primaries is one conflict, with all its lines and ids."""
@@ -111,10 +113,10 @@ class TestConflicts:
             f"{D} into {A} (pair 1), {D} into {B} (pair 2), {D} into {C} (pair 4)" + self.ADVICE
         ]
 
-    def test_a_circle(self) -> None:
+    def test_a_cycle(self) -> None:
         """Records that would go into each other are one conflict, with all its lines and ids."""
         assert refused((D, E), (A, B), (B, C), (C, A)) == [
-            f"pair 2: these go in a circle: "
+            f"pair 2: these form a cycle: "
             f"{B} into {A} (pair 2), {C} into {B} (pair 3), {A} into {C} (pair 4)" + self.ADVICE
         ]
 
@@ -164,8 +166,8 @@ class TestNever:
         made = plan((A, B), (B, C), (D, E), protect=[A, C, 99])
         assert merges(made) == [(D, E)]
         assert left_out(made) == [
-            (1, f"{A} may not be touched (never)"),
-            (2, f"{C} may not be touched (never)"),
+            (1, f"{A} may not be merged (protect)"),
+            (2, f"{C} may not be merged (protect)"),
         ]
 
     def test_before_anything_else(self) -> None:
@@ -173,11 +175,11 @@ class TestNever:
         made = plan((A, B), (B, A), (C, A), (D, C), protect={B})
         assert merges(made) == [(D, A), (D, C)]
         both = left_out(plan((A, B), (C, D), protect=(B, A)))
-        assert both == [(1, f"{A} and {B} may not be touched (never)")]
+        assert both == [(1, f"{A} and {B} may not be merged (protect)")]
 
     def test_no_text(self) -> None:
         """Ids that are texts would protect nothing, and are refused."""
-        with pytest.raises(ConfigurationError, match="never takes ids, which are whole numbers"):
+        with pytest.raises(ConfigurationError, match="protect takes ids, which are whole numbers"):
             _ = plan((A, B), protect=["1"])
 
 

@@ -319,7 +319,7 @@ async def test_interrupted_twice(tmp_path: Path) -> None:
         await until(lambda: job.posted == 5)
         process.send_signal(signal.SIGINT)
         assert process.stderr is not None
-        said = await process.stderr.readuntil(b"Ctrl-C again ends at once")
+        said = await process.stderr.readuntil(b"Ctrl-C again ends immediately")
         process.send_signal(signal.SIGINT)
         async with asyncio.timeout(3):
             first = await ended(process)

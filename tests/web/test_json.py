@@ -95,7 +95,7 @@ class TestPairs:
         assert len(told) == 200
         assert told[0] == {
             "line": 2,
-            "text": "goes into 1, since 2 is merged away itself (pair 1)",
+            "text": "is merged into 1, since 2 is a duplicate itself (pair 1)",
         }
         assert _json.details(JOB, [], {}, {"rewrites": "{"}, Quota())["rewrites"] == []
 
