@@ -23,8 +23,8 @@ from .models import (
 )
 from .plan import Cost, Plan
 from .report import report_lines, snapshot_lines
-from .status import JobCounts, JobPhase, JobStatus
 from .settings import JobSettings
+from .status import JobCounts, JobPhase, JobStatus
 
 
 __all__ = [
@@ -36,8 +36,8 @@ __all__ = [
     "JobPhase",
     "JobProgress",
     "JobResult",
-    "JobStatus",
     "JobSettings",
+    "JobStatus",
     "Ledger",
     "LedgerReader",
     "LoggedTransition",

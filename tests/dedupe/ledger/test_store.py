@@ -38,6 +38,7 @@ from tests.dedupe.ledger.conftest import (
     plan_of,
     transition,
 )
+from tests.profiles import examples
 
 
 ROUTES: dict[PairState, list[PairState]] = {
@@ -199,7 +200,7 @@ NAMES = map(str, itertools.count())
 
 
 @settings(
-    max_examples=60,
+    max_examples=examples(60),
     deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture],  # each example has a new name
 )
