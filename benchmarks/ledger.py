@@ -1,6 +1,6 @@
-"""The ledger: steps a second, each on disk when its call returns, and how soon a job goes on.
+"""The ledger: transitions a second, each on disk when its call returns, and the time to resume.
 
-Steps are compared with the plain way, a loop of ``sqlite3`` that commits each by itself with the
+Transitions are compared with the plain way, a loop of ``sqlite3`` that commits each by itself with the
 same settings. The two take turns, so that each round compares them under the same conditions.
 """
 
@@ -22,7 +22,7 @@ PAIRS = 5_000
 CALLERS = 300
 ROWS = 100_000
 
-# What is kept in memory only tells nothing of durability, and /tmp often is.
+# Not in /tmp, which is often in memory: a commit there measures nothing.
 FOLDER = Path(__file__).parent
 TASK = "https://api.affinity.co/v2/tasks/company-merges/00000000-0000-4000-8000-000000000001"
 SNAPSHOT = b'{"id": 1, "name": "%s", "domains": ["example.com"]}' % (b"x" * 200)
@@ -36,7 +36,7 @@ Way = Callable[[Path, int], float]
 
 
 def measure(*, quick: bool = False) -> dict[str, Any]:
-    """Measure steps a second for each way, and the seconds until a large ledger is loaded."""
+    """Measure transitions a second for each way, and the seconds to load a large ledger."""
     with TemporaryDirectory(dir=FOLDER) as folder:
         return {
             "steps": _steps(Path(folder), PAIRS // 10 if quick else PAIRS, 3 if quick else ROUNDS),

@@ -51,7 +51,7 @@ Page = Annotated[
 
 
 _JOB_OPTIONS: Mapping[str, Any] = {
-    "max_open": Annotated[int, typer.Option(min=1, help="How many merges may be open at once.")],
+    "max_open": Annotated[int, typer.Option(min=1, help="How many merges may be open at a time.")],
     "canary": Annotated[
         int, typer.Option(min=0, help="How many merges have to end before the others start.")
     ],

@@ -22,8 +22,7 @@ _ID_NAMES = {
     f"{role}{kind}id": (role, kind) for role in _ROLES for kind in ("", "company", "person")
 }
 _PLURALS = {"company": "companies", "person": "persons"}
-# A choice: bounds how much of a header is parsed for the separator. The csv module refuses a cell
-# that is longer than 131,072.
+# A choice: how much of a header is parsed for the separator. A csv cell has at most 131,072.
 _LONGEST = 100_000
 _DELIMITERS = ",;\t"
 # An input may have a column of its own called "state"; only a report has all three of these.
@@ -108,8 +107,7 @@ def flaw_of_size(number: int) -> str | None:
 class InputLines:
     """The lines of an input as text, hashed while they are read.
 
-    An input in another encoding has invalid bytes in many lines, with one remedy for all. So they
-    are reported as one problem, and parsing continues to find other ones.
+    Invalid UTF-8 in many lines has one remedy, so it is one problem, and parsing continues.
     """
 
     def __init__(self, chunks: Iterable[bytes], source: Source) -> None:

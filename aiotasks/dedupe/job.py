@@ -138,33 +138,24 @@ async def resume(
         await _plan_again(ledger, clock())
     anchor = await _load_anchor(client, ledger, job)
     pairs = await ledger.pairs(*_LEFT)
-    queue = await _queue_of(ledger, pairs, settings)
     async with client.tasks.watch(timeout=None, poll_interval=settings.poll_interval) as watch:
         tracker = PairTracker(
             ledger,
             watch,
-            queue,
+            await _queue_of(ledger, pairs, settings),
             totals=dict(await ledger.totals()),
             seq=await ledger.last_seq(),
             settings=settings,
             clock=clock,
             on_event=on_event,
         )
-        reconciler = Reconciler(
-            client, tracker, kind=job.kind, anchor=anchor, settle_after=settings.settle_after
-        )
-        job_run = JobRun(
-            client,
-            tracker,
-            reconciler,
-            kind=job.kind,
-            settings=settings,
-            on_progress=on_progress,
-        )
+        reconciler = Reconciler(client, tracker, kind=job.kind, anchor=anchor)
+        job_run = JobRun(client, tracker, reconciler, kind=job.kind, on_progress=on_progress)
         for pair in _open_of(pairs):
             await job_run.adopt(pair)
         await job_run.run(stop or asyncio.Event())
-    if queue.stopped in {None, StopReason.FAILURES}:
+    stopped = tracker.queue.stopped
+    if stopped in {None, StopReason.FAILURES}:
         await _record_merge_ids(client, ledger, job, anchor)
     totals = await ledger.totals()
     if on_progress is not None:
@@ -172,7 +163,7 @@ async def resume(
     is_left = any(totals[state] for state in _LEFT)
     return JobResult(
         totals=totals,
-        stopped=queue.stopped if is_left else None,
+        stopped=stopped if is_left else None,
         error=tracker.error if is_left else None,
         calls=client.quota.sent - calls_before,
         seconds=asyncio.get_running_loop().time() - started,
@@ -232,9 +223,7 @@ async def _queue_of(ledger: Ledger, pairs: list[Pair], settings: JobSettings) ->
     return MergeQueue(
         [pair for pair in pairs if pair.state is PairState.PLANNED],
         _open_of(pairs),
-        max_open=settings.max_open,
-        canary=0 if is_tried else settings.canary,
-        max_failure_rate=settings.max_failure_rate,
+        replace(settings, canary=0) if is_tried else settings,
     )
 
 

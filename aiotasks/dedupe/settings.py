@@ -11,7 +11,7 @@ class JobSettings(Struct, frozen=True, kw_only=True):
     """How a job runs. Each run may use other settings: the ledger does not store them.
 
     Args:
-        max_open: How many merges may be open at once: being sent, or running at the server.
+        max_open: How many merges may be open at a time: being sent, or running at the server.
         canary: How many merges have to end before the others start; 0 starts all immediately. A
             job that stopped for its failures starts with its canary again.
         max_failure_rate: The job stops when more than this share of the last 50 pairs failed, from

@@ -1,4 +1,4 @@
-"""The bulk job as a dedupe job: planned, with a ledger, and with the records looked at before."""
+"""The bulk job as a dedupe job: with a plan, a preview and a ledger."""
 
 import tempfile
 from pathlib import Path
@@ -20,7 +20,7 @@ async def run_by_default(job: Job) -> None:
 
 
 async def _run(job: Job, settings: dedupe.JobSettings) -> None:
-    def tell(event: dedupe.JobEvent) -> None:
+    def report(event: dedupe.JobEvent) -> None:
         match event:
             case dedupe.PairChanged(pair=dedupe.Pair(state="succeeded", task_url=str(task_url))):
                 job.succeed(task_url)
@@ -42,5 +42,5 @@ async def _run(job: Job, settings: dedupe.JobSettings) -> None:
                 ledger,
                 settings=settings,
                 preview=preview,
-                on_event=tell,
+                on_event=report,
             )

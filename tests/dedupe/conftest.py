@@ -84,14 +84,14 @@ class Network:
         self.is_cut = True
         server.inject(Fault.disconnect(), on=None, times=None)
 
-    def mend(self, server: Server) -> None:
-        """Let all be as before."""
+    def restore(self, server: Server) -> None:
+        """Restore the network."""
         self.is_cut = False
         server.clear_faults()
 
 
 class Seen:
-    """What a job has told while it ran."""
+    """What a job has reported while it ran."""
 
     def __init__(self) -> None:
         self.events: list[JobEvent] = []
@@ -109,12 +109,12 @@ class Seen:
 
 
 def now() -> float:
-    """Tell the time of the loop."""
+    """Return the time of the loop."""
     return asyncio.get_running_loop().time()
 
 
 def clock() -> float:
-    """Tell the time since the epoch, on the loop's clock."""
+    """Return the time since the epoch, on the loop's clock."""
     return _EPOCH + now()
 
 

@@ -29,11 +29,11 @@ async def work(pairs: str, ledger: str, url: str, settings: dict[str, Any]) -> i
 
 
 def main() -> None:
-    """Fork for each line, and tell how that ended."""
+    """Fork for each line, and print how that ended."""
     for line in sys.stdin:
         request = json.loads(line)
         if (pid := os.fork()) == 0:
-            # Doubts of merges that take hundredths of a second need not wait for long.
+            # Merges that take hundredths of a second are reconciled sooner.
             reconciler._BACKOFF = poll_backoff(0.05, 0.2)
             os._exit(asyncio.run(work(**request)))
         _ = sys.stdout.write(f"{pid}\n")

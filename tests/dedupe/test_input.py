@@ -59,7 +59,7 @@ class TestColumns:
 
     @pytest.mark.parametrize("delimiter", [",", ";", "\t"])
     def test_separators(self, delimiter: str) -> None:
-        """The separator is what tells the ids in the header apart, whatever else is in names."""
+        """The separator is that which separates the ids in the header, whatever else is in names."""
         header = delimiter.join(["primary_id", '"a,b;c\td"', "e f", "duplicate_id"])
         pairs = read(f"{header}\n1{delimiter}x{delimiter}y{delimiter}2\n".encode())
         assert pairs.columns == ("a,b;c\td", "e f")
@@ -93,7 +93,7 @@ class TestColumns:
         assert pairs.rows[0].extra == {"state (2)": "NY"}
 
     def test_missing(self) -> None:
-        """A missing column is one problem, which shows what the header has to look like."""
+        """A missing column is one problem, which shows an example of a header."""
         hint = "the first row has to name the columns, as in primary_id;duplicate_id"
         assert problems(b"\nprimary_id;name\n1;x\nx;y\n") == [
             f"pairs.csv:2: there is no column duplicate_id among primary_id, name: {hint}"
@@ -122,7 +122,7 @@ class TestColumns:
         ]
 
     def test_a_role_twice(self) -> None:
-        """Two columns for one role are refused: nobody can say which is meant."""
+        """Two columns for one role are refused, as it is unclear which is meant."""
         assert problems(b"primary_id,duplicate_id,primaryCompanyId\n1,2,3\n") == [
             (
                 "pairs.csv:1: 'primary_id' and 'primaryCompanyId' both name the primary: "
@@ -168,7 +168,7 @@ class TestCells:
         assert problem.endswith(": format the column as a number without decimals and separators")
 
     def test_all_at_once(self) -> None:
-        """All problems are told, two of one row too, in the order of their lines."""
+        """All problems are reported, even two of one row, in the order of their lines."""
         content = HEADER + b"x,y\n1,2\n3,3\n5\n6,7,8\n\xe9,1\n"
         assert problems(content) == [
             "pairs.csv:2, column 1 (primary_id): 'x' is not a whole number",
@@ -367,7 +367,7 @@ class TestJson:
         ]
 
     def test_two_problems_of_an_object(self) -> None:
-        """All that is wrong with an object is told at once."""
+        """All problems of an object are reported together."""
         assert problems(b'{"primary_id": "x"}') == [
             "pairs.csv:1, primary_id: 'x' is not a whole number",
             "pairs.csv:1, duplicate_id: it is missing",
@@ -388,7 +388,7 @@ class TestIds:
         assert read_ids([], source="never.txt") == frozenset()
 
     def test_problems(self) -> None:
-        """All that is no id is told at once, in the order of the lines."""
+        """All lines that are no ids are reported together, in their order."""
         with pytest.raises(PlanError) as caught:
             _ = read_ids(io.BytesIO(b"x\n1\n\xff# y\n2,3\n"), source="never.txt")
         assert caught.value.source == "never.txt"

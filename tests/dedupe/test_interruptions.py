@@ -1,4 +1,4 @@
-"""A job that is cut off anywhere goes on, and merges nothing twice."""
+"""A job that is interrupted anywhere continues, and merges nothing twice."""
 
 import asyncio
 from collections.abc import Iterator
@@ -112,7 +112,7 @@ class TestCancellation:
     @pytest.mark.parametrize("after", ["request", "commit"])
     @pytest.mark.parametrize("is_crash", [True, False])
     async def test_at_any_moment(self, tmp_path: Path, after: str, is_crash: bool) -> None:
-        """Whatever a run was doing when it was cut off, the next one goes on and repeats nothing."""
+        """Wherever a run was interrupted, the next one continues and repeats nothing."""
         asyncio.get_running_loop().set_debug(False)
         plan = plan_of(3, *star(101, 102, 103))
         for count in range(1, 24):

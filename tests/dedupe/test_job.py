@@ -1,4 +1,4 @@
-"""The rules of a job: what it starts, what it waits for, when it stops, and how it goes on."""
+"""The rules of a job: what it starts, what it waits for, when it stops, how it is resumed."""
 
 import asyncio
 import math
@@ -99,7 +99,7 @@ class TestRun:
             assert len(await ledger.records(range(1, 121))) == 120
 
     async def test_a_preview_is_not_asked_for_again(self, server: Server, job: Path) -> None:
-        """What has been looked at just now is taken as it is."""
+        """A preview that is passed in is not requested again."""
         plan = plan_of(2)
         async with connect(server) as client:
             preview = await dedupe.preview(client, plan)
@@ -107,7 +107,7 @@ class TestRun:
         assert server.calls["records"] == 1
 
     async def test_a_preview_of_another_plan_is_refused(self, server: Server, job: Path) -> None:
-        """What was looked at has to be what is merged."""
+        """The preview must be that of the plan."""
         async with connect(server) as client:
             preview = await dedupe.preview(client, plan_of(2))
         with pytest.raises(ConfigurationError, match="another plan"):
@@ -115,7 +115,7 @@ class TestRun:
         assert server.posts == []
 
     async def test_there_may_be_nothing_to_do(self, server: Server, job: Path) -> None:
-        """A job whose plan leaves all out ends at once."""
+        """A job whose plan skips all rows ends immediately."""
         plan = Plan.of([(1, 2)], kind="company", protect=[2])
         result = await go(server, job, plan)
         assert all_of(result, REFUSED)
@@ -179,7 +179,7 @@ class TestRun:
             _ = await go(server, job, plan_of(2))
 
     async def test_another_server_is_refused(self, server: Server, job: Path) -> None:
-        """A job goes on only where it was begun."""
+        """A job is resumed only at the server where it was begun."""
         _ = await go(server, job, plan_of(1))
         async with Sandbox() as other:
             with pytest.raises(LedgerError, match="give the base URL"):
@@ -209,7 +209,7 @@ class TestCanary:
         assert "the first 10 merges to end (canary)" in seen.waited_for
 
     async def test_nobody_has_to_want_one(self, server: Server, job: Path) -> None:
-        """Without a canary all start at once."""
+        """Without a canary all start immediately."""
         server.duration = 30.0
         seen = Seen()
         _ = await go(server, job, plan_of(25), seen=seen, canary=0)
@@ -237,7 +237,7 @@ class TestCanary:
         assert result.stopped is StopReason.FAILURES
 
     async def test_a_stop_is_no_pass(self, server: Server, job: Path) -> None:
-        """That the others may start is not told when they may not."""
+        """A job that was stopped reports no ``CanaryPassed``: the others may not start."""
         stop = asyncio.Event()
         later(1.0, stop.set)
         seen = Seen()
@@ -252,11 +252,11 @@ async def stopped_after(server: Server, job: Path, plan: Plan, *, ended: int) ->
     stop = asyncio.Event()
     ends = count(1)
 
-    def tell(event: JobEvent) -> None:
+    def report(event: JobEvent) -> None:
         if isinstance(event, PairChanged) and event.pair.state is SUCCEEDED and next(ends) == ended:
             stop.set()
 
-    return await go(server, job, plan, stop=stop, on_event=tell)
+    return await go(server, job, plan, stop=stop, on_event=report)
 
 
 class TestFailures:
@@ -380,14 +380,14 @@ class TestKey:
     async def test_a_key_that_is_refused_at_the_start_is_an_error(
         self, server: Server, job: Path
     ) -> None:
-        """Without a look at the records, no job is begun."""
+        """Without a preview, no job is begun."""
         with pytest.raises(AuthenticationError):
             _ = await go(server, job, plan_of(1), client=connect(server, api_key="wrong"))
         async with Ledger(job, connect=inline.connect) as ledger:
             assert ledger.job is None
 
     async def test_a_key_that_is_refused_to_the_settler(self, server: Server, job: Path) -> None:
-        """A key that is found out to be refused while a doubt is settled stops the job, too."""
+        """A key that is refused while a merge is reconciled stops the job, too."""
         server.inject(Fault.disconnect(after_work=True), on="merge")
         server.inject(Fault.status(403), on="merges", times=None)
         server.duration = 20.0
@@ -442,7 +442,7 @@ class TestOutage:
         server.duration = (1.0, 20.0)
         server.latency = 0.02
         later(at, lambda: network.cut(server))
-        later(at + 60.0 * minutes, lambda: network.mend(server))
+        later(at + 60.0 * minutes, lambda: network.restore(server))
         seen = Seen()
         result = await go(server, job, plan_of(60, *star(201, 202, 203)), seen=seen, max_open=20)
         assert result.stopped is None
@@ -462,12 +462,12 @@ class TestOutage:
         assert isinstance(result.error, NetworkError)
         assert 600.0 < result.seconds < 900.0
         assert result.totals[UNSETTLED] == 0
-        network.mend(server)
+        network.restore(server)
         assert (await go(server, job)).stopped is None
         assert await judge(server, job) == {SUCCEEDED: 30}
 
     async def test_a_server_that_is_down_is_an_outage_too(self, server: Server, job: Path) -> None:
-        """Whoever only gets 503 while all is open stops after ten minutes, with that error."""
+        """A job that only gets 503 while all is open stops after ten minutes, with that error."""
         server.duration = 2000.0
         later(10.0, lambda: server.inject(Fault.status(503), on=None, times=None))
         result = await go(server, job, plan_of(3))
@@ -540,7 +540,7 @@ class TestOutage:
     async def test_a_server_that_never_was_there(
         self, server: Server, network: Network, job: Path
     ) -> None:
-        """When a run with open merges finds no server, it ends at once."""
+        """When a run with open merges finds no server, it ends immediately."""
         server.duration = 600.0
         stop = asyncio.Event()
         later(5.0, stop.set)
@@ -554,7 +554,7 @@ class TestOutage:
         assert {pair.state for pair in await read(job)} == {STARTED}
 
     async def test_a_client_that_is_closed_ends_the_job(self, server: Server, job: Path) -> None:
-        """Whoever closes the client under a job is told, or finds it stopped."""
+        """Closing the client under a job raises, or stops it."""
         server.duration = 600.0
         client = connect(server)
         async with Ledger(job, connect=inline.connect) as ledger:
@@ -643,7 +643,7 @@ class SpoiledError(Exception):
 
 class TestTelling:
     async def test_the_events_tell_all(self, server: Server, job: Path) -> None:
-        """Whoever follows the events knows what the ledger knows, step by step."""
+        """The events have every transition that the ledger has, in its order."""
         server.failure_rate = 0.2
         server.inject(Fault.disconnect(after_work=True), on="merge", times=None, share=0.2)
         seen = Seen()
@@ -671,12 +671,12 @@ class TestTelling:
         assert {snapshot.total for snapshot in seen.snapshots} == {30}
         assert seen.snapshots[0].seconds_left is None
         assert any(snapshot.seconds_left for snapshot in seen.snapshots)
-        # One call told where the merge list began.
+        # One call read the newest merge of the list.
         assert seen.snapshots[-1].calls == result.calls - 1
         assert seen.snapshots[-1].month_used is None
 
     async def test_the_month_is_told(self, job: Path) -> None:
-        """Where the API tells of the month, so do the snapshots."""
+        """The snapshots have the monthly quota if the API reports it."""
         async with Server(quota=0, month_quota=1000) as server:
             seen = Seen()
             _ = await go(server, job, plan_of(3), seen=seen)
@@ -688,9 +688,9 @@ class TestTelling:
     async def test_what_a_callback_raises_ends_the_run(
         self, server: Server, job: Path, state: PairState, error: Exception
     ) -> None:
-        """It comes out as itself, whatever it is and whoever was told, and nothing is lost."""
+        """An exception of either callback ends the run as it is, and nothing is lost."""
 
-        def tell(event: JobEvent) -> None:
+        def report(event: JobEvent) -> None:
             if isinstance(event, PairChanged) and event.pair.state is state:
                 raise error
 
@@ -702,7 +702,7 @@ class TestTelling:
         async with connect(server) as client:
             await begin(client, job, plan)
         with pytest.raises(type(error)) as caught:
-            _ = await go(server, job, on_event=tell)
+            _ = await go(server, job, on_event=report)
         assert caught.value is error
         server.clear_faults()
         server.failure_rate = 0.0
@@ -735,7 +735,7 @@ class TestTelling:
 
 class TestMergesOfOthers:
     async def test_what_is_merged_already_is_not_sent(self, server: Server, job: Path) -> None:
-        """A duplicate that lives on as its primary has succeeded; one of another is refused."""
+        """A duplicate that survives as its primary has succeeded; one of another is refused."""
         _ = server.start_merge("company", 1, 2, duration=0.0)
         _ = server.start_merge("company", 9, 4, duration=0.0)
         server.duration = 5.0
@@ -748,7 +748,7 @@ class TestMergesOfOthers:
         assert server.posted("company") == {(5, 6): 1}
 
     async def test_what_others_merge_meanwhile(self, server: Server, job: Path) -> None:
-        """The server's refusal tells whether it was the merge that was wanted."""
+        """The server's refusal shows whether it was the merge that was wanted."""
         async with connect(server) as client:
             await begin(client, job, plan_of(3))
         _ = server.start_merge("company", 1, 2, duration=0.0)

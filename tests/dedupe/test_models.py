@@ -38,7 +38,7 @@ class TestFollowers:
         assert set(ALLOWED_TRANSITIONS) == set(PairState)
 
     def test_only_what_was_planned_is_sent(self) -> None:
-        """Before each request its pair is planned, so that nothing is sent out of a doubt."""
+        """A pair is planned before each request, so that no indeterminate merge is sent again."""
         assert [state for state, follower in STEPS if follower is PairState.SENDING] == [
             PairState.PLANNED
         ]
@@ -56,7 +56,7 @@ class TestFollowers:
         }
 
     def test_a_doubt_can_end_anyhow(self) -> None:
-        """What is in doubt may turn out as anything, also as a doubt again in the next run."""
+        """An unsettled pair may reach any state, even unsettled again in the next run."""
         for state in (PairState.SENDING, PairState.UNSETTLED):
             assert ALLOWED_TRANSITIONS[state] >= ENDS | {PairState.STARTED, PairState.PLANNED}
 
@@ -75,7 +75,7 @@ class TestAfter:
 
     @pytest.mark.parametrize("state", sorted(set(PairState) - {PairState.PLANNED}))
     def test_what_is_known_stays(self, state: PairState) -> None:
-        """A step that says nothing of the task leaves what is known of it."""
+        """A transition without a task keeps the pair's task."""
         pair = pair_in(PairState.SENDING).after(Transition(number=1, state=state, at=9.0))
         assert (pair.task_url, pair.merge_id) == ("https://x.example/tasks/1", 5)
         transition = Transition(

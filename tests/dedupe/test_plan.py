@@ -77,7 +77,7 @@ class TestChains:
         assert [merge.row.primary_id for merge in made.merges] == [A, B, C]
 
     def test_the_order_of_rows_does_not_matter_for_the_survivor(self) -> None:
-        """A chain may be told from its end."""
+        """A chain may be listed from its end."""
         assert merges(plan((C, D), (B, C), (A, B))) == [(A, D), (A, C), (A, B)]
 
     def test_very_long_chains(self) -> None:
@@ -131,7 +131,7 @@ class TestConflicts:
         assert [problem.count("(pair") for problem in apart] == [2, 2]
 
     def test_all_at_once(self) -> None:
-        """All conflicts are told, in the order of their first lines, after what cannot be read."""
+        """All conflicts are reported, in the order of their first lines, after what cannot be read."""
         content = HEADER + b"1,2\n2,1\nx,3\n4,5\n6,5\n"
         with pytest.raises(PlanError) as caught:
             _ = Plan.read(io.BytesIO(content), kind="person", source="p.csv")
@@ -154,7 +154,7 @@ class TestConflicts:
         ]
 
     def test_many_circles_are_cheap_to_tell(self) -> None:
-        """Thousands of circles through the same rows are told in one sentence."""
+        """Thousands of cycles through the same rows are one problem."""
         pairs = [pair for k in range(1, 1500) for pair in ((k + 1, k), (1, k + 1))]
         (problem,) = refused(*pairs)
         assert problem.count("(pair") == len(pairs)
@@ -193,7 +193,7 @@ class TestMaxCluster:
         assert rewrites(made) == []
 
     def test_the_largest_that_is_allowed(self) -> None:
-        """The survivor counts, and as many as the limit says are fine."""
+        """The survivor counts, and a cluster of exactly the limit is merged."""
         assert merges(plan((A, B), (B, C), max_cluster=3)) == [(A, B), (A, C)]
 
 
@@ -217,7 +217,7 @@ class TestSettings:
 
 class TestPairsInCode:
     def test_problems(self) -> None:
-        """What is no pair of ids is told by its number, all of them at once."""
+        """All pairs that are none are reported together, by their numbers."""
         pairs: list[Any] = [(1, 2), 7, (1, 2, 3), (3, 3), ("4", 5.0), (True, 0), (-1, 2**53), "ab"]
         assert refused(*pairs) == [
             "pair 2: 7 is not a pair of ids",
@@ -259,7 +259,7 @@ class TestRead:
         assert Plan.read([HEADER, b"1,2\n"], kind="person").source == "input"
 
     def test_no_file(self, tmp_path: Path) -> None:
-        """What the system says of a file comes as it is."""
+        """An OSError of a file is raised as it is."""
         with pytest.raises(FileNotFoundError):
             _ = Plan.read(tmp_path / "none.csv", kind="company")
 

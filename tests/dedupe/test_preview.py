@@ -47,7 +47,7 @@ class TestRecords:
 
     @pytest.mark.parametrize("kind", ["company", "person"])
     async def test_their_names(self, server: Server, kind: str) -> None:
-        """A label is the name and what tells it from others; a snapshot is enough for it."""
+        """A label is the name and what distinguishes it from others, made from a snapshot."""
         plan = Plan.of([(1, 2)], kind=kind)  # type: ignore[arg-type]
         preview = await seen(server, plan)
         label = {"company": "Amber Analytics (amber-analytics.example)"}.get(kind)
@@ -148,6 +148,6 @@ class TestErrors:
             _ = await seen(server, plan_of(200))
 
     async def test_a_client_that_is_not_open(self, server: Server, tmp_path: Path) -> None:
-        """It says so, as everything does that needs one."""
+        """Without a job it raises, as everything does that needs one."""
         with pytest.raises(AffinityError, match="closed"):
             _ = await dedupe.preview(Client("key", base_url=server.url), plan_of(1))

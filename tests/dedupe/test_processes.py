@@ -32,7 +32,7 @@ KILLS = 50 if is_thorough() else 8
 MANY = 10_000 if is_thorough() else 1_000
 
 DRIVER = Path(__file__).with_name("driver.py")
-# Merges of the tests are short, and looked at sooner.
+# Merges of the tests are short, and polled sooner.
 HURRY = ("--poll-interval", "0.05")
 LOST = ("disconnect-after@merge~5%", "disconnect@merge~5%")
 
@@ -110,7 +110,7 @@ class Job:
             return +Counter(await ledger.totals())
 
     async def judge(self) -> None:
-        """Hold that every pair was asked for once, and merged, and that the ledger says so.
+        """Check that every pair was sent once and merged, and that the ledger has it so.
 
         What was asked for again is no harm where the server refuses it, but that is not known.
         """
@@ -180,7 +180,7 @@ class Relay:
         self._target = int(sandbox.url.rpartition(":")[2])
         self._writers: set[asyncio.StreamWriter] = set()
 
-    async def mend(self) -> None:
+    async def restore(self) -> None:
         """Let connections through."""
         self._server = await asyncio.start_server(self._serve, "127.0.0.1", self._port)
         self._port = self._server.sockets[0].getsockname()[1]
@@ -313,7 +313,7 @@ async def test_interrupted_once(tmp_path: Path) -> None:
 
 
 async def test_interrupted_twice(tmp_path: Path) -> None:
-    """A second Ctrl-C ends a job at once; what was open is found again."""
+    """A second Ctrl-C ends a job immediately; what was open is found again."""
     async with a_job(tmp_path, 12, duration=math.inf) as job:
         process = await job.begin("--max-open", "5", "--canary", "0")
         await until(lambda: job.posted == 5)
@@ -335,7 +335,7 @@ async def test_interrupted_twice(tmp_path: Path) -> None:
 
 
 async def test_a_full_disk(tmp_path: Path) -> None:
-    """A disk that is full stops a job with a sentence; with space again the same command goes on."""
+    """A full disk stops a job with a sentence; with space again the same command continues."""
     async with a_job(tmp_path, 200, duration=0.02) as job:
         process = await job.begin("--max-open", "5", "--settle-after", "1")
         await until(lambda: job.posted >= 20)
@@ -369,7 +369,7 @@ async def test_a_disk_without_any_space(tmp_path: Path) -> None:
 
 
 async def test_two_processes_on_one_ledger(tmp_path: Path) -> None:
-    """The second is told who holds the ledger, and does nothing."""
+    """The second gets an error that names the holder, and does nothing."""
     async with a_job(tmp_path, 12, duration=math.inf) as job:
         process = await job.begin("--max-open", "5")
         await until(lambda: job.posted == 5)
@@ -384,10 +384,10 @@ async def test_two_processes_on_one_ledger(tmp_path: Path) -> None:
 
 
 async def test_no_server_at_the_start(tmp_path: Path) -> None:
-    """A server that is not there is told apart, and nothing is begun."""
+    """A server that is not there has its own exit code, and nothing is begun."""
     async with a_job(tmp_path, 2) as job:
         relay = Relay(job.sandbox)
-        await relay.mend()
+        await relay.restore()
         relay.cut()
         job.url = relay.url
         first = await job.run()
@@ -401,14 +401,14 @@ async def test_no_server_for_a_while(tmp_path: Path) -> None:
     """A server that goes away in the middle is waited for."""
     async with a_job(tmp_path, 60, duration=0.1) as job:
         relay = Relay(job.sandbox)
-        await relay.mend()
+        await relay.restore()
         job.url = relay.url
         process = await job.begin("--max-open", "5", "--settle-after", "1")
         await until(lambda: job.posted >= 20)
         relay.cut()
         await asyncio.sleep(1)
         assert process.returncode is None
-        await relay.mend()
+        await relay.restore()
 
         assert (await ended(process)).code == Exit.SUCCEEDED
         await job.judge()

@@ -1,4 +1,4 @@
-"""What a job tells while it runs."""
+"""What a job reports while it runs."""
 
 import asyncio
 from itertools import pairwise
@@ -64,7 +64,7 @@ class TestCurve:
         assert [point.ended for point in curve.points] == [int(each.at) for each in curve.points]
 
     def test_it_goes_on(self) -> None:
-        """What was noted is read again, and goes on in the same steps, days later too."""
+        """A stored curve is continued at the same intervals, even days later."""
         curve = Curve()
         for second in range(400):
             curve.add(Point(float(second), second, None))
@@ -108,7 +108,7 @@ class TestNotes:
         assert len(points) >= 90
 
     async def test_the_next_run_goes_on(self, server: Server, job: Path) -> None:
-        """The curve of a job is that of all its runs, also of one that ended at once."""
+        """The curve of a job is that of all its runs, even of one that ended immediately."""
         server.duration = 100.0
         running = asyncio.create_task(go(server, job, plan_of(1)))
         await asyncio.sleep(65.0)

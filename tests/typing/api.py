@@ -269,6 +269,9 @@ async def jobs(client: Client) -> None:
         assert_type(result.totals[dedupe.PairState.SUCCEEDED], int)
         assert_type(result.stopped, dedupe.StopReason | None)
         assert_type(await dedupe.resume(client, ledger, retry_failed=True), dedupe.JobResult)
+        settings = dedupe.JobSettings(max_open=50)
+        _ = await dedupe.resume(client, ledger, settings=settings)
+        _ = await dedupe.resume(client, ledger, max_open=50)  # type: ignore[call-arg]
         assert_type(await ledger.pairs(dedupe.PairState.FAILED), list[dedupe.Pair])
     async with dedupe.Ledger.reading("pairs.job.db") as reader:
         async for line in dedupe.report_lines(reader, format="jsonl"):

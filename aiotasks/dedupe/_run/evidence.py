@@ -3,7 +3,7 @@
 The server's merge list is newest first. Read back to a merge that was there before the request, it
 has every merge that can be the one in question: it is listed, or it is not listed *yet*. A merge
 that was sent later and is listed already proves that it will not come; so does time. Merges are
-told apart by their tasks and by the order of the ledger's log, never by clocks: those of two
+distinguished by their tasks and by the order of the ledger's log, never by clocks: those of two
 machines, or of a machine and the server, may differ by more than a merge takes.
 """
 

@@ -6,6 +6,7 @@ from heapq import heapify, heappop, heappush
 from typing import Final
 
 from aiotasks.dedupe.models import Pair, PairState, StopReason
+from aiotasks.dedupe.settings import JobSettings
 
 
 JUDGED: Final = 50
@@ -25,18 +26,10 @@ class MergeQueue:
     """
 
     def __init__(
-        self,
-        planned: Iterable[Pair],
-        opened: Iterable[Pair] = (),
-        *,
-        max_open: int,
-        canary: int,
-        max_failure_rate: float,
+        self, planned: Iterable[Pair], opened: Iterable[Pair], settings: JobSettings
     ) -> None:
         self.stopped: StopReason | None = None
-        self._max_open = max_open
-        self._canary = canary
-        self._max_failure_rate = max_failure_rate
+        self._settings = settings
         self._ended = 0
         self._recent: deque[bool] = deque(maxlen=JUDGED)
         self._busy = Counter(pair.primary_id for pair in opened)
@@ -79,8 +72,8 @@ class MergeQueue:
             self.open -= 1
         else:
             self._free(pair)
-        if (len(self._recent) >= _JUDGED_FROM or self._ended == self._canary) and (
-            self.failure_rate > self._max_failure_rate
+        if (len(self._recent) >= _JUDGED_FROM or self._ended == self._settings.canary) and (
+            self.failure_rate > self._settings.max_failure_rate
         ):
             self.stop(StopReason.FAILURES)
 
@@ -100,17 +93,18 @@ class MergeQueue:
     @property
     def is_canary(self) -> bool:
         """Whether the first pairs still have to end before the others may start."""
-        return self._ended < self._canary
+        return self._ended < self._settings.canary
 
     @property
     def obstacle(self) -> str | None:
         """What keeps the next pair from starting."""
+        canary, max_open = self._settings.canary, self._settings.max_open
         if not self._ready:
             return "the open merges of their clusters to end" if self.left else "nothing to start"
-        if self.is_canary and self._ended + self.open >= self._canary:
-            return f"the first {self._canary} merges to end (canary)"
-        if self.open >= self._max_open:
-            return f"open merges to end (at most {self._max_open} at once)"
+        if self.is_canary and self._ended + self.open >= canary:
+            return f"the first {canary} merges to end (canary)"
+        if self.open >= max_open:
+            return f"open merges to end (at most {max_open} at once)"
         return None
 
     @property

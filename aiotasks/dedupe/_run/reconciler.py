@@ -42,7 +42,7 @@ _MAX_ATTEMPTS = 5
 # A choice: quick at first, then four rounds a minute.
 _BACKOFF = poll_backoff(1.0, 15.0)
 _ENDED = {TaskStatus.SUCCESS: PairState.SUCCEEDED, TaskStatus.FAILED: PairState.FAILED}
-_UNSETTLED = "Neither the server's merge list nor the record tells what became of it"
+_UNSETTLED = "Neither the server's merge list nor the record shows what became of it"
 _NEVER_STARTED = f"It was sent {_MAX_ATTEMPTS} times, and neither answered nor started"
 
 
@@ -50,21 +50,15 @@ class Reconciler:
     """The indeterminate merges of a run, and the loop that resolves them by evidence."""
 
     def __init__(
-        self,
-        client: Client,
-        tracker: PairTracker,
-        *,
-        kind: Kind,
-        anchor: int | None,
-        settle_after: float,
+        self, client: Client, tracker: PairTracker, *, kind: Kind, anchor: int | None
     ) -> None:
         self._service: Any = client.merges_of(kind)
         self._tasks = client.tasks
         self._tracker = tracker
         self._kind = kind
         self._anchor = anchor
-        self._settle_after = settle_after
-        self._patience = max(PATIENCE, 2 * settle_after)
+        self._settle_after = tracker.settings.settle_after
+        self._patience = max(PATIENCE, 2 * self._settle_after)
         self._loop = asyncio.get_running_loop()
         self._indeterminate: dict[int, IndeterminateMerge] = {}
         self._attempts: Counter[int] = Counter()

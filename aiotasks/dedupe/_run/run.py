@@ -11,7 +11,6 @@ from aiotasks.client import Client
 from aiotasks.dedupe._progress import TICK, JobProgress, OnProgress
 from aiotasks.dedupe._taskgroups import unwrap_errors
 from aiotasks.dedupe.models import Pair, PairState, StopReason
-from aiotasks.dedupe.settings import JobSettings
 from aiotasks.errors import (
     AuthenticationError,
     AuthorizationError,
@@ -34,8 +33,8 @@ from .tracker import PairTracker
 
 
 SENDERS: Final = 16
-"""How many merges are sent at once, and so how many a crash can leave indeterminate. A choice: with
-answers of 100 ms they send 9,600 a minute, ten times what the rate limit allows."""
+"""How many merges are sent at a time, and so how many a crash can leave indeterminate. A choice:
+with answers of 100 ms they send 9,600 a minute, ten times what the rate limit allows."""
 
 _INTERRUPTED = "The run ended before its request was answered"
 _STATE_OF = {OutcomeState.SUCCESS: PairState.SUCCEEDED, OutcomeState.FAILED: PairState.FAILED}
@@ -61,14 +60,12 @@ class JobRun:
         reconciler: Reconciler,
         *,
         kind: Kind,
-        settings: JobSettings,
         on_progress: OnProgress | None,
     ) -> None:
         self._client = client
         self._tracker = tracker
         self._queue = tracker.queue
         self._reconciler = reconciler
-        self._settings = settings
         self._on_progress = on_progress
         self._service = client.merges_of(kind)
         self._outages = Outages(client, kind, tracker)
@@ -225,7 +222,7 @@ class JobRun:
         # Without a valid key no open merge can be polled.
         is_refused = self._queue.stopped is StopReason.NOT_AUTHORISED
         with suppress(TimeoutError):
-            async with asyncio.timeout(0 if is_refused else self._settings.grace):
+            async with asyncio.timeout(0 if is_refused else self._tracker.settings.grace):
                 while not self._queue.is_over:
                     await self._tracker.next_change()
 

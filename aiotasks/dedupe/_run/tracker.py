@@ -57,9 +57,9 @@ class PairTracker:
         self.queue = queue
         self.totals = totals
         self.seq = seq
+        self.settings = settings
         self.clock = clock
         self.error: AffinityError | None = None
-        self._settings = settings
         self._on_event = on_event
         self._loop = asyncio.get_running_loop()
         self._meter = Meter(self._loop.time())
@@ -127,7 +127,7 @@ class PairTracker:
         if self.queue.stopped is not was_stopped:
             self._report_stop()
         elif was_canary and not (self.queue.is_canary or self.queue.stopped):
-            self._report(CanaryPassed(ended=self._settings.canary))
+            self._report(CanaryPassed(ended=self.settings.canary))
         self.notify()
 
     async def put_back(self, pair: Pair) -> None:
@@ -173,4 +173,4 @@ class PairTracker:
 
     def _report_stop(self) -> None:
         assert self.queue.stopped is not None  # noqa: S101 - it was stopped just now
-        self._report(Stopping(reason=self.queue.stopped, grace=self._settings.grace))
+        self._report(Stopping(reason=self.queue.stopped, grace=self.settings.grace))

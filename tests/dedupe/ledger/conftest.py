@@ -47,14 +47,14 @@ def plan_of(count: int) -> Plan:
     return Plan.of([(2 * n - 1, 2 * n) for n in range(1, count + 1)], kind="company")
 
 
-def transition(number: int, state: PairState, at: float = 2.0, **told: Any) -> Transition:
-    return Transition(number=number, state=state, at=at, **told)
+def transition(number: int, state: PairState, at: float = 2.0, **values: Any) -> Transition:
+    return Transition(number=number, state=state, at=at, **values)
 
 
 async def begin(
-    ledger: Ledger, plan: Plan, findings: Sequence[Transition] = (), **told: Any
+    ledger: Ledger, plan: Plan, findings: Sequence[Transition] = (), **values: Any
 ) -> None:
-    settings = {"origin": ORIGIN, "records": {}, "at": 1.0, **told}
+    settings = {"origin": ORIGIN, "records": {}, "at": 1.0, **values}
     await ledger.begin(plan, findings=findings, **settings)
 
 

@@ -45,7 +45,7 @@ async def go_through(ledger: Ledger, numbers: Iterator[int]) -> None:
 
 
 async def work(path: str) -> None:
-    """Make changes, many at a time, until somebody kills this process."""
+    """Make changes, many at a time, until this process is killed."""
     async with Ledger(path) as ledger:
         await begin(ledger)
         numbers = iter(range(1, PAIRS + 1))
@@ -55,7 +55,7 @@ async def work(path: str) -> None:
 
 
 async def hold(path: str) -> None:
-    """Hold the ledger until somebody kills this process."""
+    """Hold the ledger until this process is killed."""
     async with Ledger(path) as ledger:
         await begin(ledger, 3)
         _ = os.write(1, f"{ledger.holder}\n".encode())
@@ -131,7 +131,7 @@ async def test_kill_loses_nothing(tmp_path: Path, count: int) -> None:
     path = tmp_path / "job.db"
     with child("work", path) as process:
         assert process.stdout is not None
-        # It is never far ahead of who reads its lines, so it is killed while it works.
+        # It is never far ahead of the reader of its lines, so it is killed while it works.
         first = "".join(process.stdout.readline() for _ in range(count))
         process.kill()
         steps = acknowledged(first + process.stdout.read())
@@ -155,7 +155,7 @@ async def test_a_crash_in_begin_leaves_a_new_ledger(tmp_path: Path) -> None:
 
 @pytest.mark.process
 async def test_a_full_disk_loses_nothing(tmp_path: Path) -> None:
-    """When a file cannot grow, the step that fails says so; what was acknowledged is there."""
+    """When a file cannot grow, the write that fails raises; what was acknowledged is there."""
     path = tmp_path / "job.db"
     with child("fill", path) as process:
         output, error = process.communicate(timeout=20)
@@ -184,7 +184,7 @@ def connect_small(database: str, **settings: Any) -> Small:
 
 
 async def test_a_full_database(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """All who share a commit that finds no room are told; with room, the same command goes on."""
+    """All calls of a commit that finds no space fail; with space, the same command continues."""
     path = tmp_path / "job.db"
     async with Ledger(path) as ledger:
         await begin(ledger, 100)
@@ -202,7 +202,7 @@ async def test_a_full_database(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 
 @pytest.mark.process
 async def test_two_processes(tmp_path: Path) -> None:
-    """A second process is told who holds the ledger and can read it; a dead holder is no hindrance."""
+    """A second process gets the holder's name, and can read; a dead holder does not block it."""
     path = tmp_path / "job.db"
     with child("hold", path) as process:
         assert process.stdout is not None
@@ -223,7 +223,7 @@ async def test_two_processes(tmp_path: Path) -> None:
 
 
 async def test_a_holder_without_a_name(tmp_path: Path) -> None:
-    """One who holds the lock, but has not written its name yet, is another process."""
+    """A holder that has not written its name yet is "another process"."""
     path = tmp_path / "job.db"
     ledger = Ledger(path)
     assert ledger._acquire()
@@ -241,7 +241,7 @@ async def test_a_holder_without_a_name(tmp_path: Path) -> None:
 
 
 async def test_a_commit_is_on_disk(tmp_path: Path) -> None:
-    """SQLite is told to wait for the disk at each commit, and to let others read meanwhile."""
+    """Each commit is synced to disk, and others can read meanwhile."""
     async with Ledger(tmp_path / "job.db") as ledger:
         assert await ledger._select("PRAGMA synchronous") == [(2,)]
         assert await ledger._select("PRAGMA fullfsync") == [(1,)]
@@ -354,14 +354,14 @@ async def test_a_missing_folder(tmp_path: Path) -> None:
 
 
 async def test_a_name_that_cannot_be(tmp_path: Path) -> None:
-    """A name that no file can have is told like any other that cannot be opened."""
+    """A name that no file can have is an error like any other that cannot be opened."""
     problem = await refusal(tmp_path / ("x" * 300))
     assert problem.startswith("it cannot be opened (")
     assert problem.endswith("name another file with --ledger")
 
 
 async def test_a_folder_that_takes_no_lock(tmp_path: Path) -> None:
-    """Where there can be no lock, nobody may write."""
+    """Where there can be no lock, a ledger cannot be opened for writing."""
     path = tmp_path / "job.db"
     path.with_name("job.db.lock").mkdir()
     with pytest.raises(LedgerError, match="it cannot be opened"):
@@ -522,7 +522,7 @@ async def test_values_that_no_ledger_wrote(
 
 
 async def test_a_table_that_is_gone(tmp_path: Path, crashed: dict[str, bytes]) -> None:
-    """A ledger that lacks a table says what cannot be read."""
+    """The error of a ledger that lacks a table has its name."""
     path = tmp_path / "job.db"
     _ = path.write_bytes(crashed["job.db"])
     with closing(sqlite3.connect(path)) as connection:

@@ -48,7 +48,7 @@ def task_url(merge_id: int) -> str:
 
 
 def log_of(*steps: tuple[int, PairState, int | None]) -> list[LoggedTransition]:
-    """Return a log of steps: the pair, its state, and the merge whose task it tells of."""
+    """Return a log of transitions: the pair, its state, and the merge whose task it has."""
     return [
         LoggedTransition(
             seq=seq,
@@ -78,7 +78,7 @@ def indeterminate(number: int, *, ended: int, age: float = 0.0) -> Indeterminate
 
 
 def read(scan: MergeListScan, merges: Iterable[CompanyMergeState]) -> list[int]:
-    """Let a list be read as far as is wanted, and return the ids of what was read."""
+    """Read a list as far as is needed, and return the ids of what was read."""
     seen = []
     for merge in merges:
         seen.append(merge.id)
@@ -103,7 +103,7 @@ class TestFound:
         assert found.id == 8
 
     def test_persons_too(self) -> None:
-        """Merges of persons are told apart like those of companies."""
+        """Merges of persons are identified like those of companies."""
         wanted = indeterminate(1, ended=1)
         scan = MergeListScan(own_of((1, SENDING, None)), [wanted], anchor=None)
         merge = PersonMergeState(
@@ -153,7 +153,7 @@ class TestFound:
 
     @pytest.mark.parametrize("others", [(), (2,)])
     def test_what_is_older_than_the_request_is_not_it(self, others: tuple[int, ...]) -> None:
-        """What others asked for before is not found, however far back other doubts have it read."""
+        """Another user's earlier merge is not found, however far back the list is read."""
         own = own_of((2, SENDING, None), (3, SENDING, None), (3, STARTED, 6))
         own.apply([LoggedTransition(seq=9, transition=Transition(number=1, state=SENDING, at=0.0))])
         wanted = indeterminate(1, ended=9)
@@ -177,7 +177,7 @@ class TestFound:
 
 class TestReading:
     def test_it_stops_at_what_was_answered_before(self) -> None:
-        """A merge that was answered before the first doubt was sent is older than all of them."""
+        """A merge answered before the first wanted one was sent is older than all of them."""
         own = own_of(
             (1, SENDING, None),
             (1, STARTED, 3),
@@ -190,7 +190,7 @@ class TestReading:
         assert read(scan, [listed(5, 3), listed(4, 9), listed(3, 1), listed(2, 8)]) == [5, 4, 3]
 
     def test_what_was_sent_before_may_be_newer(self) -> None:
-        """A merge that was sent before the doubt, but answered after, does not end the reading."""
+        """A merge that was sent before the wanted one, but answered after it, does not end the scan."""
         steps = ((2, SENDING, None), (1, SENDING, None), (2, STARTED, 6))
         wanted = indeterminate(1, ended=3)
         scan = MergeListScan(own_of(*steps), [wanted], anchor=None)
@@ -198,7 +198,7 @@ class TestReading:
         assert scan.found(wanted) is not None
 
     def test_what_was_adopted_late_is_read_past(self) -> None:
-        """What is known of how far the list was read is not forgotten on the way."""
+        """How far the list was read never decreases during a scan."""
         steps = (
             (3, SENDING, None),
             (4, SENDING, None),
@@ -220,12 +220,12 @@ class TestReading:
         assert read(scan, [listed(8, 2), listed(7, 3), listed(6, 1)]) == [8, 7]
 
     def test_without_doubts_all_of_it_is_read(self) -> None:
-        """Nothing says how far back to read where nothing is in doubt."""
+        """Without an indeterminate merge the whole list is read."""
         scan = MergeListScan(own_of(), [], anchor=None)
         assert read(scan, [listed(2, 1), listed(1, 1)]) == [2, 1]
 
     def test_the_journal_goes_on_where_it_was(self) -> None:
-        """A log that is learned in parts tells the same as one learned at once."""
+        """A log that is applied in parts has the same result as one applied as a whole."""
         log = log_of((1, SENDING, None), (1, STARTED, 5), (2, SENDING, None))
         own = OwnMerges(PAIRS)
         for step in log:
@@ -245,7 +245,7 @@ class TestReading:
 
 class TestAbsent:
     def test_time_proves_it(self) -> None:
-        """Once a list has had its time, what it does not have is not there."""
+        """Once a list has had its time, a merge that it does not have is absent."""
         wanted = indeterminate(1, ended=1)
         scan = MergeListScan(own_of((1, SENDING, None)), [wanted], anchor=None)
         assert read(scan, [listed(9, 2)]) == [9]
@@ -253,7 +253,7 @@ class TestAbsent:
         assert is_absent(scan, wanted, now=SETTLE_AFTER)
 
     def test_the_time_of_an_earlier_process_counts(self) -> None:
-        """A doubt that comes from before has its age already."""
+        """An indeterminate merge of an earlier run has its age already."""
         wanted = indeterminate(1, ended=1, age=50.0)
         scan = MergeListScan(own_of((1, SENDING, None)), [wanted], anchor=None)
         scan.end()
@@ -270,7 +270,7 @@ class TestAbsent:
         assert is_absent(scan, wanted, now=LATER_MERGE_AFTER)
 
     def test_a_proof_takes_its_time(self) -> None:
-        """What answered in the server's place may have passed the request on all the same."""
+        """A proxy that returned an error may still have forwarded the request."""
         steps = ((1, SENDING, None), (2, SENDING, None), (2, STARTED, 9))
         wanted = indeterminate(1, ended=1)
         scan = MergeListScan(own_of(*steps), [wanted], anchor=None)
@@ -309,14 +309,14 @@ class TestAbsent:
         assert is_absent(scan, wanted, now=LATER_MERGE_AFTER)
 
     def test_what_is_found_is_not_absent(self) -> None:
-        """What the list has is not absent, however old the doubt is."""
+        """A merge in the list is not absent, however old it is."""
         wanted = indeterminate(1, ended=1)
         scan = MergeListScan(own_of((1, SENDING, None)), [wanted], anchor=None)
         assert read(scan, [listed(9, 1)]) == [9]
         assert not is_absent(scan, wanted, now=1000.0)
 
     def test_what_the_log_never_sent_is_never_absent(self) -> None:
-        """Without its intent in the log, nothing says how far back a merge can be."""
+        """Without its SENDING in the log, a merge can be anywhere in the list."""
         wanted = indeterminate(1, ended=1)
         scan = MergeListScan(own_of(), [wanted], anchor=None)
         assert read(scan, []) == []
@@ -337,7 +337,7 @@ class TestSurvivor:
     def test_chains_are_followed(
         self, record_id: int, merged_into: dict[int, int | None], expected: int | None
     ) -> None:
-        """A record lives on as the last of those that it was merged into, or is gone."""
+        """A record survives as the last of those that it was merged into, or is gone."""
         assert survivor(record_id, merged_into) == expected
 
     def test_a_circle_has_an_end(self) -> None:
@@ -372,7 +372,7 @@ def some_of(data: st.DataObject, numbers: list[int]) -> list[int]:
 class Server(RuleBasedStateMachine):
     """Requests, answered or not, of a job at a server whose list lags, with other people's merges.
 
-    Several requests are under way at once, and their ends come in any order. The process may
+    Several requests are under way at a time, and their ends come in any order. The process may
     crash and go on with the log that it has written.
     """
 
@@ -390,7 +390,7 @@ class Server(RuleBasedStateMachine):
         self.states = dict.fromkeys(range(1, 11), PLANNED)
         self.attempts: dict[int, Attempt] = {}
         for number in before:
-            # Some may be merges of the same records. The anchor is what tells them from ours.
+            # Some may be merges of the same records. The anchor distinguishes them from ours.
             _ = self.start(number if wait else 50)
         self.now += self.lag if wait else 0.0
         self.anchor = next((merge.id for merge in self.visible(self.now)), None)
@@ -463,7 +463,7 @@ class Server(RuleBasedStateMachine):
     @precondition(lambda self: len(self.attempts_that(is_over=False)) > 1)
     @rule()
     def crash(self) -> None:
-        """All that is not answered is in doubt, and all that is known is in the log."""
+        """All unanswered merges are indeterminate, and all others are in the log."""
         self.own = OwnMerges(PAIRS)
         for attempt in self.attempts.values():
             if not attempt.has_answer:
@@ -479,7 +479,7 @@ class Server(RuleBasedStateMachine):
             if attempt.wanted is not None and not attempt.has_answer
         }
 
-    def look(self, at: float) -> tuple[MergeListScan, list[CompanyMergeState]]:
+    def scan_at(self, at: float) -> tuple[MergeListScan, list[CompanyMergeState]]:
         self.own.apply(self.log[self.own.seq :])
         scan = MergeListScan(self.own, self.all_wanted().values(), anchor=self.anchor)
         visible = self.visible(at)
@@ -489,9 +489,9 @@ class Server(RuleBasedStateMachine):
     @precondition(lambda self: self.all_wanted())
     @rule(data=st.data())
     def settle(self, data: st.DataObject) -> None:
-        """Do what the list says of some of the doubts."""
+        """Apply what the list proves of some of the indeterminate merges."""
         all_wanted = self.all_wanted()
-        scan, _ = self.look(self.now)
+        scan, _ = self.scan_at(self.now)
         for number in some_of(data, sorted(all_wanted)):
             if merge := scan.found(all_wanted[number]):
                 self.write(number, STARTED, merge)
@@ -508,7 +508,7 @@ class Server(RuleBasedStateMachine):
         """
         after = self.lag + 1
         for at in (self.now, self.now + after):
-            scan, visible = self.look(at)
+            scan, visible = self.scan_at(at)
             for number, wanted in self.all_wanted().items():
                 merge = self.attempts[number].merge
                 assert scan.found(wanted) is (merge if merge in visible else None)

@@ -5,6 +5,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from aiotasks.dedupe import JobSettings
 from aiotasks.dedupe._run.outages import Outage
 from aiotasks.dedupe._run.queue import JUDGED, MergeQueue
 from aiotasks.dedupe.models import Pair, PairState, StopReason
@@ -35,9 +36,7 @@ def queue_of(
     return MergeQueue(
         pairs(*clusters),
         opened,
-        max_open=max_open,
-        canary=canary,
-        max_failure_rate=max_failure_rate,
+        JobSettings(max_open=max_open, canary=canary, max_failure_rate=max_failure_rate),
     )
 
 
@@ -69,7 +68,7 @@ class TestTurns:
         assert taken(queue_of(1, 2, 3, 3, 2, 3)) == [3, 2, 1]
 
     def test_no_more_are_open_than_allowed(self) -> None:
-        """As many merges as ``max_open`` are open at once, and a new one starts as one ends."""
+        """At most ``max_open`` merges are open at a time, and a new one starts as one ends."""
         queue = queue_of(1, 2, 3, max_open=2)
         assert taken(queue) == [1, 2]
         assert queue.obstacle == "open merges to end (at most 2 at once)"
@@ -199,7 +198,7 @@ class TestFailures:
 
 class TestEnd:
     def test_it_is_over_when_all_have_ended(self) -> None:
-        """A job is over with its last pair, and one without pairs at once."""
+        """A job is over with its last pair, and one without pairs immediately."""
         queue = queue_of(1)
         assert taken(queue) == [1]
         assert not queue.is_over
@@ -228,7 +227,7 @@ class TestEnd:
         assert queue.stopped is StopReason.MONTH
 
     def test_it_says_how_it_is_doing(self) -> None:
-        """Its repr tells what is to come, what is open, and what keeps the next from starting."""
+        """Its repr shows what is left, what is open, and what keeps the next from starting."""
         queue = queue_of(1, 1, 2)
         assert repr(queue) == "<MergeQueue: 3 left, 0 open, ready>"
         assert taken(queue) == [1, 3]
@@ -287,13 +286,11 @@ class Job(RuleBasedStateMachine):
         self.queue = MergeQueue(
             pairs(*planned),
             self.open.values(),
-            max_open=max_open,
-            canary=canary,
-            max_failure_rate=rate,
+            JobSettings(max_open=max_open, canary=canary, max_failure_rate=rate),
         )
 
     def may_start(self) -> set[int]:
-        """Return the clusters of which a pair may start, told from the account."""
+        """Return the clusters of which a pair may start, by the model."""
         is_canary = len(self.ended) < self.canary
         if (
             self.stopped
@@ -358,7 +355,7 @@ class Job(RuleBasedStateMachine):
 
     @invariant()
     def it_agrees_with_the_account(self) -> None:
-        """It counts right, and says that there is an obstacle when nothing may start."""
+        """It counts right, and has an obstacle when no pair may start."""
         assert (self.queue.left, self.queue.open) == (
             sum(map(len, self.waiting.values())),
             len(self.open),

@@ -49,7 +49,7 @@ LOST = {
 
 
 def targets(server: Server) -> list[str]:
-    """Tell what was asked from the second request for a merge on."""
+    """Return the requests from the second one for a merge on."""
     paths = [f"{asked.method} {asked.path.partition('?')[0]}" for asked in server.log]
     return paths[paths.index("POST /v2/company-merges") + 1 :]
 
@@ -220,7 +220,7 @@ class TestLost:
         seen = Seen()
         _ = await go(server, job, plan_of(80), seen=seen, canary=0)
         assert await judge(server, job) == {SUCCEEDED: 80}
-        # Those that are on their way when there are too many are in doubt, too.
+        # Those that are being sent when there are too many become indeterminate, too.
         sent = sum(asked.at < 60.0 for asked in server.posts)
         assert MAX_INDETERMINATE <= sent < MAX_INDETERMINATE + SENDERS
         assert "what became of merges that were not answered" in seen.waited_for
@@ -255,7 +255,7 @@ class TestUnsettled:
             *[PLANNED] * 2,
         ]
         assert (
-            pair.reason == "Neither the server's merge list nor the record tells what became of it"
+            pair.reason == "Neither the server's merge list nor the record shows what became of it"
         )
         assert 300.0 <= (pair.ended_at or 0) - (pair.sending_at or 0) < 330.0
         server.clear_faults()
@@ -306,7 +306,7 @@ class TestUnsettled:
         assert server.posts[1].at - server.posts[0].at >= 500.0
 
     async def test_a_client_that_is_closed(self, server: Server, job: Path) -> None:
-        """Whoever closes the client in the middle of a doubt is told, and nothing is lost."""
+        """Closing the client while a merge is indeterminate raises, and loses nothing."""
         server.inject(Fault.disconnect(after_work=True), on="merge")
         server.list_lag = 30.0
         server.duration = 60.0
@@ -367,7 +367,7 @@ class TestTasksThatCannotBeRead:
 
     @pytest.mark.parametrize("is_its_own", [True, False])
     async def test_by_the_record(self, server: Server, job: Path, is_its_own: bool) -> None:
-        """Where the list does not help, the record tells what it was merged into."""
+        """Where the list does not help, the record shows what it was merged into."""
         for on, status in (("task", 404), ("tasks", 400), ("merges", 503)):
             server.inject(Fault.status(status), on=on, times=None)
         server.duration = 5.0 if is_its_own else 1e6
@@ -385,7 +385,7 @@ class TestTasksThatCannotBeRead:
 
     @pytest.mark.parametrize("status", [404, 503])
     async def test_by_nothing(self, server: Server, job: Path, status: int) -> None:
-        """Where nothing tells it stays unsettled, and a later run may learn it."""
+        """Without evidence it stays unsettled, and a later run may settle it."""
         for on, code in (("task", 404), ("tasks", 400)):
             server.inject(Fault.status(code), on=on, times=None)
         server.inject(Fault.status(status), on="record", times=None)
