@@ -50,7 +50,7 @@ class Witness:
         self.origins: set[str] = set()
         self._troubles: list[str] = []
         self._foreseen: list[str] = []
-        context.on("console", self._hear)
+        context.on("console", self._on_console)
         context.on("weberror", self._notice)
         context.on("dialog", self._dismiss)
         context.on("request", self._see)
@@ -63,12 +63,14 @@ class Witness:
         """Fail for what was not foreseen, and for what was and did not happen."""
         troubles = self._troubles
         assert [each for each in troubles if not self._is_foreseen(each)] == []
-        assert [each for each in self._foreseen if not any(each in told for told in troubles)] == []
+        assert [
+            each for each in self._foreseen if not any(each in trouble for trouble in troubles)
+        ] == []
 
     def _is_foreseen(self, trouble: str) -> bool:
         return any(part in trouble for part in self._foreseen)
 
-    def _hear(self, message: ConsoleMessage) -> None:
+    def _on_console(self, message: ConsoleMessage) -> None:
         if message.type in {"error", "warning"}:
             self._troubles.append(f"{message.type}: {message.text}")
 
@@ -144,7 +146,7 @@ def impatience(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @on_one_loop()
 async def sandbox() -> AsyncIterator[Sandbox]:
-    """A sandbox whose merges run until they are told to end."""
+    """A sandbox whose merges run until a test ends them."""
     async with Sandbox(quota=0, month_quota=0, duration=float("inf")) as sandbox:
         yield sandbox
 
@@ -193,7 +195,7 @@ async def witness(context: BrowserContext) -> AsyncIterator[Witness]:
 
 @on_one_loop()
 async def page(context: BrowserContext, witness: Witness, site: Site) -> Page:
-    """The list of jobs, as somebody finds it who opens the link."""
+    """The list of jobs, opened by the link."""
     witness.origins.add(site.origin)
     page = await context.new_page()
     _ = await page.goto(site.link)

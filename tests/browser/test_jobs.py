@@ -28,7 +28,7 @@ pytestmark = [
 
 
 async def test_mistakes(page: Page, witness: Witness, sandbox: Sandbox) -> None:
-    """All mistakes of a file are listed by line, and the same form takes the mended file."""
+    """All mistakes of a file are listed by line, and the same form takes the corrected file."""
     witness.foresee("status of 422")
     await give(page, "primary_id,duplicate_id\n1,2\n3,x\n5,5\n", "list.csv")
     problems = page.locator("#problems")
@@ -112,7 +112,7 @@ async def test_stop_and_go_on(page: Page, sandbox: Sandbox) -> None:
 
 
 async def test_two_tabs(page: Page, context: BrowserContext, sandbox: Sandbox) -> None:
-    """Whoever looks at a job sees the same, whoever started it, and each can stop it."""
+    """All pages of a job show the same, and each can stop it, also one that did not start it."""
     await plan(page, rows(COUNT, "1,9001"))
     other = await context.new_page()
     _ = await other.goto(page.url)
@@ -150,7 +150,7 @@ async def test_far_behind(page: Page, sandbox: Sandbox, monkeypatch: pytest.Monk
 
 
 async def test_restart(page: Page, site: Site, witness: Witness, sandbox: Sandbox) -> None:
-    """A page whose server ends says so, finds the next server by itself, and goes on there."""
+    """A page whose server ends shows that, reconnects to the next server, and goes on there."""
     witness.foresee("net::ERR_")
     await plan(page, rows())
     await page.evaluate("window.isSame = true")

@@ -1,4 +1,4 @@
-"""Who can use the page: with a keyboard alone, and on a phone."""
+"""The pages can be used with a keyboard alone, and on a phone."""
 
 import pytest
 from playwright.async_api import Locator, Page, expect
@@ -48,7 +48,7 @@ async def test_by_keyboard(page: Page, sandbox: Sandbox) -> None:
     await expect(button(page, "Start…")).to_be_focused()
     await page.keyboard.press("Enter")
     await expect(button(page, "Cancel")).to_be_focused()
-    # Whoever presses Enter twice has confirmed nothing.
+    # Pressing Enter twice confirms nothing.
     await page.keyboard.press("Enter")
     await expect(page.get_by_role("dialog")).to_be_hidden()
     await sees_phase(page, "Not started")

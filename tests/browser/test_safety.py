@@ -106,7 +106,7 @@ async def test_token(
 
 @on_one_loop(params=["127.0.0.1", STRANGER])
 async def foreign(request: pytest.FixtureRequest, context: BrowserContext) -> AsyncIterator[str]:
-    """Where an empty page of somebody else is: at another port here, or of quite another name."""
+    """The origin of a foreign page: another port of this host, or another host name."""
 
     async def page(_: web.Request) -> web.Response:
         html = '<!doctype html><link rel="icon" href="data:,"><title>Win a prize</title>'
@@ -123,18 +123,18 @@ async def foreign(request: pytest.FixtureRequest, context: BrowserContext) -> As
 
 
 FETCH = """async ([address, body]) => {
-  const told = [];
+  const results = [];
   for (const mode of ["cors", "no-cors"]) {
     for (const type of ["text/plain", "application/json"]) {
       const headers = { "Content-Type": type };
       const options = { method: "POST", mode, body, headers, credentials: "include" };
       await fetch(`${address}/start`, options).then(
-        (answer) => told.push(`${answer.type} ${answer.status}`), () => told.push("refused"));
+        (answer) => results.push(`${answer.type} ${answer.status}`), () => results.push("refused"));
     }
     await fetch(address, { mode, credentials: "include" }).then(
-      (answer) => told.push(`${answer.type} ${answer.status}`), () => told.push("refused"));
+      (answer) => results.push(`${answer.type} ${answer.status}`), () => results.push("refused"));
   }
-  return told;
+  return results;
 }"""
 FORM = """([address, body]) => {
   const form = document.createElement("form");
@@ -158,7 +158,7 @@ EMBED = """(address) => new Promise((resolve) => {
 async def test_pages_of_others(
     page: Page, context: BrowserContext, witness: Witness, sandbox: Sandbox, foreign: str
 ) -> None:
-    """A page of another origin can neither start nor read nor embed a job, whoever is let in."""
+    """A page of another origin can neither start nor read nor embed a job, even with a cookie."""
     witness.origins.add(foreign)
     witness.foresee("status of 40", "net::ERR_", "by CORS policy", "frame-ancestors")
     await plan(page, rows())

@@ -38,7 +38,7 @@ Command = Callable[..., AbstractContextManager[Popen[str]]]
 
 
 async def test_a_second_signal_changes_nothing() -> None:
-    """What ends has an end: whoever presses Ctrl-C twice does not cut it short."""
+    """A second Ctrl-C does not interrupt the cleanup."""
     ended = []
 
     async def serve() -> None:
@@ -81,15 +81,15 @@ def sandbox(server: Sandbox, monkeypatch: pytest.MonkeyPatch) -> Sandbox:
 
 @pytest.fixture
 def links(monkeypatch: pytest.MonkeyPatch) -> "Queue[str]":
-    """The links that commands say, as soon as they do."""
+    """The links that commands print."""
     found: Queue[str] = Queue()
 
-    def tell(text: str) -> None:
+    def record(text: str) -> None:
         for link in LINK.findall(text):
             found.put(link)
         say(text)
 
-    monkeypatch.setattr(serve_module, "say", tell)
+    monkeypatch.setattr(serve_module, "say", record)
     return found
 
 
@@ -162,12 +162,12 @@ class TestServe:
                 time.sleep(0.01)
             began = time.monotonic()
             process.send_signal(signal.SIGINT)
-            rest, told = process.communicate(timeout=10)
+            stdout, stderr = process.communicate(timeout=10)
             assert time.monotonic() - began < 2.0
-        assert rest == ""
-        assert "goes on when it is started again" in told
-        assert "Traceback" not in told
-        assert "sandbox-key" not in told
+        assert stdout == ""
+        assert "goes on when it is started again" in stderr
+        assert "Traceback" not in stderr
+        assert "sandbox-key" not in stderr
         assert process.returncode == Exit.SUCCEEDED
         sandbox.duration = 0.0
         for task_url in sandbox.task_urls("company"):
@@ -176,7 +176,7 @@ class TestServe:
         assert run("resume", ledger, "--settle-after", "1").exit_code == Exit.SUCCEEDED
 
     def test_a_port_that_is_taken(self, sandbox: Sandbox, tmp_path: Path) -> None:
-        """A port that somebody listens at is named, and the command ends."""
+        """A port that is in use is named, and the command ends."""
         with socket.create_server(("127.0.0.1", 0)) as taken:
             port = str(taken.getsockname()[1])
             done = run("serve", tmp_path, "--port", port)
@@ -195,7 +195,7 @@ class TestServe:
     def test_a_wrong_key(
         self, sandbox: Sandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """A key that is refused is told before anybody opens the page; so is none at all."""
+        """A wrong key is reported before the link is printed; so is a missing one."""
         monkeypatch.setenv("AFFINITY_API_KEY", "another")
         done = run("serve", tmp_path)
         assert done.exit_code == Exit.NOT_AUTHORISED
@@ -207,7 +207,7 @@ class TestServe:
     def test_an_api_that_does_not_answer(
         self, sandbox: Sandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: str
     ) -> None:
-        """Without the API the jobs can still be looked at, and that is said."""
+        """Without the API, jobs can still be shown, and a message explains it."""
         monkeypatch.setattr(serve_module, "_KEY_CHECK_SECONDS", 0.3)
         monkeypatch.chdir(tmp_path)
         sandbox.inject(fault)
@@ -215,7 +215,7 @@ class TestServe:
             port = free.getsockname()[1]
         answers: list[Any] = []
 
-        def look() -> None:
+        def visit() -> None:
             deadline = time.monotonic() + 5
             while not answers and time.monotonic() < deadline:
                 try:
@@ -226,9 +226,9 @@ class TestServe:
             interrupt()
 
         with ThreadPoolExecutor(1) as threads:
-            looked = threads.submit(look)
+            visited = threads.submit(visit)
             done = run("serve", "--port", str(port))
-            looked.result()
+            visited.result()
         sandbox.clear_faults()
         assert answers == [{"jobs": []}]
         assert "the API does not answer now" in done.stderr
@@ -240,7 +240,7 @@ class TestPage:
     def test_beside_a_merge(
         self, sandbox: Sandbox, pairs: Path, links: "Queue[str]", tmp_path: Path
     ) -> None:
-        """A job shows its page while it runs, and whoever watches is told of its end."""
+        """A job serves its page while it runs, and an open page receives its end."""
         sandbox.duration, threads_before = 0.5, threading.active_count()
         _ = (tmp_path / "other.job.db").write_bytes(b"")
 
@@ -313,10 +313,10 @@ class TestPage:
         assert run("resume", ledger_of(pairs), "--page").exit_code == Exit.SUCCEEDED
         assert links.empty()
 
-    def test_who_watches_on_is_not_waited_for_long(
+    def test_a_client_that_stays_is_not_waited_for_long(
         self, sandbox: Sandbox, pairs: Path, links: "Queue[str]", monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """A program that does not leave when it is told the end does not keep the command."""
+        """A client that stays after the `done` event delays the command only briefly."""
         monkeypatch.setattr(_single_job, "_SHUTDOWN_NOTICE_SECONDS", 0.1)
         sandbox.duration = 0.3
 
@@ -335,7 +335,7 @@ class TestReport:
     def test_a_page_as_one_file(
         self, sandbox: Sandbox, pairs: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """A ledger alone, without key or network, gives a page that asks nobody for anything."""
+        """A ledger alone, without key or network, gives a page that makes no requests."""
         assert run("merge", pairs, *KIND, "--yes").exit_code == Exit.SUCCEEDED
         monkeypatch.delenv("AFFINITY_API_KEY")
         monkeypatch.delenv("AFFINITY_BASE_URL")
@@ -355,7 +355,7 @@ class TestReport:
     def test_a_part_of_a_page(
         self, sandbox: Sandbox, tmp_path: Path, option: tuple[str, ...]
     ) -> None:
-        """A page is of a whole job; what it cannot show is said, and nothing is written."""
+        """A page shows a whole job; other options are refused, and nothing is written."""
         ledger = tmp_path / "x.job.db"
         ledger.touch()
         done = run("report", ledger, "--format", "html", *option)

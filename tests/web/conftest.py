@@ -109,7 +109,7 @@ OpenSite = Callable[..., AbstractAsyncContextManager[Site]]
 
 @pytest.fixture(autouse=True)
 def impatience(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Merges of tests are short, so all is looked at sooner."""
+    """Merges of tests are short, so everything is polled sooner."""
     monkeypatch.setattr(
         _runner, "resume", partial(resume, settings=JobSettings(poll_interval=0.02))
     )
@@ -144,7 +144,7 @@ def open_site(client: Client, tmp_path: Path) -> OpenSite:
             await runner.setup()
             try:
                 listener = socket.create_server(("127.0.0.1", 0))
-                # So little that whoever does not read is soon waited for.
+                # So small that the server soon waits for a client that does not read.
                 listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 8192)
                 await web.SockSite(runner, listener).start()
                 url = f"http://127.0.0.1:{runner.addresses[0][1]}/merges"

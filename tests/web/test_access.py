@@ -1,4 +1,4 @@
-"""Who may ask for what."""
+"""The access rules, as functions of the headers."""
 
 import pytest
 from multidict import CIMultiDict
@@ -62,7 +62,7 @@ def test_our_hosts(host: str) -> None:
     ],
 )
 def test_other_hosts(host: str) -> None:
-    """A name that somebody else lets lead here is refused, before anything is done."""
+    """A foreign host name that resolves to this machine is refused."""
     assert refusal("GET", host)
     assert refusal("POST", host, Origin=f"http://{host}", Sec_Fetch_Site="same-origin")
 
@@ -96,7 +96,7 @@ def test_posts_of_other_origins(origin: str) -> None:
 
 @pytest.mark.parametrize("site", ["cross-site", "same-site", "something new", ""])
 def test_posts_of_other_sites(site: str) -> None:
-    """What a browser calls another site is one, whatever the rest says."""
+    """A request that the browser marks as cross-site is refused, despite its other headers."""
     headers = {"Origin": "http://localhost:80", "Sec_Fetch_Mode": "navigate"}
     assert refusal("POST", "localhost:80", Sec_Fetch_Site=site, **headers)
     assert not refusal("POST", "localhost:80", Sec_Fetch_Site="none", **headers)
@@ -140,7 +140,7 @@ def test_tokens() -> None:
 
 @pytest.mark.parametrize("token", ["", " ", "ä", "a\nb", "a b"])
 def test_what_is_no_token(token: str) -> None:
-    """An empty token would let in everybody, so there is none."""
+    """An empty token would let every request in, so it is refused."""
     with pytest.raises(ConfigurationError, match="token must be"):
         _ = AccessRules.of((), token)
 
@@ -152,7 +152,7 @@ def test_hosts_are_names() -> None:
 
 
 def test_the_policy() -> None:
-    """A page can load and run nothing but what it brought along, and ask nobody else."""
+    """A page can load and run only what it contains, and connect only to its server."""
     assert _access.security_headers("N") == {
         "Content-Security-Policy": (
             "default-src 'none'; style-src 'nonce-N'; script-src 'nonce-N'; connect-src 'self'; "

@@ -1,4 +1,4 @@
-"""Jobs over HTTP: upload, look, start, stop, download."""
+"""Jobs over HTTP: upload, read, start, stop, download."""
 
 import asyncio
 import csv
@@ -25,7 +25,7 @@ HTML = {"Accept": "text/html,application/xhtml+xml,*/*;q=0.8"}
 
 class TestUpload:
     async def test_a_file(self, site: Site, sandbox: Sandbox) -> None:
-        """A list of pairs becomes a job that says what it would do; nothing is merged."""
+        """A list of pairs becomes a job that shows what it would do; nothing is merged."""
         body = "primary_id,duplicate_id\n1,2\n2,3\n1,2\n"
         params = {"kind": "company", "name": "C:\\My Pairs.csv"}
         answer = await site.send("jobs", params=params, data=body)
@@ -77,14 +77,14 @@ class TestUpload:
     async def test_what_cannot_be_used(
         self, site: Site, params: dict[str, str], body: str, status: int
     ) -> None:
-        """A setting that is none is said to be none."""
+        """A setting that cannot be used is refused with a sentence."""
         answer = await site.send("jobs", params=params, data=body)
         assert answer.status == status
         assert answer.json["error"]
 
     @pytest.mark.parametrize("body", ["", "{", "[]", '{"pairs": 1}', "[" * 100_000, "\xff"])
     async def test_what_is_no_json(self, site: Site, body: str) -> None:
-        """What says to be JSON, and is not what was asked for, is refused with a sentence."""
+        """A body that is not the expected JSON is refused with a sentence."""
         headers = {"Content-Type": "application/json"}
         data = body.encode("latin-1")
         answer = await site.send("jobs?kind=company", data=data, headers=headers)
@@ -92,7 +92,7 @@ class TestUpload:
         assert answer.json["error"].startswith("This is not what is expected")
 
     async def test_a_large_file(self, open_site: OpenSite) -> None:
-        """No more is read of an upload than is allowed, whether it tells its size or not."""
+        """An upload is read up to the limit only, with or without a Content-Length."""
         sent = 0
 
         async def endless() -> Any:
@@ -126,7 +126,7 @@ class TestUpload:
     async def test_the_api_refuses(
         self, site: Site, sandbox: Sandbox, fault: Fault, status: int
     ) -> None:
-        """What the API says is passed on, without the key, and no job is left of it."""
+        """An error of the API is passed on, without the key, and leaves no job behind."""
         sandbox.inject(fault, on=None, times=None)
         body = "primary_id,duplicate_id\n1,2\n"
         answer = await site.send("jobs?kind=company", data=body)
@@ -135,7 +135,7 @@ class TestUpload:
         assert [*site.folder.iterdir()] == []
 
 
-class TestLook:
+class TestRead:
     async def test_the_list(self, site: Site) -> None:
         """The list has the newest job first, and nothing that is no job."""
         first, second = await site.upload(1), await site.upload(2)
@@ -155,7 +155,7 @@ class TestLook:
             assert str(site.folder) not in answer.text
 
     async def test_pages(self, site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-        """Browsers get pages with the nonce of their policy, everybody else gets JSON."""
+        """Browsers get pages with the nonce of their policy, all other clients get JSON."""
         job = await site.upload(2)
         for path in ("jobs", f"jobs/{job['id']}"):
             answer = await site.ask(path, headers=HTML)
@@ -182,15 +182,15 @@ class TestLook:
         assert (answer.status, answer.headers["Location"]) == (303, "jobs")
 
     async def test_the_plan(self, site: Site) -> None:
-        """A plan is told two hundred merges at a time, with names, and not what it left out."""
+        """A plan is paged by two hundred merges, with names and without the rows left out."""
         job = await site.upload(250, on_conflict="first")
         first = (await site.ask(f"jobs/{job['id']}/plan")).json
         assert [each["number"] for each in first["merges"]] == [*range(1, 201)]
         assert first["next"] == 200
         assert first["merges"][0]["primary_name"].startswith("Amber Analytics")
-        rest = (await site.ask(f"jobs/{job['id']}/plan?after=200")).json
-        assert [each["number"] for each in rest["merges"]] == [*range(201, 251)]
-        assert rest["next"] is None
+        second = (await site.ask(f"jobs/{job['id']}/plan?after=200")).json
+        assert [each["number"] for each in second["merges"]] == [*range(201, 251)]
+        assert second["next"] is None
         for after in (250, 2**53):
             answer = await site.ask(f"jobs/{job['id']}/plan?after={after}")
             assert answer.json == {"merges": [], "next": None}
@@ -219,7 +219,7 @@ class TestLook:
     async def test_what_is_not_there(
         self, site: Site, tmp_path_factory: pytest.TempPathFactory, path: str
     ) -> None:
-        """Nothing leads out of the folder, and what is not there is said in both ways."""
+        """No path leads out of the folder, and a missing job is an error as JSON and as a page."""
         outside = tmp_path_factory.mktemp("outside")
         plan = Plan.of([(1, 2)], kind="company")
         async with Ledger(outside / "secret.job.db") as ledger:
@@ -233,7 +233,7 @@ class TestLook:
         assert "<p>There is no such page or job</p>" in answer.text
 
     async def test_other_methods(self, site: Site) -> None:
-        """What can be done is told, and nothing else can."""
+        """A wrong method gets the list of allowed ones."""
         answer = await site.ask("jobs", method="DELETE")
         assert answer.status == 405
         assert set(answer.headers["Allow"].split(",")) == {"GET", "HEAD", "POST"}
@@ -245,7 +245,7 @@ class TestLook:
 
 class TestStart:
     async def test_a_job(self, site: Site, sandbox: Sandbox) -> None:
-        """A started job merges what its plan said, and tells it."""
+        """A started job merges its plan, and its JSON shows the result."""
         sandbox.duration = 0.05
         job = await site.upload(15)
         done = await site.finish(job)
@@ -256,7 +256,7 @@ class TestStart:
         assert len(sandbox.merged("company")) == 15
 
     async def test_failures(self, site: Site, sandbox: Sandbox) -> None:
-        """Pairs that failed are told with their reasons, and tried again when that is asked."""
+        """Failed pairs are listed with their reasons, and can be tried again."""
         sandbox.duration = 0.0
         sandbox.failure_rate = 1.0
         job = await site.upload(3)
@@ -291,22 +291,22 @@ class TestStart:
         assert listed["holder"] is None
 
     async def test_held_by_another(self, site: Site) -> None:
-        """A job that another program runs can be looked at, but not started; later it can."""
+        """A job that another program runs can be read, but started only later."""
         job = await site.upload(1)
         async with Ledger(site.folder / f"{job['id']}.job.db"):
             answer = await site.start(job)
             assert answer.status == 409
             assert "it is in use by process" in answer.json["error"]
             assert str(site.folder) not in answer.text
-            looked = (await site.ask(f"jobs/{job['id']}")).json
-            assert looked["is_running"] is False
-            assert looked["holder"].startswith(f"process {os.getpid()} on ")
-            assert looked["error"] is None
+            found = (await site.ask(f"jobs/{job['id']}")).json
+            assert found["is_running"] is False
+            assert found["holder"].startswith(f"process {os.getpid()} on ")
+            assert found["error"] is None
         assert (await site.ask(f"jobs/{job['id']}")).json["holder"] is None
         assert (await site.finish(job))["totals"]["succeeded"] == 1
 
     async def test_stop_and_go_on(self, site: Site, sandbox: Sandbox) -> None:
-        """A stopped job lets what is open end, starts nothing more, and goes on when told."""
+        """A stopped job waits for its open merges, starts no more, and can be resumed."""
         sandbox.duration = 0.3
         job = await site.upload(30)
         path = f"jobs/{job['id']}"
@@ -323,10 +323,10 @@ class TestStart:
                 if event.name == "done":
                     assert event.data["stopped"] == "interrupted"
                     break
-        looked = (await site.ask(path)).json
-        assert looked["stopped"] == "interrupted"
-        assert 0 < looked["totals"]["succeeded"] < 30
-        assert looked["totals"]["started"] == 0
+        found = (await site.ask(path)).json
+        assert found["stopped"] == "interrupted"
+        assert 0 < found["totals"]["succeeded"] < 30
+        assert found["totals"]["started"] == 0
         assert (await site.finish(job))["totals"]["succeeded"] == 30
         assert set(sandbox.posted("company").values()) == {1}
 
@@ -347,7 +347,7 @@ class TestStart:
         assert (await site.ask(f"jobs/{job['id']}")).json["totals"]["started"] == 1
 
     async def test_an_error(self, open_site: OpenSite, sandbox: Sandbox) -> None:
-        """What ended a job is told as a sentence, after a restart too, until it runs again."""
+        """The error that ended a job is kept, also after a restart, until it runs again."""
         async with open_site() as site:
             job = await site.upload(1)
             sandbox.inject(Fault.status(403), on=None, times=None)
@@ -360,7 +360,7 @@ class TestStart:
             assert (await site.finish(job))["error"] is None
 
     async def test_an_error_on_the_way(self, site: Site, sandbox: Sandbox) -> None:
-        """So is what stopped it while it ran."""
+        """So is an error that stopped it while it ran."""
         job = await site.upload(1)
         sandbox.inject(Fault.status(403), on="merge", times=None)
         failed = await site.finish(job)
@@ -385,7 +385,7 @@ class TestStart:
         assert (await site.finish(job))["error"] is None
 
     async def test_a_full_disk(self, site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-        """An error that cannot be written down is told all the same."""
+        """An error that cannot be written to the ledger is reported anyway."""
         job = await site.upload(1)
 
         async def fail(*_: Any, **__: Any) -> None:
@@ -434,7 +434,7 @@ class TestDownload:
             _ = await site.ask(f"jobs/{job['id']}/report.csv")
 
     async def test_a_reader_that_leaves(self, site: Site) -> None:
-        """Whoever breaks off a download is no trouble, and nothing of it is logged."""
+        """A client that breaks a download off causes no error and no log record."""
         job = await site.upload(1200)
         async with site.session.get(f"{site.url}/jobs/{job['id']}/report.csv") as answer:
             _ = await answer.content.readline()
@@ -443,7 +443,7 @@ class TestDownload:
 
 
 async def test_an_upload_that_breaks_off(site: Site, caplog: pytest.LogCaptureFixture) -> None:
-    """Whoever breaks off an upload is no trouble either."""
+    """Nor does one that breaks an upload off."""
     host, port = site.url.removeprefix("http://").split("/")[0].split(":")
     _, writer = await asyncio.open_connection(host, int(port))
     head = (
@@ -459,7 +459,7 @@ async def test_an_upload_that_breaks_off(site: Site, caplog: pytest.LogCaptureFi
 
 
 async def test_errors_for_people(site: Site) -> None:
-    """A page of an error shows what somebody else wrote as text."""
+    """The page of an error escapes what the request contained."""
     answer = await site.send("jobs?kind=<b>x</b>", data=b"1,2", headers=HTML)
     assert answer.status == 400
     assert "&lt;b&gt;" in answer.text
@@ -467,7 +467,7 @@ async def test_errors_for_people(site: Site) -> None:
 
 
 async def test_settings(client: Client, tmp_path: Path) -> None:
-    """What cannot be used is said before anything is served."""
+    """Settings that cannot be used are refused before anything is served."""
     with pytest.raises(ConfigurationError, match="There is no folder"):
         _ = jobs_app(client, tmp_path / "missing")
     with pytest.raises(ConfigurationError, match="token must be"):

@@ -32,7 +32,7 @@ class Writer:
         self.seqs: list[int] = []
 
     async def step(self, *numbers: int, state: PairState = SENDING) -> None:
-        """Let pairs take a step."""
+        """Record a transition of some pairs."""
         transitions = [
             Transition(number=number, state=state, at=1_800_000_000.0) for number in numbers
         ]
@@ -48,7 +48,7 @@ async def writer(tmp_path: Path) -> AsyncIterator[Writer]:
 
 
 async def take(events: AsyncIterator[Event], count: int) -> list[int]:
-    """Return the numbers of the next steps."""
+    """Return the numbers of the next transitions."""
     seqs: list[int] = []
     while len(seqs) < count:
         event = await anext(events)
@@ -58,8 +58,8 @@ async def take(events: AsyncIterator[Event], count: int) -> list[int]:
 
 
 class TestRing:
-    def test_pieces_are_made_once(self) -> None:
-        """Who is at the same place gets the same piece, and only few pieces are kept."""
+    def test_chunks_are_made_once(self) -> None:
+        """Subscribers at the same place share a chunk, and only a few chunks are kept."""
         ring = Ring(0)
         ring.append([EncodedEvent(seq, b"%d " % seq) for seq in range(1, 1001)])
         first = ring.after(0)
@@ -72,7 +72,7 @@ class TestRing:
         assert ring.after(1000) == (b"", 1000)
 
     def test_it_forgets(self) -> None:
-        """It never has more than its size, and tells from where on it has all."""
+        """It never has more events than its size, and knows where they start."""
         ring = Ring(0)
         for start in range(1, 20_001, 100):
             ring.append([EncodedEvent(seq, b"%d " % seq) for seq in range(start, start + 100)])
@@ -81,7 +81,7 @@ class TestRing:
 
 
 async def test_how_it_begins(site: Site, writer: Writer) -> None:
-    """First comes what was missed, then how the job is."""
+    """A stream starts with the missed transitions, then the state of the job."""
     await writer.step(1, 2)
     async with site.watch(writer.job) as events:
         first, second, third = [await anext(events) for _ in range(3)]
@@ -94,7 +94,7 @@ async def test_how_it_begins(site: Site, writer: Writer) -> None:
 
 
 async def test_a_run(site: Site, sandbox: Sandbox) -> None:
-    """A run is told from its start to its end: all steps, in order, and the totals that go along."""
+    """A run is streamed from start to end: all transitions in order, with the totals."""
     sandbox.duration = 0.1
     job = await site.upload(15)
     seen: list[Event] = []
@@ -117,8 +117,8 @@ async def test_a_run(site: Site, sandbox: Sandbox) -> None:
     assert totals == sorted(totals)
 
 
-async def test_what_had_ended_is_no_news(site: Site) -> None:
-    """Who comes after the end of a run is not told that it ended just now."""
+async def test_an_earlier_end_is_not_sent(site: Site) -> None:
+    """A stream that starts after the end of a run gets no `done` event for it."""
     job = await site.upload(1)
     async with site.watch(job) as first:
         _ = await site.start(job)
@@ -131,7 +131,7 @@ async def test_what_had_ended_is_no_news(site: Site) -> None:
 
 
 async def test_a_short_run(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A run that began and ended between two looks has ended, too."""
+    """A run that begins and ends between two polls gets a `done` event, too."""
     job = await site.upload(1)
     _ = await site.finish(job)
     history = LedgerReader.history
@@ -158,7 +158,7 @@ async def _until(events: AsyncIterator[Event], name: str) -> AsyncIterator[Event
 
 class TestResuming:
     async def test_where_it_was(self, site: Site, writer: Writer) -> None:
-        """Whoever comes back gets what came after the last that it has seen, and nothing twice."""
+        """A client that reconnects gets the events after its last one, and none twice."""
         await writer.step(*range(1, 21))
         async with site.watch(writer.job, params={"after": "5"}) as events:
             assert await take(events, 15) == [*range(6, 21)]
@@ -181,7 +181,7 @@ class TestResuming:
 
     @pytest.mark.parametrize("after", ["-1", "x", "1.0", "9" * 100])
     async def test_from_nowhere(self, site: Site, writer: Writer, after: str) -> None:
-        """A place that is none is said to be none; one that is to come is waited for."""
+        """A number that is none is refused; for one in the future the stream waits."""
         url = f"jobs/{writer.job['id']}/events"
         assert (await site.ask(url, params={"after": after})).status == 400
         assert (await site.ask(url, headers={"Last-Event-ID": after})).status == 400
@@ -193,7 +193,7 @@ class TestResuming:
     async def test_from_long_ago(
         self, site: Site, writer: Writer, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """Who is behind the memory gets the number to go on from, and what comes after it."""
+        """A stream behind the ring gets the number to go on from, and the events after it."""
         monkeypatch.setattr(_events, "_RING", 100)
         await writer.step(*range(1, 1501))
         async with site.watch(writer.job, params={"after": "7"}) as events:
@@ -221,7 +221,7 @@ class TestResuming:
             return await anext(events)
 
     async def test_gaps(self, site: Site, writer: Writer) -> None:
-        """Steps that the ledger refused have left gaps in the numbers; they are passed over."""
+        """Transitions that the ledger refused leave gaps in the numbers, which are skipped."""
         await writer.step(*range(1, 11))
         refused = (writer.step(20_000 + n) for n in range(300))
         _ = await asyncio.gather(*refused, return_exceptions=True)
@@ -247,7 +247,7 @@ class TestMany:
     async def test_one_reads_for_all(
         self, site: Site, writer: Writer, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """However many watch a job, its ledger is read and each event is encoded once a tick."""
+        """With many subscribers, a ledger is read and each event is encoded once a tick."""
         reads = _count(monkeypatch, "history")
         encoded = _count(monkeypatch, "numbered")
         opened = _count(monkeypatch, "last_seq")
@@ -272,10 +272,10 @@ class TestMany:
         assert len(encoded) <= 2
         assert len(opened) == 1
 
-    async def test_the_last_lets_go(
+    async def test_without_subscribers(
         self, site: Site, writer: Writer, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """As soon as nobody watches any more, nothing is read any more."""
+        """The ledger is no longer read once the last subscriber has left."""
         reads = _count(monkeypatch, "history")
         async with site.watch(writer.job) as events:
             _ = await anext(events)
@@ -314,7 +314,7 @@ async def _until_idle() -> None:
 
 
 async def test_a_heartbeat(site: Site, writer: Writer, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where nothing happens, a comment keeps proxies from taking the connection for dead."""
+    """On an idle stream, comments keep proxies from closing the connection."""
     monkeypatch.setattr(_app, "_HEARTBEAT", 0.02)
     async with site.session.get(f"{site.url}/jobs/{writer.job['id']}/events") as answer:
         async for line in answer.content:
@@ -323,7 +323,7 @@ async def test_a_heartbeat(site: Site, writer: Writer, monkeypatch: pytest.Monke
     assert line == b": still here\n"
 
 
-async def test_a_reader_that_leaves(site: Site, writer: Writer) -> None:
+async def test_a_client_that_leaves(site: Site, writer: Writer) -> None:
     """A stream ends when its client is gone, though nothing happens and nothing is sent."""
     async with site.watch(writer.job) as events:
         _ = await anext(events)
@@ -333,7 +333,7 @@ async def test_a_reader_that_leaves(site: Site, writer: Writer) -> None:
 async def test_a_ledger_that_breaks(
     site: Site, writer: Writer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """When the ledger cannot be read any more, the streams end, and the next is told why."""
+    """If the ledger cannot be read any more, the streams end, and the next request gets the error."""
 
     async def fail(self: Any, *_: Any, **__: Any) -> Any:
         raise LedgerError(str(self.path), "the disk is gone")
@@ -350,8 +350,10 @@ async def test_a_ledger_that_breaks(
             assert (await anext(again)).name == "progress"
 
 
-async def test_one_that_breaks_is_replaced(client: Client, tmp_path: Path, writer: Writer) -> None:
-    """Who was told by a reader that broke leaves alone the one that came after it."""
+async def test_a_follower_that_fails_is_replaced(
+    client: Client, tmp_path: Path, writer: Writer
+) -> None:
+    """A subscriber of a follower that failed leaves its successor running."""
     tasks = BackgroundTasks()
     await tasks.open()
     followers = Followers(tasks, JobRunner(client, tasks))

@@ -182,7 +182,7 @@ class TestText:
         assert "a\ufffdb\ufffdc\ufffdd\ufffde\ufefff\ufffdg\ufffdh" in page.text
 
     def test_lines_become_one(self) -> None:
-        """A reason of several lines is told in one."""
+        """A reason of several lines is shown in one."""
         page = read(failures=[pair(state="failed", reason="one\r\n\ttwo")])
         assert "one two" in "".join(page.words)
 
@@ -193,11 +193,11 @@ class TestText:
         assert len(page.of("script")) == 2
 
     def test_a_state_that_is_not_known_is_shown(self) -> None:
-        """A state of a later version is told by its own name."""
+        """A state of a later version is shown by its own name."""
         assert "postponed" in read(merges=[pair(state="postponed")]).text
 
     def test_a_name_may_be_unknown(self) -> None:
-        """A record without a snapshot is told by its id."""
+        """A record without a snapshot is shown by its id."""
         assert "unknown 101" in read(merges=[pair(duplicate_name=None)]).text
 
     def test_a_nonce_cannot_leave_its_attribute(self) -> None:
@@ -303,8 +303,8 @@ class TestSavedPage:
         assert "EventSource" not in script
         assert "addEventListener" not in script
 
-    def test_it_says_the_same(self) -> None:
-        """What is told without a script is the same as on the live page."""
+    def test_it_shows_the_same(self) -> None:
+        """Without a script, the saved page shows the same as the live one."""
         saved, live = (
             Reading(job_page(everything(), is_live=each, nonce="", merges=[pair()]))
             for each in (False, True)
@@ -330,7 +330,7 @@ class TestJob:
             ({"totals": {"succeeded": 2}}, "Finished", "Every merge has come to an end. To come"),
         ],
     )
-    def test_it_says_how_far_it_is(
+    def test_it_shows_how_far_it_is(
         self, changes: dict[str, Any], title: str, sentence: str
     ) -> None:
         """The page shows the phase of a job and the sentence that explains it."""
@@ -361,7 +361,7 @@ class TestJob:
         """Each button runs so many merges; where it would run none, it is not shown."""
         assert tuple(job(**changes)["actions"].values()) == buttons
 
-    def test_totals_are_told_without_a_script(self) -> None:
+    def test_totals_are_shown_without_a_script(self) -> None:
         """The totals are there for all readers, and what the plan left out counts apart."""
         totals = {"planned": 1000, "sending": 1, "started": 2, "succeeded": 4, "refused": 8}
         page = read(totals=totals)
@@ -369,7 +369,7 @@ class TestJob:
         apart = Reading(job_page(job(totals, merges=1010), is_live=True, nonce=NONCE))
         assert "Refused 3 Unsettled 0 Left out 5" in apart.text
 
-    def test_failures_are_told_without_a_script(self) -> None:
+    def test_failures_are_shown_without_a_script(self) -> None:
         """Each failure is a row with its line, both records, the state and the reason."""
         failed = pair(4, state="failed", reason="locked", ended_at="2026-01-02T03:05:06+00:00")
         page = read(totals={"failed": 1}, failures=[failed])
@@ -378,18 +378,18 @@ class TestJob:
         assert expected in page.text
         assert {"scope": "col", "role": "columnheader"} in page.of("th")
 
-    def test_only_the_newest_failures_are_told(self) -> None:
-        """Where there are more failures than are told, the page says so."""
+    def test_only_the_newest_failures_are_shown(self) -> None:
+        """If there are more failures than rows, the page counts them."""
         totals = {"failed": 300, "planned": 1}
         page = read(totals=totals, notes={"stopped": "failures"}, failures=[pair()])
         assert "Not merged (300) The newest 1 are shown; the report has all." in page.text
 
-    def test_what_will_not_run_is_told_before(self) -> None:
+    def test_what_will_not_run_is_shown_before(self) -> None:
         """Before the start, the merges that cannot run have a heading of their own."""
         page = read(totals={"planned": 1, "refused": 1}, failures=[pair(state="refused")])
         assert f"Will not run (1) {_labels.WILL_NOT_RUN}" in page.text
 
-    def test_the_plan_is_told_without_a_script(self) -> None:
+    def test_the_plan_is_shown_without_a_script(self) -> None:
         """Each record that stays is followed by those that go into it."""
         merges = [pair(1), pair(2, primary_id=11, primary_name="Best"), pair(3)]
         page = read(merges=merges)
@@ -404,8 +404,8 @@ class TestJob:
             assert "And 1,233 more; the report has all." in page.text
             assert len([each for each in page.of("button") if each.get("id") == "more"]) == buttons
 
-    def test_the_cost_is_told(self) -> None:
-        """A plan's cost is told in calls, time, and the share of the month if it is known."""
+    def test_the_cost_is_shown(self) -> None:
+        """The cost is shown in calls, time, and the share of the month if that is known."""
         assert (
             "Calls about 1,234 Time about 6.2 min Share of the month's calls 5.6% "
             "Fingerprint 0123456789ab"
@@ -415,7 +415,7 @@ class TestJob:
         assert "Time about 30 s Fingerprint" in text
         assert "2.5 h" in read(cost={**cost, "minutes": 150}).text
 
-    def test_what_differs_from_the_file_is_told(self) -> None:
+    def test_what_differs_from_the_file_is_shown(self) -> None:
         """Rows that are understood otherwise, and those that are left out, are named by line."""
         page = Reading(job_page(everything(text="t", reason="r"), is_live=True, nonce=NONCE))
         assert "Understood otherwise than written (1) Line 7: t" in page.text
@@ -423,7 +423,7 @@ class TestJob:
 
     @pytest.mark.parametrize("kind", ["company", "person"])
     def test_a_start_is_confirmed(self, kind: str) -> None:
-        """The dialog says what is permanent, and shows the whole fingerprint."""
+        """The dialog warns that merges are permanent, and shows the whole fingerprint."""
         page = read(kind=kind)
         assert len(page.of("dialog")) == 1
         assert f"{_labels.WARNINGS[kind]} Fingerprint of the plan: {FINGERPRINT}" in page.text
@@ -443,7 +443,7 @@ class TestJob:
 
 
 class TestList:
-    def test_jobs_are_told_without_a_script(self) -> None:
+    def test_jobs_are_shown_without_a_script(self) -> None:
         """Each job is a link, with how far it is and its totals."""
         totals = {"planned": 1, "started": 2, "succeeded": 3000, "failed": 4}
         summary = job(totals, is_running=True)

@@ -44,8 +44,8 @@ def points(pairs: list[Pair], **notes: str) -> list[list[Any]]:
 class TestPairs:
     def test_a_pair(self) -> None:
         """A pair has the names of its records as far as they are known, and its end in UTC."""
-        told = _json.pair_view(pair(3, FAILED, reason="No", ended_at=0.5), {5: "Acme"})
-        assert told == {
+        found = _json.pair_view(pair(3, FAILED, reason="No", ended_at=0.5), {5: "Acme"})
+        assert found == {
             "number": 3,
             "line": 4,
             "primary_id": 5,
@@ -58,18 +58,18 @@ class TestPairs:
         }
 
     @pytest.mark.parametrize("state", PairState)
-    def test_a_step(self, state: PairState) -> None:
-        """A step is told as it was, and not as the pair is by now."""
+    def test_a_transition(self, state: PairState) -> None:
+        """A transition is shown as it was, not as the pair is now."""
         now = pair(1, REFUSED, reason="later", ended_at=5000.0)
-        told = _json.transition_view(now, Transition(number=1, state=state, at=60.0), {})
+        found = _json.transition_view(now, Transition(number=1, state=state, at=60.0), {})
         is_end = state in {SUCCEEDED, FAILED, REFUSED, UNSETTLED}
-        assert told["state"] == state
-        assert told["is_failure"] == (state in {FAILED, REFUSED, UNSETTLED})
-        assert told["reason"] is None
-        assert told["ended_at"] == ("1970-01-01T00:01:00+00:00" if is_end else None)
+        assert found["state"] == state
+        assert found["is_failure"] == (state in {FAILED, REFUSED, UNSETTLED})
+        assert found["reason"] is None
+        assert found["ended_at"] == ("1970-01-01T00:01:00+00:00" if is_end else None)
 
     def test_failures(self) -> None:
-        """The newest 200 that came to no good end are told, and none that the plan left out."""
+        """The newest 200 failures are listed, and no row that the plan left out."""
         pairs = [
             pair(n, (FAILED, REFUSED, UNSETTLED)[n % 3], ended_at=float(n)) for n in range(300)
         ]
@@ -77,23 +77,23 @@ class TestPairs:
         assert [each.number for each in _json.failures(pairs)] == [*range(299, 99, -1)]
 
     def test_what_was_left_out(self) -> None:
-        """Rows that the plan left out are told apart from the merges, which alone cost calls."""
+        """Rows that the plan left out are listed apart from the merges, and cost no calls."""
         pairs = [pair(1), pair(2, REFUSED, is_planned=False, reason="contradicts", ended_at=1000.0)]
-        told = _json.details(JOB, pairs, {}, {}, Quota(limit=60, org_limit=1000))
-        assert told["left_out"] == [
+        found = _json.details(JOB, pairs, {}, {}, Quota(limit=60, org_limit=1000))
+        assert found["left_out"] == [
             {"line": 3, "primary_id": 3, "duplicate_id": 4, "reason": "contradicts"}
         ]
-        assert told["failures"] == []
-        assert told["cost"]["calls"] == 3
-        assert told["cost"]["month_share"] == 0.003
+        assert found["failures"] == []
+        assert found["cost"]["calls"] == 3
+        assert found["cost"]["month_share"] == 0.003
 
     def test_rewrites(self) -> None:
-        """How rows were understood is kept with the job, as far as somebody reads it."""
+        """The first 200 rewritten rows are kept with the job."""
         plan = Plan.of([(1, 2), (2, 3)] + [(1, 2)] * 500, kind="company")
         text = _json.rewrites_text(plan)
-        told = _json.details(JOB, [], {}, {"rewrites": text}, Quota())["rewrites"]
-        assert len(told) == 200
-        assert told[0] == {
+        found = _json.details(JOB, [], {}, {"rewrites": text}, Quota())["rewrites"]
+        assert len(found) == 200
+        assert found[0] == {
             "line": 2,
             "text": "is merged into 1, since 2 is a duplicate itself (pair 1)",
         }
@@ -111,7 +111,7 @@ class TestCurve:
         assert points(pairs) == [[1.5, 1, None], [4.0, 2, None]]
 
     def test_calls_left(self) -> None:
-        """What was left of a minute is not told of others, and garbage is nothing."""
+        """Calls left are shown only near a sample, and a damaged note is ignored."""
         pairs = [pair(1, SUCCEEDED, ended_at=1030.0), pair(2, SUCCEEDED, ended_at=1200.0)]
         noted = json.dumps([[1000.0, 0, 900], [1020.0, 0, 850]])
         expected = [[0.0, 0, 900], [20.0, 0, 850], [30.0, 1, 850], [200.0, 2, None]]
@@ -130,7 +130,7 @@ class TestCurve:
 
 @pytest.mark.parametrize("is_running", [True, False])
 def test_a_state(is_running: bool) -> None:
-    """Who holds a job and what stopped it is reported once it does not run here any more."""
+    """Holder, reason and error of a job are reported while it does not run here."""
     totals = dict.fromkeys(PairState, 1)
     notes = {"anchor": "", "stopped": "month"}
     found = _json.state(
@@ -152,7 +152,7 @@ def test_a_state(is_running: bool) -> None:
 
 
 def test_progress() -> None:
-    """Progress is all that a run tells, without the totals, which are the ledger's."""
+    """Progress has all fields but the totals, which come from the ledger."""
     progress = JobProgress(totals=dict.fromkeys(PairState, 2), minute_left=7, calls=3)
     assert _json.progress_view(None) is None
     assert _json.progress_view(progress) == {
@@ -207,7 +207,7 @@ class TestFolder:
         ],
     )
     def test_new_ids(self, tmp_path: Path, name: str, stem: str) -> None:
-        """A new job has an id that is readable, allowed, and nobody else's."""
+        """A new job has an id that is readable, allowed and unique."""
         folder = Folder(tmp_path)
         job_id, path = folder.new(name)
         assert job_id.rpartition("-")[0] == stem
@@ -263,14 +263,14 @@ class TestHolder:
         assert holder("") is None
 
     def test_of_others_nothing_is_known(self, holder: Callable[[str], str | None]) -> None:
-        """What another machine says, or another version, is passed on."""
-        for text in ("process 8 on other since 1970-01-01 00:50:00 UTC", "somebody", NEVER):
+        """A name from another machine or version is returned as it is."""
+        for text in ("process 8 on other since 1970-01-01 00:50:00 UTC", "something else", NEVER):
             assert holder(text) == text
 
     def test_without_a_list_of_processes(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """Where the system has no such list, whoever held it last is believed."""
+        """On a system without /proc, the last holder is returned."""
         monkeypatch.setattr(holder, "_PROCESSES", tmp_path / "missing")
         text = "process 8 on box since 1970-01-01 00:50:00 UTC"
         assert live_holder(text, host="box") == text

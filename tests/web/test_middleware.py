@@ -1,4 +1,4 @@
-"""The gate that all requests pass: hosts, origins, tokens, and what each answer carries."""
+"""The middleware for all requests: hosts, origins, tokens, and the headers of responses."""
 
 import asyncio
 
@@ -15,7 +15,7 @@ POLICY = "default-src 'none'"
 
 
 async def test_every_answer_is_guarded(site: Site) -> None:
-    """Whatever is answered carries the policy, is not kept, and is not taken for something else."""
+    """Every response has the policy, is not cached, and keeps its content type."""
     job = await site.upload(1)
     base = f"jobs/{job['id']}"
     answers = [
@@ -50,7 +50,7 @@ async def test_every_answer_is_guarded(site: Site) -> None:
 async def test_other_sites_start_nothing(
     site: Site, sandbox: Sandbox, headers: dict[str, str]
 ) -> None:
-    """No page of another site can upload, start or stop anything, by whatever name it asks."""
+    """A page of another site cannot upload, start or stop anything, under any host name."""
     job = await site.upload(1)
     start = {"fingerprint": job["fingerprint"]}
     for path in ("jobs?kind=company", f"jobs/{job['id']}/start", f"jobs/{job['id']}/stop"):
@@ -62,14 +62,14 @@ async def test_other_sites_start_nothing(
 
 
 async def test_named_hosts(open_site: OpenSite) -> None:
-    """A name that was given may be asked."""
+    """Requests may use a configured host name."""
     async with open_site(hosts=["jobs.example.org"]) as site:
         assert (await site.ask("jobs", headers={"Host": "jobs.example.org:8443"})).status == 200
         assert (await site.ask("jobs", headers={"Host": "other.example.org"})).status == 403
 
 
 async def test_no_host(site: Site) -> None:
-    """A request that names no host is refused, as old as its protocol may be."""
+    """A request without a Host header is refused, also in HTTP/1.0."""
     host, _, port = site.url.removeprefix("http://").partition("/")[0].partition(":")
     reader, writer = await asyncio.open_connection(host, int(port))
     writer.write(b"GET /merges/jobs HTTP/1.0\r\n\r\n")
@@ -80,7 +80,7 @@ async def test_no_host(site: Site) -> None:
 
 class TestToken:
     async def test_without_it(self, open_site: OpenSite) -> None:
-        """Nothing is told or done for who has no token, or another one, or no more than a part."""
+        """Without the token, or with a wrong or partial one, every request is refused."""
         async with open_site(token=TOKEN) as site:
             for token in (None, "", TOKEN[:-1], TOKEN.upper(), f"{TOKEN}x", "ä"):
                 bearer = {"Authorization": f"Bearer {token}"} if token is not None else {}
@@ -124,13 +124,13 @@ class TestToken:
     async def test_a_link_leads_nowhere_else(
         self, open_site: OpenSite, path: str, location: str
     ) -> None:
-        """The address without the token is one of this server, whatever it looks like."""
+        """The redirect away from the token stays on this server, for any path."""
         async with open_site(token=TOKEN) as site:
             answer = await site.ask(path, params={"token": TOKEN})
             assert (answer.status, answer.headers["Location"]) == (303, location)
 
     async def test_a_post_has_no_link(self, open_site: OpenSite) -> None:
-        """Nothing is done for a token in an address alone."""
+        """A token in the URL does not authorise a POST."""
         async with open_site(token=TOKEN) as site:
             answer = await site.send("jobs", params={"token": TOKEN, "kind": "company"})
             assert answer.status == 401

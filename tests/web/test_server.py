@@ -43,7 +43,7 @@ class TestServe:
     async def test_for_others(
         self, client: Client, tmp_path: Path, host: str, name: str, caplog: pytest.LogCaptureFixture
     ) -> None:
-        """Who can be reached by others has a token that cannot be guessed, and no log tells it."""
+        """A server that others can reach has a random token, which is in no log."""
         caplog.set_level(logging.DEBUG)
         jar = aiohttp.CookieJar(unsafe=True)
         async with (
@@ -136,13 +136,13 @@ class TestEnd:
         for task_url in sandbox.task_urls("company"):
             sandbox.finish(task_url)
         async with open_site() as site:
-            looked = (await site.ask(f"jobs/{job['id']}")).json
-            assert looked["error"] is None
-            assert looked["is_running"] is False
+            found = (await site.ask(f"jobs/{job['id']}")).json
+            assert found["error"] is None
+            assert found["is_running"] is False
             assert (await site.finish(job))["totals"]["succeeded"] == 3
         assert set(sandbox.posted("company").values()) == {1}
 
-    async def test_who_does_not_read_is_not_waited_for(
+    async def test_the_end_does_not_wait_for_slow_clients(
         self, open_site: OpenSite, tmp_path: Path
     ) -> None:
         """A client that reads nothing of a stream does not keep an application from ending."""
@@ -164,7 +164,7 @@ class TestEnd:
     async def test_nothing_starts_any_more(
         self, client: Client, tmp_path: Path, sandbox: Sandbox
     ) -> None:
-        """While an application ends, whatever it is asked, it says that it ends."""
+        """While an application shuts down, it answers every request with 503."""
         app = jobs_app(client, tmp_path)
         runner = web.AppRunner(app, access_log=None)
         await runner.setup()
@@ -194,7 +194,7 @@ async def _upload_slowly(site: Site) -> aiohttp.ClientResponse:
 
 async def _requests(sandbox: Sandbox, _: str) -> None:
     before = sandbox.in_flight
-    while sandbox.in_flight <= before:  # noqa: ASYNC110 - the sandbox tells by this only
+    while sandbox.in_flight <= before:  # noqa: ASYNC110 - the sandbox has no event for this
         await asyncio.sleep(0.01)
 
 
