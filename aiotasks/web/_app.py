@@ -231,7 +231,7 @@ class _Jobs:
                     subscriber.wake.clear()
                     while data := follower.next_chunk(subscriber):
                         await response.write(data)
-                    await _wait_for_news(subscriber, response)
+                    await _wait_for_events(subscriber, response)
 
             await self._send(request, send(), may_end_early=True)
         return response
@@ -358,7 +358,7 @@ async def _batches(lines: AsyncIterator[str]) -> AsyncGenerator[bytes]:
     yield bytes(batch)
 
 
-async def _wait_for_news(subscriber: Subscriber, response: web.StreamResponse) -> None:
+async def _wait_for_events(subscriber: Subscriber, response: web.StreamResponse) -> None:
     try:
         async with asyncio.timeout(_HEARTBEAT):
             _ = await subscriber.wake.wait()

@@ -79,7 +79,7 @@ class Ring:
 
 
 class Subscriber:
-    """One event stream: its place in the log, and the newest news of the job that it was sent."""
+    """One event stream: its place in the log, and how many updates and endings it was sent."""
 
     def __init__(self, seq: int, is_gone: Callable[[], bool]) -> None:
         self.seq = seq

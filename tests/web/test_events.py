@@ -1,6 +1,7 @@
 """Events of a job as they come: once each or a resync, for many at once, after a restart."""
 
 import asyncio
+import os
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -90,6 +91,9 @@ async def test_how_it_begins(site: Site, writer: Writer) -> None:
     assert first.data["state"] == "sending"
     assert third.data["totals"]["sending"] == 2
     assert third.data["is_running"] is False
+    assert third.data["phase"] == "elsewhere"
+    assert third.data["holder"].startswith(f"process {os.getpid()} on ")
+    assert third.data["counts"]["open"] == 2
     assert third.data["point"][1:] == [0, None]
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from aiotasks import ConfigurationError
-from aiotasks.dedupe import JobInfo, JobProgress, Pair, PairState, Plan, Transition
+from aiotasks.dedupe import JobInfo, JobProgress, Ledger, Pair, PairState, Plan, Transition
 from aiotasks.dedupe.ledger import holder
 from aiotasks.dedupe.ledger.holder import live_holder
 from aiotasks.models import Quota
@@ -274,3 +274,15 @@ class TestHolder:
         monkeypatch.setattr(holder, "_PROCESSES", tmp_path / "missing")
         text = "process 8 on box since 1970-01-01 00:50:00 UTC"
         assert live_holder(text, host="box") == text
+
+    async def test_it_is_read_anew(self, tmp_path: Path) -> None:
+        """A reader that stays open sees a process come and go that holds the ledger."""
+        path = tmp_path / "job.db"
+        async with Ledger(path) as ledger:
+            plan = Plan.of([(1, 2)], kind="company")
+            await ledger.begin(plan, origin="https://x.example", records={}, findings=[], at=1.0)
+        async with Ledger.reading(path) as reader:
+            assert await reader.live_holder() is None
+            async with Ledger(path) as ledger:
+                assert await reader.live_holder() == ledger.holder
+            assert await reader.live_holder() is None
