@@ -12,10 +12,10 @@ import asyncio
 import multiprocessing
 import os
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from random import Random
 from typing import Any, NamedTuple
 from unittest.mock import patch
@@ -183,23 +183,6 @@ def no_sharing_of_a_lagging_list() -> list[Patch]:
     return [Patch(TaskList, "_due_soon", lambda self, now: [])]
 
 
-def requeue_all() -> list[Patch]:
-    """Queue all tasks below a scan, not one: the same polls, at O(n) for each page."""
-    original = TaskList.not_yet_scanned
-
-    def not_yet_scanned(self: TaskList, most: int | None = None) -> list[PendingTask]:
-        return _Sliceable(original(self, None))
-
-    return [Patch(TaskList, "not_yet_scanned", not_yet_scanned)]
-
-
-class _Sliceable(list[PendingTask]):
-    """A list whose slices are the whole list."""
-
-    def __getitem__(self, index: Any) -> Any:
-        return list(self) if isinstance(index, slice) else super().__getitem__(index)
-
-
 def _take(schedule: Schedule, head: PendingTask, page: ListPage | None) -> PollTarget:
     if page is not None and not page.is_in_flight:
         page.is_in_flight = True
@@ -224,16 +207,8 @@ VARIANTS: dict[str, Callable[[], list[Patch]]] = {
         no_early_polls,
         no_time_for_a_lagging_list,
         no_sharing_of_a_lagging_list,
-        requeue_all,
     )
 }
-
-SWEEPS: dict[str, tuple[object, Sequence[float]]] = {
-    "_POLL_SHARE": (pacer, (0.04, 0.055, 0.065, 0.073, 0.08, 0.09, 0.11)),
-    "_SLACK": (pending_module, (0.0, 0.1, 0.2, 0.3, 0.5)),
-    "_EARLY_SHARE": (schedule_module, (0.0, 0.05, 0.1, 0.2, 0.5)),
-}
-"""Fitted constants, where they are, and the values to try."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -259,6 +234,28 @@ LAGGING = Scenario(name="lists lag by 8 s", merges=1_000, lag=8.0)
 STAGGERED = Scenario(name="lists lag by 8 s, a merge each 0.5 s", merges=200, every=0.5, lag=8.0)
 SMALL = Scenario(name="60 merges", merges=60)
 
+# Variants that make a difference in a scenario of their own only.
+SPECIAL: dict[Scenario, Sequence[str]] = {
+    TRICKLE: ("no early polls",),
+    LAGGING: ("no time for a lagging list",),
+    STAGGERED: ("no sharing of a lagging list",),
+}
+
+
+class Sweep(NamedTuple):
+    """A fitted constant, the module that it is in, and where which values of it are tried."""
+
+    module: object
+    scenarios: Sequence[Scenario]
+    values: Sequence[float]
+
+
+SWEEPS: dict[str, Sweep] = {
+    "_POLL_SHARE": Sweep(pacer, BULK, (0.05, 0.065, 0.073, 0.08, 0.1)),
+    "_SLACK": Sweep(pending_module, (TRICKLE,), (0.0, 0.1, 0.2, 0.3, 0.5)),
+    "_EARLY_SHARE": Sweep(schedule_module, BULK[:1], (0.0, 0.05, 0.1, 0.2, 0.5)),
+}
+
 
 @dataclass(frozen=True, kw_only=True)
 class Case:
@@ -266,38 +263,38 @@ class Case:
 
     variant: str
     scenario: Scenario
-    seed: int
+    seed: int = 1
     value: float | None = None
 
     def patches(self) -> list[Patch]:
         """Return what the case changes in the package."""
         if self.value is None:
             return VARIANTS[self.variant]()
-        return [Patch(SWEEPS[self.variant][0], self.variant, self.value)]
+        return [Patch(SWEEPS[self.variant].module, self.variant, self.value)]
 
 
-def cases(*, quick: bool = False) -> Iterator[Case]:
-    """List what is measured: all variants in each scenario, and each constant where it matters."""
-    scenarios = (SMALL,) if quick else (*BULK, TRICKLE, LAGGING, STAGGERED)
-    for scenario in scenarios:
-        for variant in VARIANTS:
-            yield from _seeds(variant, scenario, quick=quick)
-    for name, (_, values) in SWEEPS.items():
-        for scenario in (SMALL,) if quick else (*BULK, TRICKLE):
-            for value in values:
-                yield from _seeds(name, scenario, value, quick=quick)
-
-
-def _seeds(
-    variant: str, scenario: Scenario, value: float | None = None, *, quick: bool
-) -> Iterable[Case]:
-    seeds = SEEDS[:1] if quick else SEEDS
-    return (Case(variant=variant, scenario=scenario, seed=seed, value=value) for seed in seeds)
+def cases(*, quick: bool = False) -> list[Case]:
+    """List what is measured: each variant, and each value of the constants, with three seeds."""
+    if quick:
+        listed = [Case(variant=name, scenario=SMALL) for name in VARIANTS]
+        swept = [(name, SMALL, value) for name in SWEEPS for value in SWEEPS[name].values]
+    else:
+        listed = [Case(variant=name, scenario=each) for each in BULK for name in VARIANTS]
+        for scenario, names in SPECIAL.items():
+            listed += [Case(variant=name, scenario=scenario) for name in ("as it is", *names)]
+        swept = [
+            (name, scenario, value)
+            for name, sweep in SWEEPS.items()
+            for scenario in sweep.scenarios
+            for value in sweep.values
+        ]
+    listed += [Case(variant=name, scenario=each, value=value) for name, each, value in swept]
+    return [replace(case, seed=seed) for case in listed for seed in (SEEDS[:1] if quick else SEEDS)]
 
 
 def measure(*, quick: bool = False) -> list[dict[str, Any]]:
     """Measure all cases, on as many processors as there are; return medians over the seeds."""
-    listed = list(cases(quick=quick))
+    listed = cases(quick=quick)
     order = sorted(listed, key=lambda case: case.scenario.merges, reverse=True)
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(os.cpu_count(), mp_context=context) as pool:

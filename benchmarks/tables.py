@@ -78,6 +78,28 @@ def _bulk_row(run: dict[str, Any]) -> list[str]:
     ]
 
 
+def _ablation(runs: Sequence[dict[str, Any]]) -> str:
+    heads = [
+        "scenario",
+        "variant of the poller",
+        "calls per merge",
+        "time to earliest",
+        "delay p50 / p95 / max, s",
+    ]
+    rows = (
+        [
+            run["scenario"],
+            run["variant"] if run["value"] is None else f"`{run['variant']}` {run['value']:g}",
+            f"{run['calls_per_merge']:.3f}",
+            f"{run['seconds_to_earliest']:.3f}",
+            " / ".join(f"{run[f'delay_{which}']:.1f}" for which in ("p50", "p95", "max")),
+        ]
+        for run in runs
+    )
+    title = "Ablation: one heuristic of the poller off, or one constant changed; medians of 3 seeds"
+    return _section(title, heads, rows)
+
+
 def _cpu(results: dict[str, Any]) -> str:
     rows = [
         [name, contender, f"{numbers['median']:.2f}", f"{numbers['to_floor']:.2f}"]
@@ -218,6 +240,7 @@ def _table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 SECTIONS: dict[str, Callable[[Any], str]] = {
     "bulk": _bulk,
+    "ablation": _ablation,
     "cpu": _cpu,
     "memory": _memory,
     "decode": _decode,

@@ -22,9 +22,9 @@ def test_a_variant_finds_its_target(variant: str) -> None:
 @pytest.mark.parametrize("name", SWEEPS)
 def test_a_sweep_includes_the_value_in_use(name: str) -> None:
     """What is in use is compared with lower and higher values."""
-    module, values = SWEEPS[name]
-    assert getattr(module, name) in values
-    assert list(values) == sorted(values)
+    sweep = SWEEPS[name]
+    assert getattr(sweep.module, name) in sweep.values
+    assert list(sweep.values) == sorted(sweep.values)
 
 
 def test_a_variant_changes_the_figures_and_a_second_run_does_not() -> None:
@@ -39,6 +39,13 @@ def test_a_variant_changes_the_figures_and_a_second_run_does_not() -> None:
 
 def test_a_quick_run_has_each_variant_and_each_value_once() -> None:
     """Quick means one small job and one seed for each."""
-    quick = list(cases(quick=True))
-    assert len(quick) == len(VARIANTS) + sum(len(values) for _, values in SWEEPS.values())
+    quick = cases(quick=True)
+    assert len(quick) == len(VARIANTS) + sum(len(sweep.values) for sweep in SWEEPS.values())
     assert {case.scenario for case in quick} == {SMALL}
+
+
+def test_each_scenario_has_the_unchanged_poller_to_compare_with() -> None:
+    """A figure means something only beside that of the poller as it is, with the same seeds."""
+    listed = cases()
+    unchanged = {(case.scenario, case.seed) for case in listed if case.variant == "as it is"}
+    assert {(case.scenario, case.seed) for case in listed} == unchanged
