@@ -1,8 +1,9 @@
-"""The limits: what the headers say goes in, when the next request may go comes out.
+"""When the next request may go, computed from the rate limit headers of the answers.
 
-Only numbers are decided here and time is an argument; who waits, and how, is the transport's.
-Each of the API's three limits answers 429, and each wants another reaction: the minute is waited
-out, too many requests at once become fewer, and the month ends the work.
+Time is an argument and nothing here waits; that is the slots' part. The API has three limits, all
+of which answer 429: for the per-minute window the client waits for its reset, for concurrency it
+sends fewer requests at once, and the monthly quota ends the work.
+Headers and limits: https://developer.affinity.co/pages/external-api-v2/rate-limits
 """
 
 import math
@@ -18,27 +19,37 @@ from .limits import RateLimits
 T = TypeVar("T")
 D = TypeVar("D")
 
+# A choice. Each answer allows one more, up to ``max_in_flight``.
 START_IN_FLIGHT: Final = 4
-MAX_HOLD: Final = 120.0
-"""The longest that a ``Retry-After`` or the reset of a minute is believed, in seconds."""
 
+# A choice: two windows. What a header asks for beyond that is taken for a mistake.
+MAX_HOLD: Final = 120.0
+"""The longest that a ``Retry-After`` or a reset is believed, in seconds."""
+
+# The headers count whole seconds, so less than one means nothing.
 _MIN_HOLD = 1.0
-# Whole seconds make `reset` jump by this much within one minute, slow answers by more: only half
-# a minute of difference tells two minutes apart.
+# Whole seconds make `reset` jump by up to 2 s within one window, slow answers by more. Two windows
+# are therefore told apart by half a window, and never by less than this.
 _JUMP = 2.5
 _MINUTE = 60.0
-# Kept free for whoever waits for an answer, and for polls while merges would take all there is.
+# A choice: 9 of 900 requests a minute are kept for interactive calls.
 _INTERACTIVE_SHARE = 0.01
+# Fitted to the bulk job; see the sweep in benchmarks/results/README.md.
 _POLL_SHARE = 0.073
+# A choice, for limits so small that the share would be less than a poll each 15 s.
 _MIN_POLLS = 4
+# A choice. A refusal right after a reset adds 1 s, because the header rounds down.
 _MAX_MARGIN = 2.0
+# A choice: beyond the number that was refused, about twenty rounds of answers allow one more.
 _CAUTION = 0.05
+# A choice: what other programs send in 3 s at their rate of the last window may come at once.
 _BURST = 3.0
+# A wait that is shorter than the clock's resolution would end too early, again and again.
 _RESOLUTION = 0.001
 
 
 class Lane(IntEnum):
-    """Who goes first: somebody who waits for an answer, then merges, then polls."""
+    """Kinds of requests by priority: interactive calls, then merges, then polls."""
 
     INTERACTIVE = 0
     MERGE = 1
@@ -50,18 +61,18 @@ _MERGES_TURN = (Lane.INTERACTIVE, Lane.MERGE, Lane.POLL)
 
 
 class Pacer:
-    """Says when the next request may go.
+    """Decides when the next request may go.
 
-    The answers' ``remaining`` is believed, less what is on its way and may not be counted in it.
-    While nothing is known of the present minute (at the start, after its end, after a 429), one
-    request goes first and the others wait for what it learns.
+    The ``remaining`` of the answers is believed, less the requests in flight, which it may not
+    count yet. While nothing is known of the current window (at the start, after a reset, after a
+    429), one request goes first as a probe and the others wait for its answer.
     """
 
     def __init__(self, *, max_in_flight: int, reserve: int = 0) -> None:
         self.in_flight = 0
         self.sent = 0
         self.refused = 0
-        # Whether somebody waits for tasks, so that merges leave polls their share.
+        # Whether tasks are waited for, so that merges must leave polls their share.
         self.has_polls = False
         self._max_in_flight = max_in_flight
         self._reserve = reserve
@@ -89,7 +100,7 @@ class Pacer:
     def choose(self, now: float, waiting: Mapping[Lane, int]) -> tuple[Lane | None, float]:
         """Return the lane that may send now; or none, and the seconds until one may.
 
-        They are infinite when an answer has to come first.
+        The seconds are infinite when an answer has to come first.
         """
         is_contested = bool(waiting[Lane.MERGE])
         soonest = math.inf
@@ -98,20 +109,19 @@ class Pacer:
             if delay <= 0:
                 return lane, 0.0
             soonest = min(soonest, delay)
-        # A wait that is shorter than the clock's resolution would never end.
         return None, max(soonest, _RESOLUTION)
 
     def _order(self, waiting: Mapping[Lane, int]) -> list[Lane]:
-        # Polls come before merges when it is their time, because they keep to a pace of their own.
-        # Where no limit sets that, the two take turns.
+        # Polls come before merges because their rate is limited while merges wait. Without a limit
+        # there is no such rate, and the two take turns.
         is_merges_turn = self._remaining is None and self._last_lane is Lane.POLL
         order = _MERGES_TURN if is_merges_turn else _POLLS_TURN
         return [lane for lane in order if waiting[lane]]
 
     def delay(self, now: float, lane: Lane, *, is_contested: bool = False) -> float:
-        """Return the seconds until a request of a lane may go; infinite: an answer comes first.
+        """Return the seconds until a request of a lane may go; infinite if an answer comes first.
 
-        ``is_contested`` says whether merges wait too, so that polls keep to their share.
+        ``is_contested`` means that merges wait too, so that polls get their share and no more.
         """
         if now < self._held_until:
             return self._held_until - now
@@ -128,19 +138,20 @@ class Pacer:
     def _minute_delay(self, now: float, lane: Lane, *, is_contested: bool) -> float:
         if self._remaining is None:
             return 0.0
-        # What other programs take comes in bursts, and is known only when an answer tells it.
+        # Other programs send in bursts, and what they took is known only from the next answer.
         burst = math.ceil(self._others_rate * _BURST)
         taken = math.ceil(self._others_rate * (now - self._learned_at))
         free = self._remaining - self.in_flight - burst - taken
         if free <= 0:
             if self._remaining > 0 and self.in_flight:
-                # What is on its way may be counted already: its answers will tell.
+                # Requests in flight may be counted already: their answers will show it.
                 return math.inf
-            # With nothing on its way, somebody has to ask how much the others have left.
+            # With nothing in flight, only a request can find out how much is left.
             return 0.0 if self._remaining > burst else self._resets_at - now
         if lane is Lane.POLL and is_contested:
             return max(0.0, self._polled_at + 1 / self._poll_rate - now)
-        # What is kept for the other lanes is kept for the rest of the minute, and melts with it.
+        # The reserve for the other lanes is a rate: it shrinks with the rest of the window, so
+        # that nothing is left over at the reset.
         kept = self._kept_rate(lane)
         left = self._resets_at - now
         return 0.0 if free > kept * left else left - free / kept
@@ -156,11 +167,12 @@ class Pacer:
         rate = _INTERACTIVE_SHARE * _or(self._limit, DEFAULT_LIMIT) / self._window
         if lane is Lane.POLL or not self.has_polls:
             return rate
-        # What other programs took of the last minute they will not leave to the polls in this one.
+        # Other programs will take as much of this window as of the last: what is kept for polls
+        # comes on top of that.
         return rate + self._poll_rate + self._others_rate
 
     def _is_month_at_stake(self) -> bool:
-        # What is on its way may be counted already, as in the minute.
+        # Requests in flight may be counted already, as in the window.
         remaining = self._org_remaining
         return remaining is not None and 0 < remaining - self._reserve <= self.in_flight
 
@@ -168,7 +180,8 @@ class Pacer:
         used = _or(self._limit, DEFAULT_LIMIT) - _or(self._remaining, 0)
         elapsed = self._window - max(0.0, self._resets_at - now)
         others = max(0, used - (self.sent - self._sent_before))
-        # Early in a minute little is known, and never more than half of it is left to others.
+        # A rate measured over a short time is unreliable, so at least a quarter of a window counts.
+        # Others are never left more than half of it.
         most = _or(self._limit, DEFAULT_LIMIT) / self._window / 2
         self._others_rate = min(others / max(elapsed, self._window / 4), most)
         self._sent_before = self.sent
@@ -186,7 +199,7 @@ class Pacer:
         return self._allowed
 
     def is_month_used_up(self, now: float) -> bool:
-        """Say whether the organization's month is down to the reserve."""
+        """Return True if the organization's monthly quota is down to the reserve."""
         remaining = self._org_remaining
         return remaining is not None and remaining <= self._reserve and now < self._org_resets_at
 
@@ -200,13 +213,13 @@ class Pacer:
             self._polled_at = now
 
     def answer(self, now: float, status: int, limits: RateLimits) -> None:
-        """Learn from the headers of an answer, as soon as they are there."""
+        """Apply the status and headers of an answer, before its body is read."""
         self.learn(now, limits)
         if status == 429:  # noqa: PLR2004 - HTTP's own number
             self.refused += 1
             self._refuse(now, limits)
             return
-        # An answer to what was sent before a refusal does not stand for the probe.
+        # An answer to a request from before a refusal is not the probe's answer.
         if now >= self._held_until:
             self._is_known = True
             self._has_turned = False
@@ -216,7 +229,7 @@ class Pacer:
             self._hold(now, limits.retry_after)
 
     def end(self, *, was_answered: bool) -> None:
-        """Give a slot back. What was sent and not answered may have been counted."""
+        """Give a slot back. The server may have counted a request that was not answered."""
         self.in_flight -= 1
         if not was_answered:
             self._is_probing = False
@@ -230,7 +243,7 @@ class Pacer:
         self._is_probing = False
 
     def quota(self, now: float, *, waiting: int = 0) -> Quota:
-        """Return what is known, when so many requests wait for a slot."""
+        """Return what is known of the limits; ``waiting`` is how many requests wait for a slot."""
         remaining = self._remaining
         return Quota(
             limit=self._limit,
@@ -256,8 +269,8 @@ class Pacer:
         return "the next minute, or their share of this one"
 
     def learn(self, now: float, limits: RateLimits) -> None:
-        """Learn what an answer tells of the limits, by its headers or its body."""
-        # Answers without the headers (a proxy's, say) leave what is known as it is.
+        """Apply the limits that an answer has in its headers or its body."""
+        # Answers without the headers (from a proxy, for example) change nothing.
         if limits.user is not None:
             self._limit = limits.user
         if limits.org is not None:
@@ -276,25 +289,26 @@ class Pacer:
         if self._remaining is None or resets_at > self._resets_at + jump:
             self._remaining, self._resets_at = remaining, resets_at
         elif resets_at > self._resets_at - jump:
-            # Answers overtake each other, and whole seconds round: only the lowest counts.
+            # Answers overtake each other and seconds are rounded: within a window, the lowest value
+            # is the newest.
             self._remaining = min(self._remaining, remaining)
             self._resets_at = min(self._resets_at, resets_at)
 
     def _refuse(self, now: float, limits: RateLimits) -> None:
-        # Refusals of what was sent before the first of them are one event, not many.
+        # Refusals of requests that were in flight together are one event, not many.
         is_first = now >= self._held_until
         self._refusals += is_first
         backoff = _MIN_HOLD * 2 ** (self._refusals - 1)
         if limits.user_remaining == 0:
             backoff = _or(limits.user_reset, backoff)
-            # A minute that turns later than it said: its seconds are rounded down.
+            # The window was reset later than announced: its seconds are rounded down.
             self._margin = min(self._margin + self._has_turned, _MAX_MARGIN)
             if is_first:
                 self._turn_minute(now)
         elif limits.user_remaining is not None and is_first:
             self._threshold = max(1.0, int(self._allowed) / 2)
         self._hold(now, _or(limits.retry_after, backoff))
-        # One probe comes next; once it is let through, the others follow by and by.
+        # One probe comes next. After its answer, each answer allows one more in flight.
         self._forget_minute()
         self._allowed = 1.0
 
@@ -302,7 +316,7 @@ class Pacer:
         self._held_until = max(self._held_until, now + _bounded(seconds))
 
     def _grow(self) -> None:
-        # Beyond what was refused before, one more is tried after many rounds that went well.
+        # Beyond the number that was refused, growth is slow: each probe of it may cost a 429.
         step = 1.0 if self._allowed < self._threshold else _CAUTION / self._allowed
         self._allowed = min(self._allowed + step, float(self._max_in_flight))
 
@@ -316,5 +330,5 @@ def _or(value: T | None, default: D) -> T | D:
 
 
 def _until(moment: float, now: float) -> float | None:
-    # Outside the client's scope there is no clock, and `now` is infinite too.
+    # Without an open client there is no clock, and `now` is infinite too.
     return None if math.isinf(moment - now) else max(0.0, moment - now)

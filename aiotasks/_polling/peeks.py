@@ -1,4 +1,4 @@
-"""What is known of tasks that people look at again and again, asked for at most once an interval."""
+"""A cache of polled tasks for callers that ask often: each task is polled once an interval."""
 
 import asyncio
 from typing import Final, NamedTuple
@@ -12,50 +12,51 @@ from .pending import PendingTask, WaitOptions
 from .poller import Poller
 
 
+# A choice: bounds the memory of a service that runs for months.
 KEPT: Final = 10_000
-"""How many tasks are remembered, those that were looked at last."""
+"""How many tasks are remembered, those that were polled last."""
 
 _BACKOFF = poll_backoff(1.0, 1.0)
 
 
 class _Seen(NamedTuple):
-    """What the last look has shown: a task, or an outcome that says why none."""
+    """What the last poll returned: a task, or an outcome whose error says why there is none."""
 
     found: MergeTask | Outcome
     at: float
 
 
-class _Look:
-    """One look at a task, and all who wait for what it shows."""
+class _Poll:
+    """One poll of a task, shared by all callers that wait for it."""
 
     pending: PendingTask
 
     def __init__(self) -> None:
-        self.news: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
+        self.done: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
         self.watchers = 0
 
     def deliver(self, _: PendingTask, outcome: Outcome) -> None:
-        self.news.set_result(outcome)
+        self.done.set_result(outcome)
 
 
 class PeekCache:
-    """Answers what is known of a task, and looks at it when that is older than an interval."""
+    """Returns tasks as last polled, and polls those that are older than an interval."""
 
     def __init__(self) -> None:
         self._seen: dict[TaskRef, _Seen] = {}
-        self._looks: dict[TaskRef, _Look] = {}
+        self._polls: dict[TaskRef, _Poll] = {}
 
     async def peek(
         self, poller: Poller, ref: TaskRef, url: str, *, interval: float, patience: float
     ) -> TaskSnapshot | Outcome:
-        """Return what is known, or the outcome of a look that showed nothing."""
+        """Return the task as last polled, or the outcome of a poll that returned none."""
         loop = asyncio.get_running_loop()
         seen = self._known(poller, ref)
         if seen is None or not (_is_final(seen) or loop.time() - seen.at < interval):
-            outcome = await self._look(poller, ref, url, patience)
+            outcome = await self._poll(poller, ref, url, patience)
             if outcome.task is not None or seen is None or isinstance(seen.found, Outcome):
                 seen = _Seen(outcome.task or outcome, loop.time())
-                self._note(ref, seen)
+                self._remember(ref, seen)
         if isinstance(seen.found, Outcome):
             return seen.found
         return TaskSnapshot(task=seen.found, age=loop.time() - seen.at)
@@ -63,32 +64,32 @@ class PeekCache:
     def _known(self, poller: Poller, ref: TaskRef) -> _Seen | None:
         seen = self._seen.get(ref)
         pending = poller.last_polled(ref)
-        # Whoever waits for it is told all news of it, be it asked for by others.
+        # A pending wait gets the answer of every poll, even if it was made for other tasks.
         if pending is None or pending.task is None or (seen and seen.at >= pending.polled_at):
             return seen
         return _Seen(pending.task, pending.polled_at)
 
-    async def _look(self, poller: Poller, ref: TaskRef, url: str, patience: float) -> Outcome:
-        look = self._looks.get(ref)
-        if look is None:
-            look = _Look()
-            terms = WaitOptions(patience, _BACKOFF, look.deliver, is_urgent=True, is_once=True)
-            look.pending = PendingTask(
-                ref, url, terms, now=asyncio.get_running_loop().time(), index=0
+    async def _poll(self, poller: Poller, ref: TaskRef, url: str, patience: float) -> Outcome:
+        poll = self._polls.get(ref)
+        if poll is None:
+            poll = _Poll()
+            options = WaitOptions(patience, _BACKOFF, poll.deliver, is_urgent=True, is_once=True)
+            poll.pending = PendingTask(
+                ref, url, options, now=asyncio.get_running_loop().time(), index=0
             )
-            poller.add(look.pending)
-            self._looks[ref] = look
-        look.watchers += 1
+            poller.add(poll.pending)
+            self._polls[ref] = poll
+        poll.watchers += 1
         try:
-            # Who leaves disturbs no other; the last to leave takes the look along.
-            return await asyncio.shield(look.news)
+            # Cancelling one caller does not affect others; the last one cancels the poll.
+            return await asyncio.shield(poll.done)
         finally:
-            look.watchers -= 1
-            if not look.watchers:
-                del self._looks[ref]
-                poller.discard(look.pending)
+            poll.watchers -= 1
+            if not poll.watchers:
+                del self._polls[ref]
+                poller.discard(poll.pending)
 
-    def _note(self, ref: TaskRef, seen: _Seen) -> None:
+    def _remember(self, ref: TaskRef, seen: _Seen) -> None:
         _ = self._seen.pop(ref, None)
         self._seen[ref] = seen
         if len(self._seen) > KEPT:

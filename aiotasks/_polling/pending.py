@@ -19,9 +19,13 @@ from aiotasks.outcomes import Outcome, OutcomeState
 MIN_DUE: Final = 2
 """How many due tasks make a page worth polling: for one, a GET of the task costs the same."""
 
+# Fitted to a trickle of merges; see the sweep in benchmarks/results/README.md.
 _SLACK = 0.2
+# A choice: bounds the work and the memory for a page whose tasks come and go.
 _MAX_SEARCHED = 256
+# The API's largest page.
 _PAGE = 100
+# A choice: bounds the memory for rare summaries.
 _MAX_SUMMARIES = 256
 
 

@@ -27,10 +27,13 @@ from .schedule import GRACE, PollTarget, Schedule
 from .webhooks import WebhookHint
 
 
+# A choice: forged webhooks cost at most 60 of 900 requests a minute.
 HINT_PAUSE: Final = 1.0
 """Seconds between two webhooks that are followed: they are unsigned, so anyone can send them."""
 
+# The API's largest page.
 _PAGE = 100
+# A choice: a final poll is never more than this much before its deadline, however slow the API is.
 _MAX_LEAD = 1.0
 
 

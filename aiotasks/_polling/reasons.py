@@ -26,13 +26,16 @@ from aiotasks.models import Kind, MergeState, TaskStatus
 from .schedule import Schedule
 
 
+# A choice: failures are reported up to this much later, for fewer calls.
 REASON_LINGER: Final = 10.0
 """How many seconds a failure waits for others, to fetch their reasons in one call."""
 
 TRANSIENT: Final = (NetworkError, RateLimitError, ServerError)
 """Errors that say nothing about the request: a later one may succeed."""
 
+# The API's largest page: more reasons do not fit in one answer.
 _TASKS_PER_CALL = 100
+# A choice: bounds the search for a reason among the newest failures.
 _MAX_PAGES = 5
 
 

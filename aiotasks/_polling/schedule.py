@@ -21,10 +21,13 @@ from .timers import SharedDelays, WakeQueue
 from .waiters import Waiters
 
 
+# Derived: a wait may overshoot its deadline by 50 ms, of which 10 ms are left for the loop.
 GRACE: Final = 0.04
 """How many seconds after a deadline an answer that is in flight is still accepted."""
 
+# A choice: so many outdated entries are always tolerated, so that a few tasks need no sweeps.
 _LEFT_BEHIND = 64
+# Fitted to the bulk job; see the sweep in benchmarks/results/README.md.
 _EARLY_SHARE = 0.1
 
 PollTarget: TypeAlias = ListPage | TaskRef

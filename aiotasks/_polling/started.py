@@ -8,9 +8,11 @@ from aiotasks._http.urls import TaskRef
 from .webhooks import WebhookHint
 
 
+# A choice: the API documents no such time.
 VISIBILITY: Final = 30.0
 """Seconds for which a task that this client started may be missing: a 404 is not final yet."""
 
+# A choice: bounds the memory of a service that runs for months.
 MAX_MERGES: Final = 10_000
 """How many merges are remembered by the record that they merge away, the newest."""
 

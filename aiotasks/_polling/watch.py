@@ -1,4 +1,4 @@
-"""A watch: what waits for tasks, as an async iterator of their outcomes."""
+"""A watch: the outcomes of many tasks as an async iterator."""
 
 import asyncio
 from collections import deque
@@ -19,12 +19,12 @@ _SETTLED_KEPT = 64
 
 
 class Watch:
-    """Tasks that are waited for, as an async iterator of their outcomes in the order they settle.
+    """Iterate over the outcomes of tasks, in the order in which they finish.
 
-    It has to be entered with ``async with``; leaving it forgets what is still pending and leaves
-    the server's tasks alone. ``add`` takes more URLs at any time. After an ``add``, call ``close``
-    when no more will come: the iteration ends once everything has settled. A watch that only has
-    the URLs it was opened with needs no ``close``.
+    Enter it with ``async with``. Leaving it stops waiting for what is still pending; the server
+    goes on with those tasks. ``add`` takes more URLs at any time. After an ``add``, call ``close``
+    when no more will come: the iteration ends once all have finished. A watch that only has the
+    URLs it was opened with needs no ``close``.
     """
 
     def __init__(
@@ -40,7 +40,7 @@ class Watch:
         self._poller = poller
         self._origin = origin
         self._urls = urls
-        self._terms = WaitOptions(timeout, backoff, self._deliver, is_urgent)
+        self._options = WaitOptions(timeout, backoff, self._deliver, is_urgent)
         self._pending: list[PendingTask] = []
         self._left = 0
         self._outcomes: deque[tuple[int, Outcome]] = deque()
@@ -80,8 +80,8 @@ class Watch:
     def add(self, task_url: str) -> None:
         """Wait for one more task; its ``timeout`` counts from now.
 
-        A URL that cannot be used costs nobody anything: its outcome is ``UNKNOWN``, and the
-        ``ConfigurationError`` is on it.
+        A URL that cannot be used raises nothing here: its outcome is ``UNKNOWN``, with the
+        ``ConfigurationError`` as its ``error``.
 
         Raises:
             ClosedError: when the watch was closed or left, or is not entered yet.
@@ -93,7 +93,7 @@ class Watch:
         self._add(task_url, self._now())
 
     def close(self) -> None:
-        """Say that no more URLs will come. What is pending goes on."""
+        """Declare that no more URLs will come. Pending tasks are still waited for."""
         self._is_open = False
         self._is_complete = True
         self._changed.set()
@@ -116,7 +116,7 @@ class Watch:
 
     @property
     def unsettled(self) -> list[Outcome]:
-        """What would become of the tasks that are still pending if the wait ended now."""
+        """The outcomes of the pending tasks if the wait ended now."""
         now = self._now()
         return [pending.timed_out(now) for pending in self._present()]
 
@@ -135,7 +135,7 @@ class Watch:
         except ConfigurationError as error:
             self._emit(index, Outcome(url=url, state=OutcomeState.UNKNOWN, error=error))
             return
-        pending = PendingTask(ref, url, self._terms, now=now, index=index)
+        pending = PendingTask(ref, url, self._options, now=now, index=index)
         self._poller.add(pending)
         self._left += 1
         self._pending.append(pending)

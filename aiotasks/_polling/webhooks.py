@@ -1,4 +1,7 @@
-"""Hints from outside that something has ended: they prove nothing, and bring a look forward."""
+"""Webhook hints. A hint is unverified, so it only triggers an earlier poll.
+
+Affinity sends a webhook when a record was merged away: https://api-docs.affinity.co/#webhooks
+"""
 
 from collections.abc import Mapping
 from typing import NamedTuple
@@ -8,12 +11,13 @@ import msgspec
 from aiotasks.models import Kind
 
 
+# A choice: Affinity's bodies have a few kilobytes, and anyone can send more.
 _LARGEST = 1024 * 1024
 _KIND_OF: Mapping[str, Kind] = {"organization.merged": "company", "person.merged": "person"}
 
 
 class WebhookHint(NamedTuple):
-    """What was merged away, as somebody says."""
+    """Which record was merged away, as the sender claims."""
 
     kind: Kind
     duplicate_id: int | None
@@ -38,7 +42,7 @@ _EVENT = msgspec.json.Decoder(_Event)
 
 
 def read_hint(payload: object) -> WebhookHint | None:
-    """Read a webhook's body: as it came, or parsed already. Whatever else it is counts for nothing."""
+    """Read a webhook's body, as received or parsed already; return None for anything else."""
     try:
         if isinstance(payload, bytes | bytearray | str):
             event = _EVENT.decode(payload) if len(payload) <= _LARGEST else None
