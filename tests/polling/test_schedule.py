@@ -1,4 +1,4 @@
-"""Which task is to be looked at when, and what becomes of those who wait for it."""
+"""Which task is polled when, and what its answers mean for its waiters."""
 
 import math
 from collections import Counter
@@ -83,26 +83,26 @@ class Waiters:
         is_urgent: bool = False,
     ) -> PendingTask:
         options = WaitOptions(
-            timeout, backoff, lambda *settled: self.outcomes.append(settled), is_urgent
+            timeout, backoff, lambda *delivered: self.outcomes.append(delivered), is_urgent
         )
         pending = PendingTask(ref(name), f"url of {name}", options, now=now, index=0)
         self.schedule.add(pending)
         return pending
 
     def due(self, now: float) -> list[str]:
-        """Let time pass and return what is to be asked for, in order."""
+        """Let time pass and return the tasks to poll, in order."""
         self.schedule.advance(now)
         taken = self.targets(now)
         assert not any(isinstance(target, ListPage) for target in taken)
         return [target.id for target in taken if not isinstance(target, ListPage)]
 
     def targets(self, now: float) -> list[PollTarget]:
-        """Let time pass and return all questions that are to be asked, in order."""
+        """Let time pass and return all targets to poll, in order."""
         self.schedule.advance(now)
         return list(iter(lambda: self.schedule.take(now), None))
 
     def apply_task(self, seen: MergeTask, *, now: float, lead: float = 0.0) -> list[TaskRef]:
-        """Answer the question for the task that most tests are about."""
+        """Answer a poll of the task that most tests are about."""
         failures = self.schedule.apply_task(ref(), seen, now=now, lead=lead)
         self.schedule.put_back(ref())
         return failures
@@ -119,11 +119,11 @@ class Waiters:
 
 @pytest.fixture
 def waiters() -> Waiters:
-    """Return a schedule whose lists never pay."""
+    """Return a schedule whose lists are suspended."""
     return Waiters()
 
 
-class TestVerdict:
+class TestOutcomeState:
     @pytest.mark.parametrize(
         ("seen", "state"),
         [
@@ -167,7 +167,7 @@ class TestVerdict:
         assert OutcomeState.of(seen) is state
 
 
-class TestLooks:
+class TestPolls:
     def test_the_first_is_at_once(self, waiters: Waiters) -> None:
         """A new task is due when it is added."""
         waiters.add(now=5.0)
@@ -176,19 +176,19 @@ class TestLooks:
         assert not waiters.schedule.has_due
 
     def test_the_next_follow_the_backoff(self, waiters: Waiters) -> None:
-        """Each look that tells of no end sets the next one, as the strategy says."""
+        """After each poll of a running task the strategy sets the next one."""
         waiters.add(backoff=poll_backoff(2.0, 5.0, uniform=lambda low, high: low))
-        now, looks = 0.0, []
+        now, polls = 0.0, []
         for _ in range(5):
             assert waiters.due(now) == ["a"]
-            looks.append(now)
+            polls.append(now)
             _ = waiters.apply_task(RUNNING, now=now)
             now = waiters.schedule.timers.next
             waiters.schedule.put_back(ref())
-        assert looks == [0, 2, 5, 9.5, 14.5]
+        assert polls == [0, 2, 5, 9.5, 14.5]
 
-    def test_the_last_is_before_the_deadline(self, waiters: Waiters) -> None:
-        """A last look starts so early that its answer comes in time, and ends the wait."""
+    def test_the_final_one_is_before_the_deadline(self, waiters: Waiters) -> None:
+        """The final poll starts so early that its answer comes in time, and ends the wait."""
         waiters.add(timeout=15.0)
         assert waiters.due(0) == ["a"]
         _ = waiters.apply_task(RUNNING, now=0, lead=0.5)
@@ -199,8 +199,8 @@ class TestLooks:
         _ = waiters.apply_task(RUNNING, now=14.9, lead=0.5)
         assert waiters.outcome().state is OutcomeState.RUNNING
 
-    def test_no_look_is_the_last_without_a_deadline(self, waiters: Waiters) -> None:
-        """Without a timeout a task is looked at for as long as it takes."""
+    def test_no_poll_is_final_without_a_deadline(self, waiters: Waiters) -> None:
+        """Without a timeout a task is polled for as long as it takes."""
         waiters.add(timeout=math.inf)
         for number in range(200):
             assert waiters.due(number * 10.0) == ["a"]
@@ -208,15 +208,15 @@ class TestLooks:
         assert waiters.outcomes == []
         assert waiters.schedule.timers.next == 2000
 
-    def test_a_timeout_of_nothing_is_one_look(self, waiters: Waiters) -> None:
-        """Even with no time at all a task is looked at once, and not again."""
+    def test_a_timeout_of_nothing_is_one_poll(self, waiters: Waiters) -> None:
+        """Even with no time at all a task is polled once, and not again."""
         waiters.add(timeout=0)
         assert waiters.due(0) == ["a"]
         _ = waiters.apply_task(RUNNING, now=0)
         assert waiters.outcome().state is OutcomeState.RUNNING
 
-    def test_a_loop_that_was_held_up_still_looks(self, waiters: Waiters) -> None:
-        """A look that could not be made before the deadline is made after it."""
+    def test_a_blocked_loop_still_polls(self, waiters: Waiters) -> None:
+        """A poll that could not be made before the deadline is made after it."""
         waiters.add(timeout=5.0)
         assert waiters.due(60.0) == ["a"]
         assert waiters.outcomes == []
@@ -224,7 +224,7 @@ class TestLooks:
         assert waiters.outcome().state is OutcomeState.SUCCESS
 
     def test_an_answer_that_does_not_come(self, waiters: Waiters) -> None:
-        """A look without an answer is waited for until a moment after the deadline."""
+        """A poll without an answer is waited for until a moment after the deadline."""
         waiters.add(timeout=5.0)
         assert waiters.due(0) == ["a"]
         assert waiters.schedule.timers.next == 5.0 + GRACE
@@ -233,16 +233,16 @@ class TestLooks:
         waiters.schedule.advance(5.0 + GRACE)
         assert isinstance(waiters.outcome().error, TaskTimeoutError)
 
-    def test_looks_without_a_deadline_wait_for_ever(self, waiters: Waiters) -> None:
-        """Without a timeout nothing but an answer ends a look."""
+    def test_polls_without_a_deadline_wait_for_ever(self, waiters: Waiters) -> None:
+        """Without a timeout nothing but an answer ends a poll."""
         waiters.add(timeout=math.inf)
         assert waiters.due(0) == ["a"]
         assert waiters.schedule.timers.next == math.inf
         waiters.schedule.advance(1e9)
         assert waiters.outcomes == []
 
-    def test_a_look_that_told_nothing_is_repeated(self, waiters: Waiters) -> None:
-        """A task of which the look told nothing goes to the end of the queue."""
+    def test_a_poll_without_an_answer_is_repeated(self, waiters: Waiters) -> None:
+        """A task whose poll had no answer goes to the end of the queue."""
         waiters.add("a")
         waiters.add("b")
         waiters.schedule.advance(0)
@@ -251,8 +251,8 @@ class TestLooks:
         waiters.schedule.put_back(ref("a"))
         assert waiters.due(0) == ["b", "a"]
 
-    def test_an_answer_ends_the_look(self, waiters: Waiters) -> None:
-        """Nothing is queued again once its look told something."""
+    def test_an_answer_ends_the_poll(self, waiters: Waiters) -> None:
+        """Nothing is queued again once its poll was answered."""
         waiters.add("a")
         assert waiters.due(0) == ["a"]
         _ = waiters.apply_task(RUNNING, now=0)
@@ -262,7 +262,7 @@ class TestLooks:
     @given(st.lists(st.floats(0, 100), max_size=30))
     @settings(max_examples=examples(100), deadline=None, suppress_health_check=SLOW)
     def test_what_is_due_comes_in_order(self, times: list[float]) -> None:
-        """Tasks are asked for in the order of their due times, and of their adding if equal."""
+        """Tasks are polled in the order of their due times, and of their adding if equal."""
         waiters = Waiters()
         for number, when in enumerate(times):
             waiters.add(str(number), now=when)
@@ -273,7 +273,7 @@ class TestLooks:
     def test_a_broken_backoff_costs_its_own_tasks_only(
         self, waiters: Waiters, timeout: float
     ) -> None:
-        """A strategy that fails settles the tasks it was given for, with what it raised."""
+        """A strategy that fails ends the waits for the tasks it was given for, with what it raised."""
         broken = waiters.add(timeout=timeout, backoff=lambda state: 1 / 0)
         waiters.add()
         assert waiters.due(0) == ["a"]
@@ -284,7 +284,7 @@ class TestLooks:
         assert isinstance(outcome.error, ConfigurationError)
 
     def test_a_backoff_sees_its_own_attempts(self, waiters: Waiters) -> None:
-        """The attempt that a strategy is told is the number of the looks so far, from 1."""
+        """The attempt that a strategy gets is the number of polls so far, from 1."""
         attempts: list[int] = []
 
         def remember(state: tenacity.RetryCallState) -> float:
@@ -305,7 +305,7 @@ def missed_fresh(schedule: Schedule, now: float) -> None:
 
 class TestOutcomes:
     def test_success(self, waiters: Waiters) -> None:
-        """A success carries the task, the looks that told something, and the time it took."""
+        """A success carries the task, the polls that were answered, and the time it took."""
         waiters.add(now=1.0)
         assert waiters.due(1.0) == ["a"]
         _ = waiters.apply_task(RUNNING, now=2.0)
@@ -318,7 +318,7 @@ class TestOutcomes:
     @pytest.mark.parametrize("seen", [FAILED, PARTIAL], ids=["failed", "partial"])
     @pytest.mark.parametrize("reason", ["Primary company not found", None])
     def test_failure(self, waiters: Waiters, seen: MergeTask, reason: str | None) -> None:
-        """A failed task waits for its reason, and settles with it or without."""
+        """A failed task waits for its reason, and is delivered with it or without."""
         waiters.add()
         assert waiters.due(0) == ["a"]
         assert waiters.apply_task(seen, now=1.0)
@@ -331,7 +331,7 @@ class TestOutcomes:
         assert outcome.error.reason == reason
 
     def test_failure_without_time_for_the_reason(self, waiters: Waiters) -> None:
-        """A failure whose reason does not come in time is a failure all the same."""
+        """A failure whose reason does not come in time is still a failure."""
         waiters.add(timeout=5.0)
         assert waiters.due(0) == ["a"]
         assert waiters.apply_task(FAILED, now=1.0)
@@ -366,7 +366,7 @@ class TestOutcomes:
     def test_a_failure_is_not_taken_back(
         self, waiters: Waiters, news: Callable[[Schedule], object]
     ) -> None:
-        """Whatever a later look tells, what was seen as failed waits for its reason."""
+        """Whatever a later poll returns, a task that was polled as failed waits for its reason."""
         failed = waiters.add()
         assert waiters.due(0) == ["a"]
         assert waiters.apply_task(FAILED, now=1.0)
@@ -387,7 +387,7 @@ class TestOutcomes:
         assert isinstance(outcome.error, UnknownStatusError)
 
     def test_time_is_up(self, waiters: Waiters) -> None:
-        """A task that still runs at the deadline is told as last seen, with the time waited."""
+        """A task that still runs at the deadline is reported as last polled, with the time waited."""
         waiters.add(now=100.0, timeout=15.0)
         assert waiters.due(100.0) == ["a"]
         _ = waiters.apply_task(RUNNING, now=100.0)
@@ -399,7 +399,7 @@ class TestOutcomes:
         assert outcome.waited == outcome.error.waited == pytest.approx(15.0 + GRACE)
 
     def test_not_visible_yet(self, waiters: Waiters) -> None:
-        """A look that cannot see a task of our own yet tells nothing."""
+        """A 404 for a task that this client just started is no answer."""
         waiters.add(timeout=15.0)
         waiters.schedule.started.record(ref(), 0, 0.0)
         assert waiters.due(0) == ["a"]
@@ -412,7 +412,7 @@ class TestOutcomes:
         assert (outcome.state, outcome.task, outcome.polls) == (OutcomeState.RUNNING, None, 0)
 
     def test_given_up(self, waiters: Waiters) -> None:
-        """A task of which nothing can be learned settles with the error that says why."""
+        """A task whose state cannot be found out is delivered with the error."""
         waiters.add()
         assert waiters.due(0) == ["a"]
         error = NotFoundError(404, None, "x")
@@ -422,7 +422,7 @@ class TestOutcomes:
 
     @pytest.mark.parametrize("state", [OutcomeState.UNKNOWN, OutcomeState.RUNNING])
     def test_all_given_up(self, waiters: Waiters, state: OutcomeState) -> None:
-        """When nothing more can be learned, everything settles, a failure as the failure it is."""
+        """When no poll can succeed, everything is delivered, a failure as the failure it is."""
         waiters.add("a")
         waiters.add("b")
         waiters.add("c", timeout=math.inf)
@@ -455,7 +455,7 @@ class TestOutcomes:
         state: OutcomeState,
         error: type[AffinityError],
     ) -> None:
-        """What a wait would come to can be told without ending it."""
+        """The outcome of a wait that would end now can be read without ending it."""
         pending = waiters.add()
         assert waiters.due(0) == ["a"]
         if seen is not None:
@@ -468,7 +468,7 @@ class TestOutcomes:
 
 class TestSharing:
     def test_a_shared_task_is_asked_for_once(self, waiters: Waiters) -> None:
-        """All who wait for a task share one look and what it tells."""
+        """All waiters of a task share one poll and its answer."""
         for _ in range(3):
             waiters.add()
         assert (waiters.schedule.count, len(waiters.schedule.waiters)) == (3, 1)
@@ -476,8 +476,8 @@ class TestSharing:
         _ = waiters.apply_task(SUCCESS, now=1.0)
         assert [outcome.state for _, outcome in waiters.outcomes] == [OutcomeState.SUCCESS] * 3
 
-    def test_who_comes_late_shares_the_look(self, waiters: Waiters) -> None:
-        """A task that is being asked for is not queued again for somebody new."""
+    def test_a_late_waiter_shares_the_poll(self, waiters: Waiters) -> None:
+        """A task whose poll is in flight is not queued again for a new waiter."""
         waiters.add()
         assert waiters.due(0) == ["a"]
         waiters.add(now=1.0)
@@ -485,8 +485,8 @@ class TestSharing:
         _ = waiters.apply_task(SUCCESS, now=2.0)
         assert sorted(outcome.waited for _, outcome in waiters.outcomes) == [1.0, 2.0]
 
-    def test_news_are_for_everybody(self, waiters: Waiters) -> None:
-        """What a look tells counts for those too whose own look is not due yet."""
+    def test_an_answer_is_for_all_waiters(self, waiters: Waiters) -> None:
+        """An answer counts also for waiters whose own poll is not due yet."""
         waiters.add()
         assert waiters.due(0) == ["a"]
         _ = waiters.apply_task(RUNNING, now=0)
@@ -495,8 +495,8 @@ class TestSharing:
         _ = waiters.apply_task(SUCCESS, now=3.0)
         assert len(waiters.outcomes) == 2
 
-    def test_anothers_look_is_not_the_last_one(self, waiters: Waiters) -> None:
-        """A look that somebody else needed does not end a wait before its own last look."""
+    def test_a_poll_for_others_is_not_the_final_one(self, waiters: Waiters) -> None:
+        """A poll for another waiter does not end a wait before its own final poll."""
         first = waiters.add(timeout=15.0, backoff=lambda state: 60.0)
         assert waiters.due(0) == ["a"]
         _ = waiters.apply_task(RUNNING, now=0)
@@ -509,7 +509,7 @@ class TestSharing:
         assert dict(waiters.outcomes)[first].state is OutcomeState.SUCCESS
 
     def test_reasons_are_shared(self, waiters: Waiters) -> None:
-        """One reason settles all who saw the failure, and nobody who did not."""
+        """One reason ends all waits that saw the failure, and no other."""
         for _ in range(2):
             waiters.add()
         assert waiters.due(0) == ["a"]
@@ -521,7 +521,7 @@ class TestSharing:
 
 
 class TestDiscarding:
-    def test_nobody_is_told(self, waiters: Waiters) -> None:
+    def test_a_discarded_task_is_not_delivered(self, waiters: Waiters) -> None:
         """What is discarded is never delivered, however often it is discarded."""
         pending = waiters.add()
         waiters.schedule.discard(pending)
@@ -531,7 +531,7 @@ class TestDiscarding:
         assert (waiters.outcomes, waiters.schedule.count) == ([], 0)
 
     def test_others_are_not_touched(self, waiters: Waiters) -> None:
-        """Discarding one of those who wait for a task leaves it to the others."""
+        """Discarding one waiter of a task does not affect the others."""
         leaving, staying = waiters.add(), waiters.add()
         assert waiters.due(0) == ["a"]
         waiters.schedule.discard(leaving)
@@ -539,7 +539,7 @@ class TestDiscarding:
         assert [pending for pending, _ in waiters.outcomes] == [staying]
 
     def test_what_is_queued_is_passed_over(self, waiters: Waiters) -> None:
-        """A task that nobody waits for any more is not asked for, and can be added again."""
+        """A task without waiters is not polled, and can be added again."""
         gone = waiters.add("a")
         waiters.add("b")
         waiters.schedule.advance(0)
@@ -548,8 +548,8 @@ class TestDiscarding:
         waiters.add("a", now=1.0)
         assert waiters.due(1.0) == ["a"]
 
-    def test_its_look_is_not_repeated(self, waiters: Waiters) -> None:
-        """A look at a task that nobody waits for any more is not queued again."""
+    def test_its_poll_is_not_repeated(self, waiters: Waiters) -> None:
+        """A poll of a task without waiters is not queued again."""
         pending = waiters.add()
         assert waiters.due(0) == ["a"]
         waiters.schedule.discard(pending)
@@ -561,7 +561,7 @@ class TestDiscarding:
 
 class TestSize:
     def test_one_entry_for_each(self, waiters: Waiters) -> None:
-        """However often tasks are looked at, there are hardly more times than tasks."""
+        """However often tasks are polled, there are hardly more timers than tasks."""
         for number in range(200):
             waiters.add(str(number), timeout=1e6)
         for now in range(0, 1000, 10):
@@ -570,8 +570,8 @@ class TestSize:
                 waiters.schedule.put_back(ref(name))
             assert len(waiters.schedule.timers) <= 3 * 200 + 64
 
-    def test_shared_looks_leave_no_entries(self, waiters: Waiters) -> None:
-        """One who waits for a last look gets no entry for each look of the others."""
+    def test_shared_polls_leave_no_entries(self, waiters: Waiters) -> None:
+        """A wait for a final poll gets no timer for each poll of the others."""
         for _ in range(50):
             waiters.add(timeout=5000.0, backoff=lambda state: 1e9)
         waiters.add(timeout=1e6)
@@ -648,7 +648,7 @@ class TestPages:
         assert [outcome.polls for _, outcome in paged.outcomes] == [3] * 300
 
     def test_one_task_is_asked_for_alone(self, paged: Waiters) -> None:
-        """A page that answers one due task costs as much as asking for that, and tells less."""
+        """A page that answers one due task costs as much as a GET of that task."""
         paged.add("task 5")
         assert Reader(paged, NAMED).read(0.0) == {"task": 1}
 
@@ -666,7 +666,7 @@ class TestPages:
         assert reader.read(15.0) == {"page": 1}
         assert len(paged.outcomes) == 4
 
-    def test_a_page_is_asked_for_again_without_the_walk(self, paged: Waiters) -> None:
+    def test_a_page_is_polled_again_without_a_scan(self, paged: Waiters) -> None:
         """Tasks that were found far down cost one call the next time, wherever they stand."""
         for name in NAMED[:300]:
             paged.add(name)
@@ -679,8 +679,8 @@ class TestPages:
         assert reader.read(20.0) == {"page": 1}
         assert paged.schedule.count == 100
 
-    def test_a_page_that_shows_none_of_them_ends_the_walk(self, paged: Waiters) -> None:
-        """Tasks that no page shows are asked for by themselves, and nothing is lost."""
+    def test_a_page_that_shows_none_of_them_ends_the_scan(self, paged: Waiters) -> None:
+        """Tasks that no page shows are polled singly, and nothing is lost."""
         for name in ("lost", "also lost"):
             paged.add(name)
         reader = Reader(paged, NAMED)
@@ -691,7 +691,7 @@ class TestPages:
         assert {outcome.state for _, outcome in paged.outcomes} == {OutcomeState.SUCCESS}
 
     def test_absence_is_no_proof(self, paged: Waiters) -> None:
-        """A task that its page shows no more is looked for, and not thought of as finished."""
+        """A task that its page shows no more is polled singly, and not taken as finished."""
         for name in NAMED[:5]:
             paged.add(name)
         reader = Reader(paged, NAMED)
@@ -700,8 +700,8 @@ class TestPages:
         assert reader.read(10.0)["task"] == 5
         assert (paged.outcomes, paged.schedule.count) == ([], 5)
 
-    def test_a_list_that_does_not_pay_rests(self, paged: Waiters) -> None:
-        """When the list never shows them, tasks are asked for alone; pages are tried rarely."""
+    def test_a_list_that_is_not_worth_it_is_suspended(self, paged: Waiters) -> None:
+        """When the list never shows them, tasks are polled singly; pages are tried rarely."""
         for name in ("lost", "also lost", "lost too"):
             paged.add(name, timeout=1e6)
         reader = Reader(paged, NAMED)
@@ -710,7 +710,7 @@ class TestPages:
         assert reader.calls["page"] <= 10
         assert reader.calls["task"] == 3 * 360
 
-    def test_who_was_seen_together_wakes_together(self, paged: Waiters) -> None:
+    def test_tasks_polled_together_wake_together(self, paged: Waiters) -> None:
         """Jitter does not tear apart the tasks of one wait that one page shows."""
         delays = iter(range(10, 1000))
         options = WaitOptions(1e6, lambda state: next(delays), lambda pending, outcome: None)
@@ -723,7 +723,7 @@ class TestPages:
         assert paged.schedule.timers.next == 21.0
 
     def test_a_refused_list(self, paged: Waiters) -> None:
-        """When the list may not be read, its tasks are asked for alone."""
+        """When the list may not be read, its tasks are polled singly."""
         for name in NAMED[:3]:
             paged.add(name)
         (scan,) = paged.targets(0.0)
@@ -733,7 +733,7 @@ class TestPages:
         assert paged.due(0.0) == NAMED[:3]
 
     def test_a_refused_page_below(self, paged: Waiters) -> None:
-        """A link that has become invalid costs a new walk, not the use of the list."""
+        """A link that has become invalid costs a new scan, not the use of the list."""
         for name in NAMED[:200]:
             paged.add(name)
         reader = Reader(paged, NAMED)
@@ -752,7 +752,7 @@ class TestPages:
         assert paged.schedule.timers.next == 20.0
 
     def test_failures_on_a_page(self, paged: Waiters) -> None:
-        """A page tells all failures that it shows, once for each task; their reasons follow."""
+        """A page reports all failures that it shows, once for each task; their reasons follow."""
         for name in (*NAMED[:3], NAMED[0]):
             paged.add(name)
         (scan,) = paged.targets(0.0)
@@ -765,7 +765,7 @@ class TestPages:
         assert [outcome.reason for _, outcome in paged.outcomes] == ["Gone", "Gone"]
 
     def test_a_page_that_failed_is_asked_for_again(self, paged: Waiters) -> None:
-        """A page of which no answer came loses nothing of what it was to tell."""
+        """The tasks of a page that was not answered are due again."""
         for name in NAMED[:3]:
             paged.add(name)
         (scan,) = paged.targets(0.0)
@@ -773,8 +773,8 @@ class TestPages:
         paged.schedule.put_back(scan)
         assert paged.targets(0.0) == [scan]
 
-    def test_who_is_urgent_goes_first_and_alone(self, paged: Waiters) -> None:
-        """A task that somebody waits for by itself is not kept waiting by pages for others."""
+    def test_an_urgent_task_goes_first_and_alone(self, paged: Waiters) -> None:
+        """An urgent task is not kept waiting by pages for others."""
         for name in NAMED[:50]:
             paged.add(name)
         pending = paged.add("other", now=0.0, is_urgent=True)
@@ -787,7 +787,7 @@ class TestPages:
 
     @pytest.mark.parametrize("count", [30, 300, 900])
     def test_every_due_task_is_asked_within_its_bound(self, paged: Waiters, count: int) -> None:
-        """With a slot a second, no look is later than the time that a sweep of all takes."""
+        """With a slot a second, no poll is later than the time that polling all pages takes."""
         pendings = [
             paged.add(name, timeout=1e6, backoff=lambda state: 10.0)
             for name in NAMED[: count - 20] + [f"lost {number}" for number in range(20)]
@@ -808,28 +808,28 @@ class TestPages:
 
 
 class TestFreshTasks:
-    def test_the_first_look_is_after_an_interval(self, paged: Waiters) -> None:
-        """A task that this client started just now is not looked at before it can have ended."""
+    def test_the_first_poll_is_after_an_interval(self, paged: Waiters) -> None:
+        """A task that this client started just now is not polled before it can have ended."""
         paged.schedule.started.record(ref(), 0, 0.0)
         paged.add()
         assert paged.targets(0.0) == []
         assert paged.schedule.timers.next == 10.0
         assert paged.targets(10.0) == [ref()]
 
-    def test_without_time_it_is_looked_at_at_once(self, waiters: Waiters) -> None:
-        """Who has no time to wait gets a look all the same."""
+    def test_without_time_it_is_polled_immediately(self, waiters: Waiters) -> None:
+        """A wait without time still gets one poll."""
         waiters.schedule.started.record(ref(), 0, 0.0)
         waiters.add(timeout=0)
         assert waiters.due(0.0) == ["a"]
 
-    def test_others_tasks_are_looked_at_at_once(self, waiters: Waiters) -> None:
+    def test_tasks_of_others_are_polled_immediately(self, waiters: Waiters) -> None:
         """A task that was started long ago may have ended."""
         waiters.schedule.started.record(ref(), 0, 0.0)
         waiters.add(now=VISIBILITY + 1)
         assert waiters.due(VISIBILITY + 1) == ["a"]
 
-    def test_a_look_that_never_pays_is_skipped(self, waiters: Waiters) -> None:
-        """Where hardly a task ended before its second look, the first is left out."""
+    def test_a_first_poll_in_vain_is_skipped(self, waiters: Waiters) -> None:
+        """While hardly a task ends before its second poll, the first is skipped."""
         waiters.add()
         assert waiters.due(0.0) == ["a"]
         _ = waiters.apply_task(RUNNING, now=0.0)
@@ -840,8 +840,8 @@ class TestFreshTasks:
         assert waiters.due(39.9) == []
         assert waiters.due(40.0) == ["b"]
 
-    def test_a_look_that_pays_is_made(self, waiters: Waiters) -> None:
-        """Where tasks end before their second look, the first is made after one interval."""
+    def test_a_first_poll_that_finds_ends_is_made(self, waiters: Waiters) -> None:
+        """While tasks end before their second poll, the first is made after one interval."""
         waiters.add()
         assert waiters.due(0.0) == ["a"]
         _ = waiters.apply_task(SUCCESS, now=0.0)
@@ -850,14 +850,14 @@ class TestFreshTasks:
         assert waiters.schedule.timers.next == 30.0
 
     def test_a_broken_backoff(self, waiters: Waiters) -> None:
-        """A strategy that fails for the first look of all settles its task at once."""
+        """A strategy that fails for the very first poll ends the wait immediately."""
         waiters.schedule.started.record(ref(), 0, 0.0)
         waiters.add(backoff=lambda state: 1 / 0)
         assert isinstance(waiters.outcome().error, ConfigurationError)
         assert waiters.schedule.count == 0
 
     def test_a_list_that_lags(self, paged: Waiters) -> None:
-        """A fresh task that the list does not show yet is given time; an older one is asked for."""
+        """A fresh task that the list does not show yet gets time; an older one is polled singly."""
         for name in ("new", "newer"):
             paged.schedule.started.record(ref(name), 0, 0.0)
             paged.add(name, now=0.0)
@@ -898,7 +898,7 @@ class TestSummaries:
         assert len(waiters.schedule._summaries) <= 257
 
     def test_news_for_tasks_that_are_not_due_leave_no_entries(self, paged: Waiters) -> None:
-        """Tasks that share a page with some that are asked for often do not pile up times."""
+        """Tasks that share a page with some that are polled often do not pile up timers."""
         for name in NAMED[:2]:
             paged.add(name, timeout=1e6, backoff=lambda state: 1.0)
         for name in NAMED[2:100]:
@@ -962,8 +962,8 @@ class ScheduleMachine(RuleBasedStateMachine):
 
     def deliver(self, pending: PendingTask, outcome: Outcome) -> None:
         wait, now = self.model.waits[pending], self.model.now
-        assert not wait.is_over, "settled twice, or after it was discarded"
-        assert now <= wait.deadline + GRACE + 1e-6, "settled too late"
+        assert not wait.is_over, "delivered twice, or after it was discarded"
+        assert now <= wait.deadline + GRACE + 1e-6, "delivered too late"
         assert outcome.waited == now - pending.added_at
         wait.outcome = outcome
         if outcome.state is OutcomeState.RUNNING and isinstance(outcome.error, TaskTimeoutError):
@@ -1005,13 +1005,13 @@ class ScheduleMachine(RuleBasedStateMachine):
     @rule()
     def take_all(self) -> None:
         while (target := self.schedule.take(self.model.now)) is not None:
-            assert target not in self.model.polling, "asked for twice at once"
+            assert target not in self.model.polling, "polled twice at the same time"
             assert self.schedule.is_wanted(target)
             if isinstance(target, ListPage):
                 assert target.is_in_flight
                 assert not self.schedule.lists[target.kind].is_suspended(self.model.now)
             else:
-                assert any(self.model.live(target.id)), "asked for though nobody waits"
+                assert any(self.model.live(target.id)), "polled without a waiter"
             self.model.polling.append(target)
         assert not self.schedule.has_due
 
@@ -1121,7 +1121,7 @@ class ScheduleMachine(RuleBasedStateMachine):
         assert len(self.schedule.timers) <= 3 * len(live) + 64
 
     @invariant()
-    def nobody_is_forgotten(self) -> None:
+    def no_task_is_forgotten(self) -> None:
         if not hasattr(self, "schedule"):
             return
         for wait in self.model.live():
@@ -1151,7 +1151,7 @@ class ScheduleMachine(RuleBasedStateMachine):
         assert all(each.size for each in known.pages if not each.is_in_flight)
 
     def teardown(self) -> None:
-        """Whatever happened, in the end everything settles and nothing is left behind."""
+        """Whatever happened, in the end everything is delivered and nothing is left behind."""
         if not hasattr(self, "schedule"):
             return
         for target in list(self.model.polling):
@@ -1173,8 +1173,8 @@ TestScheduleMachine.settings = settings(
 )
 
 
-def test_a_walk_goes_on_without_the_task_that_kept_it_going() -> None:
-    """Whoever is passed over while a page is read is asked for, whatever becomes of the others."""
+def test_a_scan_goes_on_without_the_task_that_kept_it_going() -> None:
+    """Tasks that were skipped while a page was in flight are polled, whatever becomes of others."""
     schedule = Schedule()
     outcomes: list[Outcome] = []
     options = WaitOptions(1000.0, tenacity.wait_fixed(5), lambda _, end: outcomes.append(end))

@@ -1,4 +1,4 @@
-"""Which page is worth a call: what a look at it answers, and where the walk goes."""
+"""Which page is worth polling, and where the scan goes."""
 
 import logging
 
@@ -49,8 +49,8 @@ def list_page(*pendings: PendingTask, created_at: float = 0.0) -> ListPage:
 
 
 class TestMembers:
-    def test_who_joins_and_leaves(self) -> None:
-        """A page counts who is on it, and who of these is due."""
+    def test_joining_and_leaving(self) -> None:
+        """A page counts its tasks, and those that are due."""
         due, asked = pending("a"), pending("b", phase=Phase.IN_FLIGHT)
         later, failed = pending("c", phase=Phase.WAITING), pending("d", phase=Phase.FETCHING_REASON)
         page = list_page(due, asked, later, failed)
@@ -63,7 +63,7 @@ class TestMembers:
         assert (due.page, asked.page) == (None, page)
 
     def test_a_task_is_on_one_page(self) -> None:
-        """Whoever joins a page leaves the one before it."""
+        """A task that joins a page leaves the one it was on."""
         moved = pending()
         before, after = list_page(moved), list_page()
         after.join(moved)
@@ -82,14 +82,14 @@ class TestMembers:
         assert page.tasks() == [stays]
 
 
-class TestValue:
-    def test_a_look_at_one(self) -> None:
+class TestPriority:
+    def test_one_task(self) -> None:
         """News of a task is worth the square of the time since the last."""
         assert pending(polled_at=3.0).priority(10.0) == 49
         assert list_page(pending(polled_at=3.0)).priority(10.0) == 49
 
     def test_nothing_due_is_worth_nothing(self) -> None:
-        """A page without a due task is worth no look, however many stand on it."""
+        """A page without a due task is not worth a poll, however many are on it."""
         assert list_page().priority(100.0) == 0
         assert (
             list_page(*(pending(str(n), phase=Phase.WAITING) for n in range(9))).priority(100.0)
@@ -102,10 +102,10 @@ class TestValue:
         left=st.integers(0, 99),
     )
     @settings(max_examples=examples(100), deadline=None, suppress_health_check=SLOW)
-    def test_it_is_the_sum_of_the_single_looks(
+    def test_it_is_the_sum_of_its_tasks(
         self, created_at: float, polled_at: list[float], left: int
     ) -> None:
-        """A page is worth as much as its due tasks together, whoever came and went before."""
+        """A page is worth as much as its due tasks together, whichever came and went before."""
         page = list_page(
             *(pending(str(n), polled_at=when) for n, when in enumerate(polled_at)),
             created_at=created_at,
@@ -121,7 +121,7 @@ class TestValue:
         assert page.priority(10.0) == pytest.approx(100 * 100)
 
 
-class TestPays:
+class TestIsWorthPolling:
     @pytest.mark.parametrize(
         ("due", "soon", "others", "is_worth_polling"),
         [(0, 0, 9, False), (1, 0, 9, False), (2, 0, 0, True), (1, 1, 0, True), (0, 2, 1, True)],
@@ -129,7 +129,7 @@ class TestPays:
     def test_two_that_are_due_or_nearly(
         self, due: int, soon: int, others: int, is_worth_polling: bool
     ) -> None:
-        """A page pays when it answers two: such as are due, or will be very soon."""
+        """A page is worth polling when two of its tasks are due, or due soon."""
         assert MIN_DUE == 2
         page = list_page(
             *(pending(f"due {n}") for n in range(due)),
@@ -142,16 +142,16 @@ class TestPays:
         ("now", "is_soon"), [(15.9, False), (16.0, True), (19.0, True), (20.0, True)]
     )
     def test_what_is_soon(self, now: float, is_soon: bool) -> None:
-        """A task may be looked at when a fifth of its interval is left."""
+        """A task may be polled when a fifth of its interval is left."""
         assert pending(polled_at=0.0, phase=Phase.WAITING, due_at=20.0).is_due_soon(now) is is_soon
 
     @pytest.mark.parametrize("phase", [each for each in Phase if each is not Phase.WAITING])
-    def test_only_what_waits_for_its_look_is_due_soon(self, phase: Phase) -> None:
-        """What is asked for already, or has failed, or is settled is not looked at sooner."""
+    def test_only_a_waiting_task_is_due_soon(self, phase: Phase) -> None:
+        """A task that is due, in flight, failed or done is not due soon."""
         assert not pending(phase=phase, due_at=20.0).is_due_soon(20.0)
 
-    def test_who_has_left_is_not_counted(self) -> None:
-        """A task that stands on another page now does not make this one pay."""
+    def test_a_task_that_left_is_not_counted(self) -> None:
+        """A task that is on another page now does not count."""
         moved = pending("moved", phase=Phase.WAITING, due_at=0.0)
         page = list_page(pending("due"), moved)
         list_page().join(moved)
@@ -172,7 +172,7 @@ def add_page(known: TaskList, name: str, *pendings: PendingTask, now: float = 0.
 
 
 class TestBest:
-    def test_nothing_pays(self) -> None:
+    def test_nothing_is_worth_it(self) -> None:
         """One due task alone makes no page worth a call."""
         known = task_list()
         assert known.best_page(0.0) is None
@@ -180,7 +180,7 @@ class TestBest:
         assert known.best_page(0.0) is None
 
     def test_the_one_that_is_most_worth(self) -> None:
-        """Of the pages that pay the one is asked that tells most, the walk among them."""
+        """The page with the highest priority is polled, the scan among them."""
         known = task_list()
         old = add_page(known, "old", pending("a"), pending("b"))
         assert known.best_page(10.0) is old
@@ -188,10 +188,10 @@ class TestBest:
         assert known.best_page(10.0) is new
         assert known.best_page(100.0) is new
         for number in range(50):
-            known.scan.join(pending(f"walk {number}"))
+            known.scan.join(pending(f"scan {number}"))
         assert known.best_page(100.0) is known.scan
 
-    def test_what_is_asked_is_not_asked_again(self) -> None:
+    def test_a_page_in_flight_is_passed_over(self) -> None:
         """A page on its way is passed over."""
         known = task_list()
         old = add_page(known, "old", pending("a"), pending("b"))
@@ -199,9 +199,9 @@ class TestBest:
         assert known.best_page(10.0) is None
 
 
-class TestWalk:
+class TestScan:
     def test_from_the_newest_page_down(self) -> None:
-        """The walk starts at the newest page, follows the links while it pays, and starts anew."""
+        """The scan starts at the newest page, follows the links while it is worth it, and restarts."""
         known = task_list()
         assert known.scan.request == FIRST
         assert known.advance_scan(listing("2"), is_worth_it=True)
@@ -212,20 +212,20 @@ class TestWalk:
         assert known.scan.request == FIRST
 
     def test_the_end_of_the_list(self) -> None:
-        """Where there is no further page the walk ends, however well it paid."""
+        """At the end of the list the scan ends, however much it found."""
         known = task_list()
         assert known.advance_scan(listing("2"), is_worth_it=True)
         assert not known.advance_scan(None, is_worth_it=True)
         assert known.scan.request == FIRST
 
-    def test_the_newest_page_stays_with_the_walk(self) -> None:
-        """The newest page shifts, so it is no leaf; a look at it begins a walk."""
+    def test_the_newest_page_stays_with_the_scan(self) -> None:
+        """The newest page shifts, so it is not kept; a poll of it begins a scan."""
         known = task_list()
         assert known.page_for(known.scan, 7.0) is known.scan
         assert (known.scan_began, known.pages) == (7.0, [])
 
     def test_a_page_below_is_kept(self) -> None:
-        """A page further down is anchored at a task: it is kept, and asked for again as it is."""
+        """A page further down is anchored at a task: it is kept, and polled again as it is."""
         known = task_list("person")
         _ = known.page_for(known.scan, 1.0)
         assert known.advance_scan(listing("2"), is_worth_it=True)
@@ -247,7 +247,7 @@ class TestWalk:
         assert result == ([], [])
 
     def test_what_is_yet_to_find(self) -> None:
-        """Due tasks that were not looked at since the walk began are yet to be found."""
+        """Due tasks that were not polled since the scan began are not yet scanned."""
         known = task_list()
         old, asked = pending("a", polled_at=1.0), pending("b", polled_at=1.0, phase=Phase.IN_FLIGHT)
         new = pending("new", polled_at=5.0)
@@ -263,9 +263,9 @@ class TestWalk:
         assert known.not_yet_scanned(1) == [old]
 
 
-class TestRest:
-    def test_three_that_do_not_pay(self) -> None:
-        """After three looks in a row that did not pay, the list is left alone for a minute."""
+class TestSuspension:
+    def test_three_that_are_not_worth_it(self) -> None:
+        """After three polls in a row that were not worth it, the list is suspended for a minute."""
         known = task_list()
         for _ in range(2):
             known.record_poll(0.0, was_worth_it=False)
@@ -278,8 +278,8 @@ class TestRest:
         assert known.is_suspended(69.9)
         assert not known.is_suspended(70.0)
 
-    def test_a_resting_list_is_not_read(self) -> None:
-        """However many are due, no page of a list is asked for while that rests."""
+    def test_a_suspended_list_is_not_read(self) -> None:
+        """However many are due, no page of a suspended list is polled."""
         known = task_list()
         for name in "abc":
             known.scan.join(pending(name))
@@ -288,20 +288,20 @@ class TestRest:
         assert known.best_page(59.0) is None
         assert known.best_page(60.0) is not None
 
-    def test_each_rest_is_longer(self) -> None:
-        """A list that still does not pay is tried by one page, and ever more rarely."""
-        known, now, rests = task_list(), 0.0, []
+    def test_each_suspension_is_longer(self) -> None:
+        """A list that is still not worth it is tried by one page, and ever more rarely."""
+        known, now, suspensions = task_list(), 0.0, []
         known.suspend(now)
         for _ in range(6):
             start = now
             while known.is_suspended(now):
                 now += 1
-            rests.append(now - start)
+            suspensions.append(now - start)
             known.record_poll(now, was_worth_it=False)
-        assert rests == [60, 120, 240, 480, 900, 900]
+        assert suspensions == [60, 120, 240, 480, 900, 900]
 
-    def test_a_list_that_pays_again(self) -> None:
-        """One page that pays makes it as good as new."""
+    def test_a_list_that_is_worth_it_again(self) -> None:
+        """One page that is worth it resets the suspensions."""
         known = task_list()
         known.suspend(0.0)
         known.suspend(100.0)
@@ -313,15 +313,15 @@ class TestRest:
         assert known.is_suspended(559.0)
         assert not known.is_suspended(560.0)
 
-    def test_a_rest_ends_the_walk(self) -> None:
-        """After a rest the walk starts at the newest page."""
+    def test_a_suspension_ends_the_scan(self) -> None:
+        """After a suspension the scan starts at the newest page."""
         known = task_list()
         _ = known.advance_scan(listing("2"), is_worth_it=True)
         known.suspend(0.0)
         assert known.scan.request == FIRST
 
     def test_one_line_each_way(self, caplog: pytest.LogCaptureFixture) -> None:
-        """A list that stops paying is told of once, and once when it pays again."""
+        """A suspension is logged once, and its end once."""
         caplog.set_level(logging.INFO, logger="aiotasks")
         known = task_list("person")
         known.record_poll(0.0, was_worth_it=True)
@@ -338,5 +338,5 @@ class TestRest:
 
 @pytest.mark.parametrize("kind", ["company", "person"])
 def test_each_kind_has_a_list(kind: Kind) -> None:
-    """The walk starts at the newest page of its own kind."""
+    """The scan starts at the newest page of its own kind."""
     assert task_list(kind).scan.request == list_tasks(kind)

@@ -26,7 +26,7 @@ def popped(timers: WakeQueue, now: float) -> list[tuple[float, list[str]]]:
     return [(when, [each.id for each in row]) for when, row in timers.pop(now)]
 
 
-class TestTimetable:
+class TestWakeQueue:
     def test_nothing(self) -> None:
         """An empty one has no next time and nothing to take out."""
         timers = WakeQueue()
@@ -65,7 +65,7 @@ class TestTimetable:
 
     @pytest.mark.parametrize("kept", [set("ace"), set(), set("abcde")], ids=len)
     def test_a_sweep(self, kept: set[str]) -> None:
-        """What holds no more is thrown out; what stays keeps its time and its order."""
+        """Outdated entries are removed; the others keep its time and its order."""
         timers = WakeQueue()
         for when, name in ((2.0, "a"), (1.0, "b"), (2.0, "c"), (2.0, "d"), (3.0, "e")):
             timers.put(when, pending(name))
