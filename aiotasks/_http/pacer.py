@@ -28,7 +28,7 @@ MAX_HOLD: Final = 120.0
 
 # The headers count whole seconds, so less than one means nothing.
 _MIN_HOLD = 1.0
-# Whole seconds make `reset` jump by up to 2 s within one window, slow answers by more. Two windows
+# Whole seconds make `reset` jump by about this much in one window, slow answers by more. Two windows
 # are therefore told apart by half a window, and never by less than this.
 _JUMP = 2.5
 _MINUTE = 60.0

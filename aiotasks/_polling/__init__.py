@@ -1,1 +1,1 @@
-"""All waiting: one poller, one schedule, and who waits for what."""
+"""All waiting: the poller, its schedule, and the iterators and caches that callers use."""
