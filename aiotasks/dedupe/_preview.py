@@ -18,7 +18,7 @@ from .plan import RECORDS_PER_CALL, Plan
 
 T = TypeVar("T")
 
-# A choice: 800 records a round trip, while the rate limit allows for more than one a second.
+# A choice: at most 800 records a round trip, as each reads a hundred.
 _READERS: Final = 8
 _PROFILES: Mapping[Kind, msgspec.json.Decoder[Any]] = {
     "company": msgspec.json.Decoder(CompanyProfile),

@@ -195,7 +195,7 @@ async def _plan_again(ledger: Ledger, at: float) -> None:
 async def _load_anchor(client: Client, ledger: Ledger, job: JobInfo) -> int | None:
     """Return the newest merge that the list had before this job's first, or none if it was empty.
 
-    It ends every reading of the list, which the API keeps for the organization's whole history.
+    Scans of the list end there, however many merges the organization had before.
     """
     anchor, totals = (await ledger.notes()).get("anchor"), await ledger.totals()
     if anchor is None:

@@ -1,1 +1,1 @@
-"""One run of a job: what it sends, what it waits for, and how it finds out about lost answers."""
+"""One run of a job: send merges, wait for them, and reconcile those without an answer."""

@@ -47,7 +47,7 @@ def damaged(path: Path, finding: str) -> LedgerError:
 def exists(path: Path) -> bool:
     """Return whether a path is a ledger: not if there is no file, or an empty one.
 
-    It reads only the header: SQLite would recover a log into a file that is not a ledger.
+    It reads only the header, so that SQLite never changes a file that is not a ledger.
 
     Raises:
         LedgerError: when the file is no ledger, or there can be no file.
