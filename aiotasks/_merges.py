@@ -10,7 +10,7 @@ from typing import Generic, cast
 
 from ._http import urls, wire
 from ._http.pacer import Lane
-from ._scope import Scope
+from ._open_client import OpenClient
 from .errors import (
     AffinityError,
     ConfigurationError,
@@ -27,8 +27,8 @@ from .models import DuplicateSuggestion, Kind, ProfileT, Record, StateT
 class MergeService(Generic[StateT, ProfileT]):
     """The verbs for merges of one kind; see ``Client.companies`` and ``Client.persons``."""
 
-    def __init__(self, scope: Callable[[], Scope], kind: Kind) -> None:
-        self._scope = scope
+    def __init__(self, require_open: Callable[[], OpenClient], kind: Kind) -> None:
+        self._require_open = require_open
         self._kind: Kind = kind
 
     async def merge(
@@ -59,17 +59,17 @@ class MergeService(Generic[StateT, ProfileT]):
             ResponseError: when the API refuses it: ``AuthorizationError`` without the permission,
                 ``ConflictError``, ``MergedEntityError`` or ``ValidationError`` for the records.
         """
-        scope = self._scope()
+        opened = self._require_open()
         request = wire.merge(self._kind, primary_id, duplicate_id)
         try:
-            answer = await scope.transport.send(request, lane=Lane.MERGE, before=before_send)
+            answer = await opened.transport.send(request, lane=Lane.MERGE, before=before_send)
             ref = wire.started_task(answer, self._kind)
         except (NetworkError, ResponseError, DecodeError) as error:
             if _did_not_run(error):
                 raise
             raise IndeterminateMergeError(self._kind, primary_id, duplicate_id) from error
-        scope.poller.note_started(ref, duplicate_id)
-        return urls.task_url(scope.transport.origin, ref)
+        opened.poller.note_started(ref, duplicate_id)
+        return urls.task_url(opened.transport.origin, ref)
 
     async def merges(
         self, *, status: str | None = None, task_url: str | None = None
@@ -84,7 +84,7 @@ class MergeService(Generic[StateT, ProfileT]):
             ConfigurationError: when the status or the URL cannot be used.
             AffinityError: when a page cannot be read, after retries.
         """
-        transport = self._scope().transport
+        transport = self._require_open().transport
         ids = [self._task_id(task_url)] if task_url is not None else None
         request = wire.list_merges(self._kind, status=status, task_ids=ids)
         async for state in transport.pages(request):
@@ -98,7 +98,7 @@ class MergeService(Generic[StateT, ProfileT]):
             AffinityError: when it cannot be read, after retries.
         """
         request = wire.get_merge(self._kind, merge_id)
-        return cast(StateT, await self._scope().transport.send(request))
+        return cast(StateT, await self._require_open().transport.send(request))
 
     async def suggestions(self) -> AsyncGenerator[DuplicateSuggestion[ProfileT]]:
         """Iterate over the duplicates that Affinity suggests.
@@ -109,7 +109,7 @@ class MergeService(Generic[StateT, ProfileT]):
             AffinityError: when a page cannot be read, after retries.
         """
         request = wire.list_suggestions(self._kind)
-        async for suggestion in self._scope().transport.pages(request):
+        async for suggestion in self._require_open().transport.pages(request):
             yield cast(DuplicateSuggestion[ProfileT], suggestion)
 
     async def records(self, ids: Iterable[int]) -> AsyncGenerator[Record[ProfileT]]:
@@ -121,7 +121,7 @@ class MergeService(Generic[StateT, ProfileT]):
             ConfigurationError: when an id is not a positive whole number.
             AffinityError: when a page cannot be read, after retries.
         """
-        transport = self._scope().transport
+        transport = self._require_open().transport
         for batch in batches(ids, wire.PAGE_LIMIT):
             async for raw in transport.pages(wire.list_records(self._kind, batch)):
                 yield wire.read_record(self._kind, raw)
@@ -134,11 +134,11 @@ class MergeService(Generic[StateT, ProfileT]):
             NotFoundError: when there is no such record.
             AffinityError: when it cannot be read, after retries.
         """
-        raw = await self._scope().transport.send(wire.get_record(self._kind, record_id))
+        raw = await self._require_open().transport.send(wire.get_record(self._kind, record_id))
         return wire.read_record(self._kind, raw)
 
     def _task_id(self, task_url: str) -> str:
-        ref = urls.parse_task_url(task_url, self._scope().transport.origin)
+        ref = urls.parse_task_url(task_url, self._require_open().transport.origin)
         if ref.kind != self._kind:
             message = f"{task_url!r} is a task of {ref.kind} merges, not of {self._kind} merges"
             raise ConfigurationError(message)

@@ -6,9 +6,9 @@ from copy import copy
 
 from ._checks import known_kind, reject
 from ._http import urls, wire
-from ._polling.peeks import PeekCache
+from ._open_client import OpenClient
+from ._polling.peek_cache import PeekCache
 from ._polling.watch import Watch
-from ._scope import Scope
 from .backoff import Backoff, poll_backoff
 from .errors import ConfigurationError
 from .models import Kind, MergeTask
@@ -21,8 +21,8 @@ class TaskService:
     The API's rules for tasks: https://developer.affinity.co/docs/v2
     """
 
-    def __init__(self, scope: Callable[[], Scope]) -> None:
-        self._scope = scope
+    def __init__(self, require_open: Callable[[], OpenClient]) -> None:
+        self._require_open = require_open
         self._peeks = PeekCache()
 
     async def get(self, task_url: str) -> MergeTask:
@@ -37,7 +37,7 @@ class TaskService:
             NotFoundError: when there is no such task, or no longer.
             AffinityError: when it cannot be read, after retries.
         """
-        transport = self._scope().transport
+        transport = self._require_open().transport
         ref = urls.parse_task_url(task_url, transport.origin)
         return await transport.send(wire.get_task(ref))
 
@@ -67,10 +67,10 @@ class TaskService:
             NotFoundError: when there is no such task, or no longer.
             AffinityError: when it cannot be read.
         """
-        scope = self._scope()
-        ref = urls.parse_task_url(task_url, scope.transport.origin)
+        opened = self._require_open()
+        ref = urls.parse_task_url(task_url, opened.transport.origin)
         found = await self._peeks.peek(
-            scope.poller, ref, task_url, interval=interval, patience=_seconds(timeout)
+            opened.poller, ref, task_url, interval=interval, patience=_seconds(timeout)
         )
         if isinstance(found, TaskSnapshot):
             return found
@@ -195,7 +195,7 @@ class TaskService:
             ConfigurationError: when the kind or the status cannot be used.
             AffinityError: when a page cannot be read, after retries.
         """
-        async for task in self._scope().transport.pages(wire.list_tasks(kind, status)):
+        async for task in self._require_open().transport.pages(wire.list_tasks(kind, status)):
             yield task
 
     def url_of(self, kind: Kind, task_id: str) -> str:
@@ -207,7 +207,7 @@ class TaskService:
             ConfigurationError: when the kind cannot be used.
         """
         return urls.task_url(
-            self._scope().transport.origin, urls.TaskRef(known_kind(kind), task_id)
+            self._require_open().transport.origin, urls.TaskRef(known_kind(kind), task_id)
         )
 
     def _watch(
@@ -220,14 +220,14 @@ class TaskService:
         *,
         is_urgent: bool = False,
     ) -> Watch:
-        scope = self._scope()
+        opened = self._require_open()
         schedule = poll_backoff(poll_interval, max_poll_interval) if backoff is None else backoff
         return Watch(
-            scope.poller,
+            opened.poller,
             task_urls,
             _seconds(timeout),
             schedule,
-            origin=scope.transport.origin,
+            origin=opened.transport.origin,
             is_urgent=is_urgent,
         )
 

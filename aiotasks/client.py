@@ -13,13 +13,13 @@ import aiohttp
 
 from ._checks import known_kind, positive, whole
 from ._http import urls, wire
-from ._http.limits import limits_of
 from ._http.pacer import Pacer
+from ._http.rate_limit_headers import limits_of
 from ._http.transport import Transport
 from ._merges import MergeService
+from ._open_client import OpenClient
 from ._polling.poller import Poller
 from ._polling.webhooks import read_hint
-from ._scope import Scope
 from ._tasks import TaskService
 from .errors import ClosedError, ConfigurationError, NotFoundError
 from .models import (
@@ -94,15 +94,15 @@ class Client:
             max_in_flight=whole("max_in_flight", max_in_flight, at_least=1),
             reserve=whole("reserve", reserve, at_least=0),
         )
-        self._scope: Scope | None = None
+        self._opened: OpenClient | None = None
         self._exit = AsyncExitStack()
         self._was_used = False
-        self.tasks = TaskService(self._open_scope)
+        self.tasks = TaskService(self._require_open)
         self.companies: MergeService[CompanyMergeState, CompanyProfile] = MergeService(
-            self._open_scope, "company"
+            self._require_open, "company"
         )
         self.persons: MergeService[PersonMergeState, PersonProfile] = MergeService(
-            self._open_scope, "person"
+            self._require_open, "person"
         )
 
     @classmethod
@@ -131,8 +131,8 @@ class Client:
 
     def __repr__(self) -> str:
         state = "closed" if self._was_used else "not entered"
-        if self._scope is not None:
-            state = f"{self._scope.poller!r} {self._scope.transport.slots!r}"
+        if self._opened is not None:
+            state = f"{self._opened.poller!r} {self._opened.transport.slots!r}"
         return f"<Client {self.base_url}: {state}>"
 
     @overload
@@ -159,10 +159,10 @@ class Client:
     @property
     def quota(self) -> Quota:
         """What is known of the rate limits. Reading it sends nothing."""
-        if self._scope is None:
+        if self._opened is None:
             return self._pacer.quota(-math.inf)
-        slots = self._scope.transport.slots
-        return self._pacer.quota(self._scope.loop.time(), waiting=slots.waiting)
+        slots = self._opened.transport.slots
+        return self._pacer.quota(self._opened.loop.time(), waiting=slots.waiting)
 
     @property
     def silent_for(self) -> float:
@@ -170,9 +170,9 @@ class Client:
 
         It is 0 while requests are answered, even by errors, and when none was sent.
         """
-        if self._scope is None or self._scope.transport.silent_since is None:
+        if self._opened is None or self._opened.transport.silent_since is None:
             return 0.0
-        return self._scope.loop.time() - self._scope.transport.silent_since
+        return self._opened.loop.time() - self._opened.transport.silent_since
 
     async def refresh_quota(self) -> Quota:
         """Ask the API for what is left of the limits, by one call, and return what is known then.
@@ -183,10 +183,10 @@ class Client:
         Raises:
             AffinityError: when it cannot be learned, after retries.
         """
-        scope = self._open_scope()
+        opened = self._require_open()
         with suppress(NotFoundError):
-            answer = await scope.transport.send(wire.get_rate_limit())
-            self._pacer.learn(scope.loop.time(), limits_of(answer))
+            answer = await opened.transport.send(wire.get_rate_limit())
+            self._pacer.learn(opened.loop.time(), limits_of(answer))
         return self.quota
 
     def hint(self, payload: object) -> bool:
@@ -204,7 +204,7 @@ class Client:
             ClosedError: when the client is not open.
         """
         hint = read_hint(payload)
-        return hint is not None and self._open_scope().poller.follow(hint)
+        return hint is not None and self._require_open().poller.follow(hint)
 
     async def __aenter__(self) -> Self:
         if self._was_used:
@@ -230,7 +230,7 @@ class Client:
             _ = stack.callback(runner.cancel)
             _ = stack.callback(transport.slots.close)
             _ = stack.callback(poller.close)
-            self._scope = Scope(asyncio.get_running_loop(), session, transport, poller)
+            self._opened = OpenClient(asyncio.get_running_loop(), session, transport, poller)
             self._exit = stack.pop_all()
         return self
 
@@ -240,8 +240,8 @@ class Client:
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        _ = self._open_scope()
-        self._scope = None
+        _ = self._require_open()
+        self._opened = None
         # aclose() hides the body's error from the task group, which would wrap it in a group.
         await self._exit.aclose()
 
@@ -256,13 +256,13 @@ class Client:
             raise ConfigurationError(message)
         return self._borrowed
 
-    def _open_scope(self) -> Scope:
-        if self._scope is None:
+    def _require_open(self) -> OpenClient:
+        if self._opened is None:
             raise ClosedError
-        if self._scope.loop is not asyncio.get_running_loop():
+        if self._opened.loop is not asyncio.get_running_loop():
             message = "The client belongs to another event loop: use one client for each loop"
             raise ClosedError(message)
-        return self._scope
+        return self._opened
 
 
 def _headers(api_key: object, api_version: object) -> dict[str, str]:

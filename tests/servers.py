@@ -122,8 +122,8 @@ async def assert_idle(client: Client) -> None:
     for _ in range(5):
         # What was cancelled ends in the loop's next rounds.
         await asyncio.sleep(0)
-    assert client._scope is not None
-    poller = client._scope.poller
+    assert client._opened is not None
+    poller = client._opened.poller
     assert client.quota.in_flight == 0
     assert poller.pending == 0
     assert poller._polls == {}
@@ -131,8 +131,8 @@ async def assert_idle(client: Client) -> None:
     assert not poller._schedule._due
     for tasks_list in poller._schedule.lists.values():
         assert not any(leaf.size or leaf.due for leaf in (tasks_list.scan, *tasks_list.pages))
-    assert client._scope.session.connector is not None
-    assert not client._scope.session.connector._acquired
+    assert client._opened.session.connector is not None
+    assert not client._opened.session.connector._acquired
     assert client_tasks() == ["aiotasks: poller", "aiotasks: reasons"]
 
 

@@ -13,7 +13,7 @@ from typing import Final, TypeVar
 
 from aiotasks.models import DEFAULT_LIMIT, Quota
 
-from .limits import RateLimits
+from .rate_limit_headers import RateLimits
 
 
 T = TypeVar("T")

@@ -25,8 +25,8 @@ from aiotasks.errors import (
 )
 
 from . import wire
-from .limits import parse_rate_limit_headers
 from .pacer import Lane, Pacer
+from .rate_limit_headers import parse_rate_limit_headers
 from .slots import Slots
 from .wire import Page, Request
 

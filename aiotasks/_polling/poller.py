@@ -21,8 +21,8 @@ from aiotasks.errors import (
 )
 from aiotasks.outcomes import OutcomeState
 
+from .failure_reasons import TRANSIENT, FailureReasons
 from .pending import ListPage, PendingTask
-from .reasons import TRANSIENT, FailureReasons
 from .schedule import GRACE, PollTarget, Schedule
 from .webhooks import WebhookHint
 

@@ -11,7 +11,7 @@ from aiotasks.client import Client
 from aiotasks.errors import MergedEntityError, NotFoundError
 from aiotasks.models import CompanyProfile, Kind, PersonProfile, Record
 
-from ._taskgroups import unwrap_errors
+from ._exception_groups import unwrap_errors
 from .models import PairState, PlannedMerge, Transition
 from .plan import RECORDS_PER_CALL, Plan
 

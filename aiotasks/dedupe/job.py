@@ -18,13 +18,13 @@ from aiotasks.errors import (
 )
 
 from . import _preview
+from ._exception_groups import unwrap_errors
 from ._preview import Preview
 from ._progress import OnEvent, OnProgress
 from ._run.queue import MergeQueue
 from ._run.reconciler import Reconciler
 from ._run.run import JobRun
 from ._run.tracker import PairTracker
-from ._taskgroups import unwrap_errors
 from .ledger import Ledger
 from .models import JobInfo, Pair, PairState, StopReason, Transition
 from .plan import Plan

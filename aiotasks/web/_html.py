@@ -152,7 +152,7 @@ def _tile(state: str, number: int) -> str:
 
 def _controls(job: Mapping[str, Any]) -> str:
     warning = _labels.WARNINGS[job["kind"]]
-    return _fill("live.html", warning=warning, fingerprint=_text(job["fingerprint"]))
+    return _fill("controls.html", warning=warning, fingerprint=_text(job["fingerprint"]))
 
 
 def _cost(job: Mapping[str, Any]) -> Iterator[str]:

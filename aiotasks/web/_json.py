@@ -7,8 +7,8 @@ from typing import Any, Final, TypeAlias
 import msgspec
 
 from aiotasks._text import iso_time
-from aiotasks.dedupe._curve import Curve
 from aiotasks.dedupe._progress import JobProgress
+from aiotasks.dedupe._progress_curve import Curve
 from aiotasks.dedupe.models import JobInfo, Pair, PairState, PlannedMerge, Row, Transition
 from aiotasks.dedupe.plan import Cost, Plan
 from aiotasks.dedupe.status import JobPhase, JobStatus

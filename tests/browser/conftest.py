@@ -23,7 +23,7 @@ from playwright.async_api import (
 )
 
 from aiotasks import Client, backoff
-from aiotasks._polling import reasons
+from aiotasks._polling import failure_reasons
 from aiotasks.dedupe import JobSettings, resume
 from aiotasks.sandbox import Sandbox
 from aiotasks.web import _events, _runner, serve
@@ -137,7 +137,7 @@ async def browser(chromium: str) -> AsyncIterator[Browser]:
 def impatience(monkeypatch: pytest.MonkeyPatch) -> None:
     """What happens in a test is seen soon, however long a merge has been running."""
     monkeypatch.setattr(backoff, "GROWTH", 1.0)
-    monkeypatch.setattr(reasons, "REASON_LINGER", 0.05)
+    monkeypatch.setattr(failure_reasons, "REASON_LINGER", 0.05)
     monkeypatch.setattr(
         _runner, "resume", partial(resume, settings=JobSettings(poll_interval=0.05))
     )

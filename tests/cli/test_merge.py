@@ -39,7 +39,7 @@ from aiotasks.dedupe import (
     StopReason,
 )
 from aiotasks.dedupe._run import reconciler
-from aiotasks.dedupe._run.evidence import MergeListScan
+from aiotasks.dedupe._run.indeterminate import MergeListScan
 from aiotasks.sandbox import Sandbox
 from tests.processes import in_thread
 

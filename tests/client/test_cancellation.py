@@ -128,8 +128,8 @@ async def test_a_wait_is_cancelled_between_its_looks(sandbox: Recorded, client: 
     urls = sandbox.start(20, duration=math.inf)
     await cancel(client.tasks.wait_many(urls, backoff=wait_fixed(2)), after=5.0)
     await assert_idle(client)
-    assert client._scope is not None
-    assert client._scope.poller._timer is None
+    assert client._opened is not None
+    assert client._opened.poller._timer is None
     before = sandbox.requests
     await asyncio.sleep(100.0)
     assert sandbox.requests == before
@@ -251,8 +251,8 @@ async def work_in_a_fresh_scope(sandbox: Recorded) -> None:
     session = None
     try:
         async with client:
-            assert client._scope is not None
-            session = client._scope.session
+            assert client._opened is not None
+            session = client._opened.session
             await client.tasks.wait_many([good, bad])
             await client.tasks.get(good)
     finally:

@@ -107,8 +107,8 @@ async def test_an_own_session_is_closed(sandbox: Recorded) -> None:
     """Without a session the client opens one and closes it, and all its tasks are gone."""
     (url,) = sandbox.start(1)
     async with connect(sandbox) as client:
-        assert client._scope is not None
-        session = client._scope.session
+        assert client._opened is not None
+        session = client._opened.session
         await client.tasks.get(url)
         await assert_idle(client)
     assert session.closed

@@ -216,8 +216,8 @@ async def test_cookies_are_not_kept(sandbox: Recorded, client: Client) -> None:
     (url,) = sandbox.start(1)
     sandbox.inject(Fault.headers({"Set-Cookie": "a=b"}))
     await client.tasks.get(url)
-    assert client._scope is not None
-    assert len(client._scope.session.cookie_jar) == 0
+    assert client._opened is not None
+    assert len(client._opened.session.cookie_jar) == 0
 
 
 @pytest.mark.parametrize("status", ["cancelled", "CANCELLED", "\u2603", "x" * 1000])

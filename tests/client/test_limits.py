@@ -375,8 +375,8 @@ async def test_the_month_ends_everything_else_too() -> None:
             await client.tasks.wait(url)
         assert sandbox.requests == 2
         await assert_idle(client)
-        assert client._scope is not None
-        assert not client._scope.poller._schedule.has_due
+        assert client._opened is not None
+        assert not client._opened.poller._schedule.has_due
 
 
 async def test_a_month_that_was_used_up_before_is_noticed() -> None:

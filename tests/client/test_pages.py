@@ -402,6 +402,6 @@ async def test_pages_are_forgotten_with_their_tasks(sandbox: Recorded, client: C
             async with asyncio.timeout(1.0):
                 await client.tasks.wait_many(urls)
     await assert_idle(client)
-    assert client._scope is not None
-    tasks_list = client._scope.poller._schedule.lists["company"]
+    assert client._opened is not None
+    tasks_list = client._opened.poller._schedule.lists["company"]
     assert len(tasks_list.pages) <= 2

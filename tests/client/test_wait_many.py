@@ -419,8 +419,8 @@ async def test_what_was_started_long_ago_is_forgotten() -> None:
         for number in range(1, 6):
             await client.companies.merge(2 * number, 2 * number + 1)
             await asyncio.sleep(20)
-        assert client._scope is not None
-        assert len(client._scope.poller._schedule.started) == 2
+        assert client._opened is not None
+        assert len(client._opened.poller._schedule.started) == 2
 
 
 async def test_a_cancelled_waiter_leaves_the_others_alone(

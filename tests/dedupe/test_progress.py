@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from aiotasks.dedupe import Ledger
-from aiotasks.dedupe._curve import Curve, Point
 from aiotasks.dedupe._progress import JobProgress, Meter
+from aiotasks.dedupe._progress_curve import Curve, Point
 from aiotasks.dedupe.models import PairState
 from benchmarks import inline
 from tests.dedupe.conftest import Server, go, plan_of

@@ -14,8 +14,8 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from aiotasks import Quota
-from aiotasks._http.limits import RateLimits, limits_of, parse_rate_limit_headers
 from aiotasks._http.pacer import MAX_HOLD, START_IN_FLIGHT, Lane, Pacer
+from aiotasks._http.rate_limit_headers import RateLimits, limits_of, parse_rate_limit_headers
 from aiotasks._http.wire import RateLimitAnswer, RateLimitWindow
 from tests.profiles import examples
 

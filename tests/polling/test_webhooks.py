@@ -130,8 +130,8 @@ async def test_only_the_newest_merges_are_remembered(
 ) -> None:
     """A service that runs for years does not keep all merges that it ever started."""
     monkeypatch.setattr(started, "MAX_MERGES", 1)
-    assert client._scope is not None
-    known = client._scope.poller._schedule.started
+    assert client._opened is not None
+    known = client._opened.poller._schedule.started
     for number in (1, 3):
         _ = await client.companies.merge(number, number + 1)
     assert known.task_of(WebhookHint("company", 2)) is None

@@ -10,8 +10,8 @@ import pytest
 
 from aiotasks import ConfigurationError
 from aiotasks.dedupe import JobInfo, JobProgress, Ledger, Pair, PairState, Plan, Transition
-from aiotasks.dedupe.ledger import holder
-from aiotasks.dedupe.ledger.holder import live_holder
+from aiotasks.dedupe.ledger import lock_holder
+from aiotasks.dedupe.ledger.lock_holder import live_holder
 from aiotasks.models import Quota
 from aiotasks.web import _json
 from aiotasks.web._folder import Folder, plain_name
@@ -242,11 +242,11 @@ NEVER = "process 7 on box since 2026-99-99 99:99:99 UTC"
 
 class TestHolder:
     @pytest.fixture
-    def holder(
+    def lock_holder(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> Callable[[str], str | None]:
         """A machine that was booted at 1000, on which process 7 began at 3000."""
-        monkeypatch.setattr(holder, "_PROCESSES", tmp_path)
+        monkeypatch.setattr(lock_holder, "_PROCESSES", tmp_path)
         (tmp_path / "7").mkdir()
         ticks = 2000 * os.sysconf("SC_CLK_TCK")
         fields = " ".join(["0"] * 18)
@@ -254,24 +254,24 @@ class TestHolder:
         _ = (tmp_path / "stat").write_text("cpu 1 2\nintr 1 2\nbtime 1000\nprocesses 9\n")
         return lambda text: live_holder(text, host="box")
 
-    def test_who_holds_it(self, holder: Callable[[str], str | None]) -> None:
+    def test_who_holds_it(self, lock_holder: Callable[[str], str | None]) -> None:
         """A process of this machine is believed if it is there, and was there then."""
         then, before = "1970-01-01 00:50:00 UTC", "1970-01-01 00:49:00 UTC"
-        assert holder(f"process 7 on box since {then}") == f"process 7 on box since {then}"
-        assert holder(f"process 7 on box since {before}") is None
-        assert holder(f"process 8 on box since {then}") is None
-        assert holder("") is None
+        assert lock_holder(f"process 7 on box since {then}") == f"process 7 on box since {then}"
+        assert lock_holder(f"process 7 on box since {before}") is None
+        assert lock_holder(f"process 8 on box since {then}") is None
+        assert lock_holder("") is None
 
-    def test_of_others_nothing_is_known(self, holder: Callable[[str], str | None]) -> None:
+    def test_of_others_nothing_is_known(self, lock_holder: Callable[[str], str | None]) -> None:
         """A name from another machine or version is returned as it is."""
         for text in ("process 8 on other since 1970-01-01 00:50:00 UTC", "something else", NEVER):
-            assert holder(text) == text
+            assert lock_holder(text) == text
 
     def test_without_a_list_of_processes(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """On a system without /proc, the last holder is returned."""
-        monkeypatch.setattr(holder, "_PROCESSES", tmp_path / "missing")
+        monkeypatch.setattr(lock_holder, "_PROCESSES", tmp_path / "missing")
         text = "process 8 on box since 1970-01-01 00:50:00 UTC"
         assert live_holder(text, host="box") == text
 

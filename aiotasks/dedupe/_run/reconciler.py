@@ -19,7 +19,7 @@ from aiotasks.errors import (
 )
 from aiotasks.models import Kind, TaskStatus
 
-from .evidence import (
+from .indeterminate import (
     PATIENCE,
     IndeterminateMerge,
     MergeListScan,

@@ -8,8 +8,8 @@ from typing import Final
 from msgspec import Struct
 
 from aiotasks.client import Client
+from aiotasks.dedupe._exception_groups import unwrap_errors
 from aiotasks.dedupe._progress import TICK, JobProgress, OnProgress
-from aiotasks.dedupe._taskgroups import unwrap_errors
 from aiotasks.dedupe.models import Pair, PairState, StopReason
 from aiotasks.errors import (
     AuthenticationError,
@@ -25,9 +25,9 @@ from aiotasks.errors import (
 from aiotasks.models import Kind
 from aiotasks.outcomes import Outcome, OutcomeState
 
-from .curve_recorder import CurveRecorder
-from .evidence import resolve_merged
+from .indeterminate import resolve_merged
 from .outages import Outages
+from .progress_recorder import ProgressRecorder
 from .reconciler import MAX_INDETERMINATE, Reconciler
 from .tracker import PairTracker
 
@@ -69,7 +69,7 @@ class JobRun:
         self._on_progress = on_progress
         self._service = client.merges_of(kind)
         self._outages = Outages(client, kind, tracker)
-        self._curve = CurveRecorder(tracker.ledger, tracker.clock, self.progress)
+        self._curve = ProgressRecorder(tracker.ledger, tracker.clock, self.progress)
         self._calls_before = client.quota.sent
         self._group = asyncio.TaskGroup()
 

@@ -17,7 +17,7 @@ from aiotasks.dedupe.plan import Plan
 from aiotasks.errors import LedgerError, NoJobError
 
 from . import file, schema
-from .holder import live_holder
+from .lock_holder import live_holder
 from .schema import Database
 
 

@@ -13,7 +13,7 @@ from aiotasks import (
     TaskStatus,
     TaskTimeoutError,
 )
-from aiotasks._polling import peeks
+from aiotasks._polling import peek_cache
 from aiotasks.sandbox import Fault
 from tests.servers import Recorded, assert_idle, connect, hurry, now
 
@@ -150,7 +150,7 @@ async def test_only_the_newest_are_remembered(
     sandbox: Recorded, client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A service that runs for years does not keep all tasks that anybody ever looked at."""
-    monkeypatch.setattr(peeks, "KEPT", 2)
+    monkeypatch.setattr(peek_cache, "KEPT", 2)
     urls = sandbox.start(3, duration=0.0)
     for url in urls:
         _ = await client.tasks.peek(url)

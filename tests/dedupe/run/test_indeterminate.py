@@ -11,7 +11,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from aiotasks import CompanyMergeState, MergeState, PersonMergeState, TaskStatus
 from aiotasks.dedupe._preview import survivor
-from aiotasks.dedupe._run.evidence import (
+from aiotasks.dedupe._run.indeterminate import (
     LATER_MERGE_AFTER,
     IndeterminateMerge,
     MergeListScan,

@@ -4,8 +4,8 @@ import asyncio
 from collections.abc import Callable
 from typing import Final
 
-from aiotasks.dedupe._curve import Curve, Point
 from aiotasks.dedupe._progress import TICK, JobProgress
+from aiotasks.dedupe._progress_curve import Curve, Point
 from aiotasks.dedupe.ledger import Ledger
 
 
@@ -13,7 +13,7 @@ from aiotasks.dedupe.ledger import Ledger
 _POINTS_PER_WRITE: Final = 30
 
 
-class CurveRecorder:
+class ProgressRecorder:
     """Writes the curve of a run about every half minute, continuing that of earlier runs."""
 
     def __init__(

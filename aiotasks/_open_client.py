@@ -9,7 +9,7 @@ from ._http.transport import Transport
 from ._polling.poller import Poller
 
 
-class Scope(NamedTuple):
+class OpenClient(NamedTuple):
     """What exists from the ``__aenter__`` of a client to its ``__aexit__``."""
 
     loop: asyncio.AbstractEventLoop
