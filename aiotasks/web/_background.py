@@ -3,6 +3,7 @@
 import asyncio
 import logging
 from collections.abc import Coroutine
+from contextlib import AsyncExitStack
 from typing import Any, TypeVar
 
 from aiotasks.errors import AffinityError
@@ -28,6 +29,7 @@ class BackgroundTasks:
     """
 
     def __init__(self) -> None:
+        self._exit = AsyncExitStack()
         self._group = asyncio.TaskGroup()
         self._tasks: set[asyncio.Task[None]] = set()
         self._deadlines: set[asyncio.Timeout] = set()
@@ -35,7 +37,7 @@ class BackgroundTasks:
 
     async def open(self) -> None:
         """Open the task group; nothing can be run before."""
-        _ = await self._group.__aenter__()
+        _ = await self._exit.enter_async_context(self._group)
 
     def run(self, work: Coroutine[Any, Any, None], *, name: str) -> asyncio.Task[None]:
         """Run a task until it ends or is cancelled, at the latest when the application ends.
@@ -90,7 +92,7 @@ class BackgroundTasks:
     async def close(self) -> None:
         """End everything, and close the task group."""
         await self.end()
-        await self._group.__aexit__(None, None, None)
+        await self._exit.aclose()
 
 
 async def _logged(work: Coroutine[Any, Any, None], name: str) -> None:

@@ -5,10 +5,10 @@ import json
 import os
 import socket
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import Any, NamedTuple, Self, TypeAlias
+from typing import Any, Self, TypeAlias
 
 import aiosqlite
 
@@ -40,7 +40,7 @@ class LedgerReader:
         self._job: JobInfo | None = None
         self._holder = ""
         self._database: Database | None = None
-        self._scope: _Scope | None = None
+        self._exit: AsyncExitStack | None = None
         # The connection sees its own uncommitted writes, so reads wait for the commit.
         self._in_transaction = asyncio.Lock()
         self._wake = asyncio.Event()
@@ -75,17 +75,18 @@ class LedgerReader:
         return self._holder
 
     async def __aenter__(self) -> Self:
-        if self._scope is not None:
+        if self._exit is not None:
             message = "a ledger can be entered once: make a new one for each `async with`"
             raise self._error(message)
+        self._exit = AsyncExitStack()
         opened = asyncio.get_running_loop().create_future()
-        group = await asyncio.TaskGroup().__aenter__()
+        group = await self._exit.enter_async_context(asyncio.TaskGroup())
         runner = group.create_task(self._run(opened), name="aiotasks: ledger")
-        self._scope = _Scope(group, runner)
+        _ = self._exit.push_async_callback(self._close, runner)
         try:
             await opened
         except BaseException:
-            await self._close(self._scope)
+            await self._exit.aclose()
             raise
         return self
 
@@ -95,17 +96,14 @@ class LedgerReader:
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        assert self._scope is not None  # noqa: S101 - it was entered
-        await self._close(self._scope)
+        assert self._exit is not None  # noqa: S101 - it was entered
+        # aclose() hides the body's error from the task group, which would wrap it in a group.
+        await self._exit.aclose()
 
-    async def _close(self, scope: "_Scope") -> None:
+    async def _close(self, runner: asyncio.Task[None]) -> None:
         self._is_closing = True
         self._wake.set()
-        try:
-            await _until_done(scope.runner)
-        finally:
-            # Without an error, so that the group does not wrap that of the body.
-            await scope.group.__aexit__(None, None, None)
+        await _until_done(runner)
 
     async def _run(self, opened: asyncio.Future[None]) -> None:
         """Hold the file for the length of the scope, in a task that is never cancelled.
@@ -301,11 +299,6 @@ class LedgerReader:
 
     def _closed(self) -> LedgerError:
         return self._error("the ledger is not open: use it within its `async with`")
-
-
-class _Scope(NamedTuple):
-    group: asyncio.TaskGroup
-    runner: asyncio.Task[None]
 
 
 async def _until_done(task: asyncio.Task[None]) -> None:
