@@ -57,7 +57,7 @@ def as_it_is() -> list[Patch]:
 def no_anchored_pages() -> list[Patch]:
     """Do not remember pages below the newest: each round is a new scan.
 
-    Scans read pages on which nothing is pending any more, so calls and delays grow.
+    Scans read pages on which nothing is pending any more. At 5,000 merges p95 is 95 s, not 19 s.
     """
 
     def page_for(self: TaskList, page: ListPage, now: float) -> ListPage:
@@ -71,7 +71,7 @@ def no_anchored_pages() -> list[Patch]:
 def priority_by_count() -> list[Patch]:
     """Poll the page with the most due tasks first, without regard to how long they have waited.
 
-    Calls stay the same; single tasks wait two to three times as long at 5,000 merges.
+    Calls stay the same; the longest delay at 5,000 merges is 167 s instead of 73 s.
     """
     return [
         Patch(ListPage, "priority", lambda self, now: float(self.due)),
@@ -82,7 +82,7 @@ def priority_by_count() -> list[Patch]:
 def priority_linear_in_age() -> list[Patch]:
     """Let a poll be worth the seconds since the last one, instead of their square.
 
-    Calls stay the same; the longest delay at 5,000 merges grows.
+    Calls stay the same; the longest delay at 5,000 merges is 132 s instead of 73 s.
     """
 
     def priority(self: ListPage, now: float) -> float:
@@ -111,7 +111,10 @@ def no_cap_on_priority() -> list[Patch]:
 
 
 def first_come_first_served() -> list[Patch]:
-    """Poll what has been due for longest, by its page or by the best of its list."""
+    """Poll what has been due for longest, by its page or by the best of its list.
+
+    Calls stay the same; the longest delay at 5,000 merges is 190 s instead of 73 s.
+    """
 
     def take(self: Schedule, now: float) -> PollTarget | None:
         if not self.has_due:
@@ -130,7 +133,10 @@ def first_come_first_served() -> list[Patch]:
 
 
 def pages_always_first() -> list[Patch]:
-    """Poll a page whenever one is worth it, however long a single task has waited."""
+    """Poll a page whenever one is worth it, however long a single task has waited.
+
+    Calls stay the same; the longest delay at 5,000 merges is 133 s instead of 73 s.
+    """
 
     def page_before(self: Schedule, head: PendingTask, now: float) -> ListPage | None:
         own = self.lists[head.kind].page_of(head, now)
@@ -143,14 +149,17 @@ def pages_always_first() -> list[Patch]:
 
 
 def no_skipped_first_poll() -> list[Patch]:
-    """Poll a task of this client after its first interval, even if hardly any ends so early."""
+    """Poll a task of this client after its first interval, even if hardly any ends so early.
+
+    At 5,000 merges p95 is 22 s instead of 19 s: these polls take slots from others.
+    """
     return [Patch(Schedule, "_skip_first_poll", lambda self, pending: None)]
 
 
 def jitter_for_each_task() -> list[Patch]:
     """Draw the jitter for each task, so that the tasks of one page drift apart.
 
-    More calls and more CPU, for a shorter delay at 1,000 merges.
+    At 1,000 merges 3.5 % more calls bring p95 from 16 s to 10 s; at 5,000 there is no gain.
     """
 
     def due_at(self: SharedDelays, pending: PendingTask, now: float) -> float:
@@ -162,7 +171,7 @@ def jitter_for_each_task() -> list[Patch]:
 def no_early_polls() -> list[Patch]:
     """Poll no task before its interval is over: a poll that is nearly due shares no request.
 
-    A trickle of merges needs more calls, and the news of them is later.
+    A trickle of merges costs 3.9 calls each instead of 3.2, and p95 is 11 s instead of 7 s.
     """
     return [Patch(PendingTask, "is_due_soon", lambda self, now: False)]
 
@@ -170,7 +179,8 @@ def no_early_polls() -> list[Patch]:
 def no_time_for_a_lagging_list() -> list[Patch]:
     """Poll a new task by itself when the list does not show it, instead of giving the list time.
 
-    Only a list that lags shows the difference: more calls, and delays four times as long.
+    Only a list that lags shows the difference: 1.58 calls a merge instead of 1.14, p95 54 s instead
+    of 12 s.
     """
     return [Patch(TaskList, "_may_wait", lambda self, pending, now: False)]
 
@@ -178,7 +188,8 @@ def no_time_for_a_lagging_list() -> list[Patch]:
 def no_sharing_of_a_lagging_list() -> list[Patch]:
     """Let tasks that are due soon poll the list again, right after it did not show them.
 
-    Only a list that lags, with merges that start one after the other, shows the difference.
+    Only a list that lags, with merges that start one after the other, shows the difference: 2.7
+    calls a merge instead of 2.0.
     """
     return [Patch(TaskList, "_due_soon", lambda self, now: [])]
 
