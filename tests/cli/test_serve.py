@@ -223,7 +223,6 @@ class TestServe:
                 except urllib.error.URLError:
                     time.sleep(0.05)
             interrupt()
-            interrupt()
 
         with ThreadPoolExecutor(1) as threads:
             visited = threads.submit(visit)
