@@ -1,4 +1,4 @@
-"""A sandbox, a client of it, and servers of a few bytes."""
+"""A sandbox, a client of it, and servers that send fixed bytes."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -14,16 +14,16 @@ from aiotasks.sandbox import Fault, Sandbox
 
 
 class Recorded(Sandbox):
-    """A sandbox with short names for what tests ask of its log."""
+    """A sandbox with short names for what tests read from its log."""
 
-    def looks(self, task_url: str) -> list[float]:
-        """When a task was polled by GET."""
+    def polls(self, task_url: str) -> list[float]:
+        """Return when a task was polled by GET."""
         target = task_url[task_url.index("/v2/") :]
         return [request.at for request in self.log if request.path == target]
 
     @property
     def times(self) -> list[float]:
-        """When any request arrived."""
+        """Return when each request arrived."""
         return [request.at for request in self.log]
 
     def refuse_lists(self) -> None:
@@ -40,16 +40,16 @@ class Recorded(Sandbox):
 
 @dataclass
 class Host:
-    """A server that sends fixed bytes, and keeps what it received."""
+    """A server that sends fixed bytes, and records what it received."""
 
     url: str
-    heard: list[bytes]
+    received: list[bytes]
     connections: int = 0
 
     @property
     def requests(self) -> int:
-        """How many requests arrived with a complete head."""
-        return sum(data.count(b" HTTP/1.1\r\n") for data in self.heard)
+        """Return how many requests arrived with a complete head."""
+        return sum(data.count(b" HTTP/1.1\r\n") for data in self.received)
 
 
 _servers: WeakSet[Any] = WeakSet()
@@ -65,7 +65,7 @@ async def host(speak: Speak) -> AsyncIterator[Host]:
         server.connections += 1
         try:
             while data := await reader.read(65536):
-                server.heard.append(data)
+                server.received.append(data)
                 await speak(writer)
         except ConnectionError:
             pass
@@ -81,7 +81,7 @@ async def host(speak: Speak) -> AsyncIterator[Host]:
 
 
 def saying(data: bytes, *, then_close: bool = False) -> Speak:
-    """Always send the same answer."""
+    """Return a handler that always sends the same answer."""
 
     async def speak(writer: asyncio.StreamWriter) -> None:
         writer.write(data)
@@ -102,7 +102,7 @@ def now() -> float:
     return asyncio.get_running_loop().time()
 
 
-def hurry() -> None:
+def debug_off() -> None:
     """Switch asyncio's debug mode off, which takes most of the time of a long test."""
     asyncio.get_running_loop().set_debug(False)
 
@@ -118,9 +118,9 @@ def client_tasks() -> list[str]:
 
 
 async def assert_idle(client: Client) -> None:
-    """Hold that a client has nothing left to do, and nothing left over, without time passing."""
+    """Check that a client has nothing left to do, and nothing left over, without time passing."""
     for _ in range(5):
-        # What was cancelled ends in the loop's next rounds.
+        # What was cancelled ends in the next iterations of the loop.
         await asyncio.sleep(0)
     assert client._opened is not None
     poller = client._opened.poller
@@ -130,7 +130,7 @@ async def assert_idle(client: Client) -> None:
     assert not poller._schedule._in_flight
     assert not poller._schedule._due
     for tasks_list in poller._schedule.lists.values():
-        assert not any(leaf.size or leaf.due for leaf in (tasks_list.scan, *tasks_list.pages))
+        assert not any(page.size or page.due for page in (tasks_list.scan, *tasks_list.pages))
     assert client._opened.session.connector is not None
     assert not client._opened.session.connector._acquired
     assert client_tasks() == ["aiotasks: poller", "aiotasks: reasons"]

@@ -1,4 +1,4 @@
-"""Cancellation: at every stage it comes out as itself, and leaves nothing behind."""
+"""Cancellation: at every stage it is raised unchanged, and leaves nothing behind."""
 
 import asyncio
 import math
@@ -17,8 +17,8 @@ from tests.servers import (
     assert_idle,
     client_tasks,
     connect,
+    debug_off,
     host,
-    hurry,
     now,
     saying,
 )
@@ -94,7 +94,7 @@ async def cancel(call: Awaitable[object], *, after: float) -> None:
 async def test_a_call_is_cancelled_at_any_stage(
     sandbox: Recorded, client: Client, monkeypatch: Patch, stage: Stage, call: Call
 ) -> None:
-    """Whatever a call waits for, cancelling ends it at once, and the client works on."""
+    """Cancelling ends a call immediately in whatever stage it is, and the client remaining usable."""
     (url,) = sandbox.start(1, duration=math.inf)
     with monkeypatch.context() as patch:
         await stage(sandbox, client, patch)
@@ -106,12 +106,12 @@ async def test_a_call_is_cancelled_at_any_stage(
     await assert_idle(client)
     began = now()
     await client.tasks.wait_many([url], timeout=10.0)
-    assert sandbox.looks(url)[-1] == pytest.approx(began + 10.0)
+    assert sandbox.polls(url)[-1] == pytest.approx(began + 10.0)
 
 
 @pytest.mark.parametrize("call", ["get", "wait", "wait_many", "merge"])
-async def test_a_call_is_cancelled_while_its_answer_comes(call: str) -> None:
-    """Half an answer is closed with its connection."""
+async def test_a_call_is_cancelled_while_its_answer_arrives(call: str) -> None:
+    """A connection with half an answer is closed when its call is cancelled."""
     half = saying(b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n{")
     async with host(half) as server, Client("key", base_url=server.url) as client:
         url = f"{server.url}/v2/tasks/company-merges/a"
@@ -123,8 +123,8 @@ async def test_a_call_is_cancelled_while_its_answer_comes(call: str) -> None:
         assert server.requests == server.connections == 2
 
 
-async def test_a_wait_is_cancelled_between_its_looks(sandbox: Recorded, client: Client) -> None:
-    """A wait that only waits leaves no timer that would look again."""
+async def test_a_wait_is_cancelled_between_polls(sandbox: Recorded, client: Client) -> None:
+    """A cancelled wait leaves no timer that would poll again."""
     urls = sandbox.start(20, duration=math.inf)
     await cancel(client.tasks.wait_many(urls, backoff=wait_fixed(2)), after=5.0)
     await assert_idle(client)
@@ -136,10 +136,10 @@ async def test_a_wait_is_cancelled_between_its_looks(sandbox: Recorded, client: 
 
 
 @pytest.mark.parametrize("is_asked", [False, True], ids=["collecting", "asking"])
-async def test_a_wait_is_cancelled_before_the_reason_is_there(
+async def test_a_wait_is_cancelled_before_the_reason_arrives(
     sandbox: Recorded, client: Client, is_asked: bool
 ) -> None:
-    """A failure that nobody waits for is not explained to anybody, and the next one is."""
+    """The reason of a failure without a waiter is not fetched, and the next failure gets its reason."""
     first, second = sandbox.start(2, duration=0.0, reason="Locked")
     (running,) = sandbox.start(1, first=3, duration=math.inf)
     sandbox.latency = 3.0
@@ -152,21 +152,21 @@ async def test_a_wait_is_cancelled_before_the_reason_is_there(
     await assert_idle(client)
 
 
-async def test_one_of_two_waits_is_cancelled_during_a_look(
+async def test_one_of_two_waits_is_cancelled_during_a_poll(
     sandbox: Recorded, client: Client
 ) -> None:
-    """A look that another still waits for is not given up."""
+    """A poll goes on when only one of its two waiters is cancelled."""
     (url,) = sandbox.start(1, duration=0.0)
     sandbox.latency = 2.0
-    stays = asyncio.create_task(client.tasks.wait(url))
+    remaining = asyncio.create_task(client.tasks.wait(url))
     await cancel(client.tasks.wait(url), after=1.0)
-    await stays
+    await remaining
     assert now() == 2.0
     assert sandbox.requests == 1
 
 
-async def test_a_look_that_nobody_waits_for_is_given_up(sandbox: Recorded, client: Client) -> None:
-    """With its last waiter a request ends, and its slot is free at once."""
+async def test_a_poll_without_waiters_is_cancelled(sandbox: Recorded, client: Client) -> None:
+    """A request ends with its last waiter, and its slot is free immediately."""
     (url,) = sandbox.start(1)
     sandbox.inject(Fault.hang())
     await cancel(client.tasks.wait(url), after=5.0)
@@ -176,10 +176,10 @@ async def test_a_look_that_nobody_waits_for_is_given_up(sandbox: Recorded, clien
     await assert_idle(client)
 
 
-async def test_a_wait_in_the_same_moment_as_a_cancelled_one(
+async def test_a_wait_at_the_same_time_as_a_cancelled_one(
     sandbox: Recorded, client: Client
 ) -> None:
-    """Who starts to wait when the last waiter goes gets a look of its own."""
+    """A waiter that is added while the last one is cancelled gets a poll of its own."""
     (url,) = sandbox.start(1, duration=0.0)
     sandbox.inject(Fault.hang())
     first = asyncio.create_task(client.tasks.wait(url))
@@ -193,14 +193,14 @@ async def test_a_wait_in_the_same_moment_as_a_cancelled_one(
 
 
 async def steps(count: int) -> None:
-    """Let the loop go round some times; no time passes."""
+    """Let the loop run some iterations; no time passes."""
     for _ in range(count):
         await asyncio.sleep(0)
 
 
 async def work(sandbox: Recorded, client: Client) -> None:
     await client.persons.merge(3, 4)
-    # What the client started itself is looked at later; no time shall pass here.
+    # A task that this client started is polled later; no time is to pass here.
     (url,) = sandbox.start(1)
     await client.tasks.wait(url)
     await client.tasks.wait_many([url, url, "nonsense"])
@@ -218,8 +218,8 @@ async def is_cancelled(call: Awaitable[None], *, after: int) -> bool:
 
 
 async def test_cancelled_at_every_step_of_the_loop() -> None:
-    """There is no moment at which cancelling leaves a task, a slot, a record or a connection."""
-    hurry()
+    """Cancelling at no moment leaves a task, a slot, a record or a connection behind."""
+    debug_off()
     step, was_cancelled = 0, True
     while was_cancelled:
         async with Recorded(duration=0.0) as sandbox, connect(sandbox) as client:
@@ -234,8 +234,8 @@ async def test_cancelled_at_every_step_of_the_loop() -> None:
 
 
 async def test_a_scope_is_cancelled_at_every_step_of_the_loop() -> None:
-    """From entering to leaving there is no moment at which cancelling leaves anything behind."""
-    hurry()
+    """From entering the scope to leaving it, cancelling at no moment leaves anything behind."""
+    debug_off()
     step = 0
     async with Recorded(duration=0.0) as sandbox:
         while await is_cancelled(work_in_a_fresh_scope(sandbox), after=step):
@@ -261,7 +261,7 @@ async def work_in_a_fresh_scope(sandbox: Recorded) -> None:
 
 
 async def test_leaving_is_cancelled(sandbox: Recorded, monkeypatch: Patch) -> None:
-    """Cancelled while the session closes, the scope is left, and the session is closed."""
+    """If leaving is cancelled while the session closes, the scope is left and the session closed."""
     closing = asyncio.Event()
     close = aiohttp.ClientSession.close
 
@@ -287,7 +287,7 @@ async def test_leaving_is_cancelled(sandbox: Recorded, monkeypatch: Patch) -> No
 
 
 async def test_a_cancelled_body_leaves_the_scope(sandbox: Recorded) -> None:
-    """Cancelling the task that holds the scope ends what others wait for in it."""
+    """Cancelling the task that holds the scope ends the waits of other tasks in it."""
     (url,) = sandbox.start(1, duration=math.inf)
 
     async def use() -> None:
@@ -300,8 +300,8 @@ async def test_a_cancelled_body_leaves_the_scope(sandbox: Recorded) -> None:
     assert now() == 3.0
 
 
-async def test_a_failing_neighbour_ends_the_scope_as_a_group(sandbox: Recorded) -> None:
-    """The caller's own TaskGroup works as ever: its error cancels the waits in it."""
+async def test_a_failing_sibling_ends_the_scope_with_a_group(sandbox: Recorded) -> None:
+    """The caller's own TaskGroup works as usual: its error cancels the waits in it."""
     (url,) = sandbox.start(1, duration=math.inf)
 
     async def fail() -> None:

@@ -1,4 +1,4 @@
-"""The scope: what it needs, what it owns, and what is no use of it."""
+"""The client's scope: what it needs, what it owns, and where the client cannot be used."""
 
 import asyncio
 import math
@@ -15,7 +15,7 @@ from aiotasks.sandbox import Sandbox
 from tests.servers import Recorded, assert_idle, client_tasks, connect, now
 
 
-def test_a_client_needs_no_loop_to_be_made() -> None:
+def test_a_client_is_made_without_a_loop() -> None:
     """Settings are checked when the client is made, and nothing is opened yet."""
     client = Client("secret-key")
     assert client.base_url == "https://api.affinity.co"
@@ -48,8 +48,8 @@ def test_a_client_needs_no_loop_to_be_made() -> None:
     ],
     ids=str,
 )
-def test_wrong_settings_are_named(settings: dict[str, Any], message: str) -> None:
-    """What cannot be used is a ConfigurationError that names it, and never shows the key."""
+def test_invalid_settings_are_named(settings: dict[str, Any], message: str) -> None:
+    """A setting that cannot be used raises a ConfigurationError that names it and never shows the key."""
     with pytest.raises(ConfigurationError, match=message) as caught:
         Client(**{"api_key": "secret-key", **settings})
     assert "secret" not in str(caught.value)
@@ -59,7 +59,7 @@ def test_wrong_settings_are_named(settings: dict[str, Any], message: str) -> Non
     "base_url", ["http://localhost:8080", "http://127.3.2.1", "http://[::1]:1/"]
 )
 def test_plain_http_is_for_loopback(base_url: str) -> None:
-    """A local server needs no certificate."""
+    """Plain HTTP is accepted for a loopback address, which needs no certificate."""
     assert Client("key", base_url=base_url).base_url == base_url.rstrip("/")
 
 
@@ -75,7 +75,7 @@ async def test_the_key_is_never_shown(sandbox: Recorded) -> None:
 async def test_from_env_reads_three_variables(
     sandbox: Recorded, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The key, the origin and the version come from the environment."""
+    """The key, the origin and the version are read from the environment."""
     monkeypatch.setenv("AFFINITY_API_KEY", sandbox.api_key)
     monkeypatch.setenv("AFFINITY_BASE_URL", sandbox.url)
     monkeypatch.setenv("AFFINITY_API_VERSION", "current")
@@ -85,8 +85,8 @@ async def test_from_env_reads_three_variables(
     assert client._headers["X-Affinity-Api-Version"] == "current"
 
 
-def test_from_env_lets_settings_win(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is given is used instead of the environment, and empty variables count as unset."""
+def test_arguments_take_precedence_over_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An argument takes precedence over the environment, and an empty variable counts as unset."""
     monkeypatch.setenv("AFFINITY_API_KEY", "one")
     monkeypatch.setenv("AFFINITY_BASE_URL", "")
     monkeypatch.delenv("AFFINITY_API_VERSION", raising=False)
@@ -97,7 +97,7 @@ def test_from_env_lets_settings_win(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_from_env_needs_a_key(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without a key anywhere the error says where to put it."""
+    """Without a key the error says where to put it."""
     monkeypatch.setenv("AFFINITY_API_KEY", "")
     with pytest.raises(ConfigurationError, match="set AFFINITY_API_KEY"):
         Client.from_env()
@@ -140,9 +140,9 @@ async def test_a_borrowed_session_is_never_closed(sandbox: Recorded) -> None:
 
 
 async def test_a_proxy_of_the_session_is_used(sandbox: Recorded) -> None:
-    """What a session sends through a proxy goes through it for the client, too."""
+    """The client's requests go through the proxy of the session."""
     (url,) = sandbox.start(1)
-    # Nobody listens there: only a proxy can answer for it.
+    # No server listens there: only a proxy can answer for it.
     origin = "http://127.0.0.1:9"
     async with (
         aiohttp.ClientSession(proxy=sandbox.url) as session,
@@ -150,14 +150,14 @@ async def test_a_proxy_of_the_session_is_used(sandbox: Recorded) -> None:
     ):
         task = await client.tasks.wait(url.replace(sandbox.url, origin))
         assert task.status == "success"
-    assert sandbox.looks(url)
+    assert sandbox.polls(url)
 
 
 @pytest.mark.parametrize("is_borrowed", [False, True])
 async def test_it_is_entered_and_left_in_different_tasks(
     sandbox: Recorded, *, is_borrowed: bool
 ) -> None:
-    """Frameworks enter and leave in tasks of their own; waits in a third one are told of the end."""
+    """A client may be entered and left in different tasks; waits in a third one raise when it closes."""
     running, ending = *sandbox.start(1, duration=math.inf), *sandbox.start(1, first=2)
     async with aiohttp.ClientSession() as session:
         client = connect(sandbox, **({"session": session} if is_borrowed else {}))
@@ -172,7 +172,7 @@ async def test_it_is_entered_and_left_in_different_tasks(
 
 
 async def test_two_clients_may_share_a_session(sandbox: Recorded) -> None:
-    """Leaving one client leaves the session to the other."""
+    """Leaving one client leaves the session usable for the other."""
     (url,) = sandbox.start(1)
     async with aiohttp.ClientSession() as session, connect(sandbox, session=session) as one:
         async with connect(sandbox, session=session) as other:
@@ -181,7 +181,7 @@ async def test_two_clients_may_share_a_session(sandbox: Recorded) -> None:
 
 
 async def test_a_closed_session_is_refused(sandbox: Recorded) -> None:
-    """A session that is closed already is an error when the scope is entered."""
+    """Entering the scope with a session that is closed already is an error."""
     session = aiohttp.ClientSession()
     await session.close()
     with pytest.raises(ClosedError, match="session is closed"):
@@ -200,7 +200,7 @@ async def test_a_session_with_auth_is_refused(sandbox: Recorded) -> None:
 
 
 async def test_the_headers_of_a_session_do_not_replace_the_key(sandbox: Recorded) -> None:
-    """A session with an Authorization header of its own still sends the client's key here."""
+    """Where the session has an Authorization header of its own, the client still sends its key."""
     (url,) = sandbox.start(1)
     async with (
         aiohttp.ClientSession(headers={"Authorization": "Basic x"}) as session,
@@ -210,8 +210,8 @@ async def test_the_headers_of_a_session_do_not_replace_the_key(sandbox: Recorded
     assert [asked.is_authorized for asked in sandbox.log] == [True]
 
 
-async def test_a_session_that_is_closed_meanwhile(sandbox: Recorded) -> None:
-    """A session that its owner closes during the scope makes calls and waits say so at once."""
+async def test_a_session_that_is_closed_during_the_scope(sandbox: Recorded) -> None:
+    """When the owner of the session closes it, calls and waits raise immediately."""
     (url,) = sandbox.start(1, duration=math.inf)
     session = aiohttp.ClientSession()
     async with connect(sandbox, session=session) as client:
@@ -239,10 +239,10 @@ CALLS: dict[str, Callable[[Client], Awaitable[object]]] = {
 
 
 @pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
-async def test_outside_its_scope_a_client_is_of_no_use(
+async def test_a_client_cannot_be_used_outside_its_scope(
     sandbox: Recorded, call: Callable[[Client], Awaitable[object]]
 ) -> None:
-    """Before and after its scope every call is a ClosedError that says what to do."""
+    """Before and after its scope every call raises a ClosedError that says what to do."""
     client = connect(sandbox)
     with pytest.raises(ClosedError, match="async with Client"):
         await call(client)
@@ -254,7 +254,7 @@ async def test_outside_its_scope_a_client_is_of_no_use(
 
 
 async def test_a_client_is_entered_once(sandbox: Recorded) -> None:
-    """Neither a second scope after the first nor one within it is opened."""
+    """A client cannot be entered a second time, neither after its scope nor within it."""
     client = connect(sandbox)
     async with client:
         with pytest.raises(ClosedError, match="entered once"):
@@ -264,7 +264,7 @@ async def test_a_client_is_entered_once(sandbox: Recorded) -> None:
 
 
 async def test_a_scope_is_left_once(sandbox: Recorded) -> None:
-    """Leaving what was never entered is a ClosedError."""
+    """Leaving a scope that is not open raises a ClosedError."""
     with pytest.raises(ClosedError):
         await connect(sandbox).__aexit__(None, None, None)
 
@@ -273,7 +273,7 @@ async def test_a_scope_is_left_once(sandbox: Recorded) -> None:
 async def test_a_client_belongs_to_its_loop(
     client: Client, call: Callable[[Client], Awaitable[object]]
 ) -> None:
-    """Use on another event loop is a clear error instead of a hang."""
+    """Using the client on another event loop raises a clear error and does not hang."""
 
     def elsewhere() -> None:
         with asyncio.Runner(loop_factory=async_solipsism.EventLoop) as runner:
@@ -285,8 +285,8 @@ async def test_a_client_belongs_to_its_loop(
     await asyncio.to_thread(elsewhere)
 
 
-async def test_the_quota_is_free_to_read() -> None:
-    """What the headers told is there to read, before, in and after the scope."""
+async def test_the_quota_can_be_read_at_any_time() -> None:
+    """The quota from the headers can be read before, in and after the scope."""
     async with Recorded(quota=50, month_quota=1000) as sandbox:
         client = connect(sandbox)
         assert (client.quota.limit, client.quota.remaining, client.quota.reset) == (None,) * 3
@@ -305,8 +305,8 @@ async def test_the_quota_is_free_to_read() -> None:
         assert sandbox.requests == 1
 
 
-async def test_a_repr_shows_what_goes_on(sandbox: Recorded, client: Client) -> None:
-    """The state of the waits and of the slots can be read from outside."""
+async def test_the_repr_shows_the_current_state(sandbox: Recorded, client: Client) -> None:
+    """The repr shows the current waits and slots."""
     (url,) = sandbox.start(1)
     waiting = asyncio.create_task(client.tasks.wait(url))
     sandbox.latency = 1.0
@@ -320,10 +320,10 @@ async def test_a_repr_shows_what_goes_on(sandbox: Recorded, client: Client) -> N
 
 
 @pytest.mark.parametrize("error", [ValueError("mine"), KeyboardInterrupt(), TimeoutError("mine")])
-async def test_the_error_of_the_body_comes_out_as_itself(
+async def test_the_error_of_the_body_is_raised_unchanged(
     sandbox: Recorded, error: BaseException
 ) -> None:
-    """What is raised in the body leaves the scope as it is, in no ExceptionGroup."""
+    """An error that the body raises leaves the scope unchanged, in no ExceptionGroup."""
     with pytest.raises(type(error)) as caught:
         async with connect(sandbox):
             raise error
@@ -331,8 +331,8 @@ async def test_the_error_of_the_body_comes_out_as_itself(
     assert client_tasks() == []
 
 
-async def test_a_failed_wait_leaves_the_scope_as_itself(sandbox: Recorded) -> None:
-    """The usual ``except TaskFailedError`` around the scope works."""
+async def test_the_error_of_a_wait_leaves_the_scope_unchanged(sandbox: Recorded) -> None:
+    """``except TaskFailedError`` around the scope catches the error of a wait in it."""
     (url,) = sandbox.start(1, duration=0.0, reason="Locked")
     with pytest.raises(TaskFailedError, match="Locked"):
         async with connect(sandbox) as client:
@@ -341,7 +341,7 @@ async def test_a_failed_wait_leaves_the_scope_as_itself(sandbox: Recorded) -> No
 
 
 async def test_leaving_the_scope_ends_the_waits_of_others(sandbox: Recorded) -> None:
-    """Whoever still waits in another task is told that the client is closed."""
+    """A wait in another task raises a ClosedError when the scope is left."""
     running = sandbox.start(3, duration=math.inf)
     async with connect(sandbox) as client:
         one = asyncio.create_task(client.tasks.wait(running[0]))
@@ -355,8 +355,8 @@ async def test_leaving_the_scope_ends_the_waits_of_others(sandbox: Recorded) -> 
     assert client_tasks() == []
 
 
-async def test_leaving_the_scope_turns_away_who_waits_for_a_slot() -> None:
-    """A call that has not got its slot yet is a ClosedError, at once."""
+async def test_leaving_the_scope_ends_the_wait_for_a_slot() -> None:
+    """A call that waits for a slot raises a ClosedError immediately when the scope is left."""
     async with Recorded(quota=1) as sandbox:
         (url,) = sandbox.start(1)
         async with connect(sandbox) as client:
@@ -371,7 +371,7 @@ async def test_leaving_the_scope_turns_away_who_waits_for_a_slot() -> None:
 
 
 async def test_leaving_the_scope_with_a_cancelled_call_in_the_queue() -> None:
-    """Of two calls that wait for a slot one may be cancelled in the moment of leaving."""
+    """One of two calls that wait for a slot may be cancelled while the scope is left."""
     async with Recorded(quota=1) as sandbox:
         (url,) = sandbox.start(1)
         async with connect(sandbox) as client:
@@ -385,7 +385,7 @@ async def test_leaving_the_scope_with_a_cancelled_call_in_the_queue() -> None:
 
 
 async def test_leaving_the_scope_ends_the_retries_of_others(sandbox: Recorded) -> None:
-    """A call that pauses before its next try finds the client closed."""
+    """A call that pauses before its next attempt raises a ClosedError when the scope is left."""
     (url,) = sandbox.start(1)
     sandbox.inject("503x*")
     async with connect(sandbox) as client:
@@ -396,8 +396,8 @@ async def test_leaving_the_scope_ends_the_retries_of_others(sandbox: Recorded) -
     assert sandbox.requests == 1
 
 
-async def test_a_watch_outlives_no_client(sandbox: Recorded) -> None:
-    """A watch that is still open takes nothing more once its client is closed."""
+async def test_a_watch_ends_with_its_client(sandbox: Recorded) -> None:
+    """A watch that is still open accepts no URL once its client is closed."""
     running = sandbox.start(2, duration=math.inf)
     async with connect(sandbox) as client:
         watch = await client.tasks.watch(running[:1]).__aenter__()
@@ -407,7 +407,7 @@ async def test_a_watch_outlives_no_client(sandbox: Recorded) -> None:
     await watch.__aexit__(None, None, None)
 
 
-async def test_two_clients_live_side_by_side(sandbox: Recorded) -> None:
+async def test_two_clients_are_independent(sandbox: Recorded) -> None:
     """Each client has its own limits and its own key."""
     (url,) = sandbox.start(1)
     async with Sandbox(api_key="other") as second, connect(sandbox) as one, connect(second) as two:

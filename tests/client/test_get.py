@@ -1,4 +1,4 @@
-"""Single requests: one task, and what every read does when something is wrong."""
+"""Single requests: one task, and how a read handles each failure."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -29,8 +29,8 @@ from tests.servers import Recorded, assert_idle, connect, host, now, saying
 
 
 @pytest.mark.parametrize("kind", ["company", "person"])
-async def test_get_shows_a_task(sandbox: Recorded, client: Client, kind: Any) -> None:
-    """One request brings one task as it is now."""
+async def test_get_returns_a_task(sandbox: Recorded, client: Client, kind: Any) -> None:
+    """One request returns one task in its current state."""
     url = sandbox.start_merge(kind, 1, 2, duration=5.0)
     assert (await client.tasks.get(url)).status == "in-progress"
     sandbox.finish(url, outcome="failed")
@@ -39,8 +39,8 @@ async def test_get_shows_a_task(sandbox: Recorded, client: Client, kind: Any) ->
     assert sandbox.requests == 2
 
 
-async def test_a_task_that_is_not_there_is_an_error(sandbox: Recorded, client: Client) -> None:
-    """404 is raised as it comes, with the request's id and the next step."""
+async def test_an_unknown_task_is_an_error(sandbox: Recorded, client: Client) -> None:
+    """A 404 raises its error, with the request id and the next step."""
     with pytest.raises(NotFoundError, match="Check the id") as caught:
         await client.tasks.get(sandbox.start_merge("person", 1, 2).replace("person", "company"))
     assert caught.value.code == "not-found"
@@ -48,8 +48,8 @@ async def test_a_task_that_is_not_there_is_an_error(sandbox: Recorded, client: C
     assert sandbox.requests == 1
 
 
-async def test_requests_say_who_asks(sandbox: Recorded) -> None:
-    """The key and the pinned version are in the headers, and the version is answered."""
+async def test_requests_carry_key_and_version(sandbox: Recorded) -> None:
+    """The headers carry the key and the pinned version, and the answer's version is reported."""
     async with connect(sandbox, api_version="2024-01-01") as client:
         with pytest.raises(NotFoundError, match="2024-01-01"):
             _ = [each async for each in client.companies.suggestions()]
@@ -70,17 +70,17 @@ PASSING = [
 
 @pytest.mark.parametrize("fault", PASSING, ids=lambda fault: fault.name)
 @pytest.mark.parametrize("times", [1, 3])
-async def test_reads_are_repeated(
+async def test_reads_are_retried(
     sandbox: Recorded, client: Client, fault: Fault, times: int
 ) -> None:
-    """What passes is tried again after growing pauses, and the caller only sees the result."""
+    """A transient failure is retried after growing pauses, and the caller gets only the result."""
     (url,) = sandbox.start(1, duration=60.0)
     sandbox.inject(fault, times=times)
     assert (await client.tasks.get(url)).status == "in-progress"
     assert now() <= {1: 1.0, 3: 7.0}[times]
-    looks = sandbox.looks(url)
-    pauses = [later - earlier for earlier, later in pairwise(looks)]
-    # On a connection that was used before, aiohttp repeats a read by itself, at once.
+    polls = sandbox.polls(url)
+    pauses = [later - earlier for earlier, later in pairwise(polls)]
+    # On a connection that was used before, aiohttp itself repeats a read immediately.
     assert fault.name == "disconnect" or (pauses == sorted(pauses) and pauses[0] >= 0.5)
     await assert_idle(client)
 
@@ -95,7 +95,7 @@ async def test_reads_are_repeated(
     ],
     ids=["500", "408", "disconnect", "truncate"],
 )
-async def test_reads_are_repeated_three_times(
+async def test_reads_are_retried_three_times(
     sandbox: Recorded, client: Client, fault: Fault, error: type[AffinityError]
 ) -> None:
     """A server that keeps failing gets four requests, and then its failure is raised."""
@@ -123,7 +123,7 @@ async def test_reads_are_repeated_three_times(
 async def test_refusals_are_final(
     sandbox: Recorded, client: Client, status: int, error: type[ResponseError]
 ) -> None:
-    """A 4xx answer means the same the next time, so it is raised at once."""
+    """A 4xx answer is raised immediately and not retried."""
     (url,) = sandbox.start(1)
     sandbox.inject(Fault.status(status), times=None)
     with pytest.raises(ResponseError) as caught:
@@ -133,8 +133,8 @@ async def test_refusals_are_final(
     assert sandbox.requests == 1
 
 
-async def test_endless_refusals_for_limits_are_raised(sandbox: Recorded, client: Client) -> None:
-    """After ten 429s in a row somebody who waits for an answer is told."""
+async def test_repeated_429s_are_raised(sandbox: Recorded, client: Client) -> None:
+    """After ten 429s in a row an interactive call raises an error."""
     (url,) = sandbox.start(1)
     sandbox.inject(Fault.rate_limit(cause="concurrency"), times=None)
     with pytest.raises(RateLimitError, match="Another program"):
@@ -142,8 +142,8 @@ async def test_endless_refusals_for_limits_are_raised(sandbox: Recorded, client:
     assert sandbox.requests == 10
 
 
-async def test_a_server_that_does_not_answer_is_given_up(sandbox: Recorded) -> None:
-    """``request_timeout`` bounds each try."""
+async def test_a_request_without_an_answer_times_out(sandbox: Recorded) -> None:
+    """``request_timeout`` bounds each attempt."""
     (url,) = sandbox.start(1)
     sandbox.inject(Fault.hang(), times=None)
     async with connect(sandbox, request_timeout=3.0) as client:
@@ -151,12 +151,12 @@ async def test_a_server_that_does_not_answer_is_given_up(sandbox: Recorded) -> N
             await client.tasks.get(url)
         assert isinstance(caught.value, TimeoutError)
         assert caught.value.was_sent
-        assert len(sandbox.looks(url)) == 4
+        assert len(sandbox.polls(url)) == 4
         assert 12.0 <= now() <= 12.0 + 1.5 * 3.5
         await assert_idle(client)
 
 
-async def test_a_body_that_stops_is_given_up_too() -> None:
+async def test_a_body_that_stalls_times_out() -> None:
     """``request_timeout`` bounds the body as well as the headers."""
     async with (
         host(saying(b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n{")) as server,
@@ -167,8 +167,8 @@ async def test_a_body_that_stops_is_given_up_too() -> None:
         assert server.requests == 4
 
 
-async def test_a_server_that_is_not_there(sandbox: Recorded) -> None:
-    """Refused connections are repeated a little and then raised, with the next step."""
+async def test_a_refused_connection(sandbox: Recorded) -> None:
+    """Refused connections are retried a few times and then raised, with the next step."""
     async with Sandbox() as gone:
         url = gone.start_merge("company", 1, 2)
     async with connect(gone) as client:
@@ -179,10 +179,10 @@ async def test_a_server_that_is_not_there(sandbox: Recorded) -> None:
         await assert_idle(client)
 
 
-async def test_a_connection_that_does_not_come_about(
+async def test_connecting_times_out(
     sandbox: Recorded, client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Connecting is given up after ten seconds: nothing was sent."""
+    """Connecting times out after ten seconds, with an error that says that nothing was sent."""
     (url,) = sandbox.start(1)
 
     async def never(*_args: Any, **_settings: Any) -> None:
@@ -223,7 +223,7 @@ async def all_of(items: Any) -> list[Any]:
 async def test_arguments_are_checked_first(
     sandbox: Recorded, client: Client, call: Call, message: str
 ) -> None:
-    """An argument that cannot be meant is a ConfigurationError, and nothing is sent."""
+    """An invalid argument raises a ConfigurationError, and nothing is sent."""
     with pytest.raises(ConfigurationError, match=message):
         await call(client)
     assert sandbox.requests == 0
@@ -242,8 +242,8 @@ async def test_a_callers_timeout_stays_the_callers(sandbox: Recorded, client: Cl
     await assert_idle(client)
 
 
-async def test_of_two_timeouts_at_once_the_callers_wins(sandbox: Recorded) -> None:
-    """When both times are up in the same moment, the caller's scope ends as such."""
+async def test_of_two_simultaneous_timeouts_the_callers_is_raised(sandbox: Recorded) -> None:
+    """When both timeouts expire at the same time, the caller's own is raised."""
     (url,) = sandbox.start(1)
     sandbox.inject(Fault.hang())
     async with connect(sandbox, request_timeout=5.0) as client:

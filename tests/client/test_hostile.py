@@ -1,4 +1,4 @@
-"""Hostile input: refused or reported, before the key leaves for anywhere but the origin."""
+"""Hostile input is refused or reported, and the key is sent to no host but the origin."""
 
 import asyncio
 import gzip
@@ -59,7 +59,7 @@ URLS = [
 
 @pytest.mark.parametrize("url", URLS, ids=range(len(URLS)))
 async def test_hostile_urls_are_refused(sandbox: Recorded, client: Client, url: str) -> None:
-    """A URL that is not exactly one of a task here is refused, and nothing is sent anywhere."""
+    """A URL that is not exactly that of a task on this origin is refused, and nothing is sent."""
     with pytest.raises(ConfigurationError):
         await client.tasks.get(url)
     with pytest.raises(ConfigurationError):
@@ -69,20 +69,22 @@ async def test_hostile_urls_are_refused(sandbox: Recorded, client: Client, url: 
     assert sandbox.requests == 0
 
 
-async def test_urls_of_affinity_are_asked_for_at_home(sandbox: Recorded, client: Client) -> None:
-    """A task URL is a name: whatever Affinity host it has, the request goes to the own origin."""
+async def test_affinity_urls_are_polled_at_the_own_origin(
+    sandbox: Recorded, client: Client
+) -> None:
+    """A task URL only names its task: whatever Affinity host it has, the own origin is polled."""
     (url,) = sandbox.start(1)
     ref = url.rsplit("/", 1)[1]
     for origin in ("https://api.affinity.co", "https://API.affinity.co:443", sandbox.url.upper()):
         for prefix in ("/v2", ""):
             task = await client.tasks.get(f"{origin}{prefix}/tasks/company-merges/{ref}")
             assert task.id == ref
-    assert len(sandbox.looks(url)) == 6
+    assert len(sandbox.polls(url)) == 6
 
 
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
 async def test_redirects_are_refused(sandbox: Recorded, client: Client, status: int) -> None:
-    """The key goes nowhere else: a redirect is an error that names where it leads."""
+    """A redirect is not followed: it raises an error that names its target."""
     (url,) = sandbox.start(1)
     async with host(saying(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}")) as foreign:
         sandbox.inject(Fault.redirect(f"{foreign.url}/stolen", status=status), times=None)
@@ -96,7 +98,7 @@ async def test_redirects_are_refused(sandbox: Recorded, client: Client, status: 
 
 
 async def test_the_key_goes_to_the_origin_alone() -> None:
-    """Through merges, waits, lists and errors no other host hears a byte."""
+    """Merges, waits, lists and errors send no byte to any other host."""
     async with host(saying(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}")) as foreign:
         async with Recorded(public_url=foreign.url) as sandbox, connect(sandbox) as client:
             url = await client.companies.merge(1, 2)
@@ -108,7 +110,7 @@ async def test_the_key_goes_to_the_origin_alone() -> None:
             with pytest.raises(DecodeError):
                 _ = [task async for task in client.tasks.list("company")]
             assert {asked.is_authorized for asked in sandbox.log} == {True}
-        assert (foreign.connections, foreign.heard) == (0, [])
+        assert (foreign.connections, foreign.received) == (0, [])
 
 
 BODIES: dict[str, tuple[Fault, str]] = {
@@ -127,10 +129,10 @@ BODIES: dict[str, tuple[Fault, str]] = {
 
 
 @pytest.mark.parametrize("name", BODIES)
-async def test_unreadable_answers_are_errors_that_say_so(
+async def test_unreadable_answers_raise_decode_errors(
     sandbox: Recorded, client: Client, name: str
 ) -> None:
-    """What is not the documented JSON is a DecodeError with the next step, after one request."""
+    """An answer that is not the documented JSON raises a DecodeError with the next step, without retry."""
     fault, message = BODIES[name]
     (url,) = sandbox.start(1)
     sandbox.inject(fault, times=None)
@@ -149,7 +151,7 @@ async def test_unreadable_answers_are_errors_that_say_so(
 
 @pytest.mark.parametrize("framing", [b"Transfer-Encoding: chunked", b"Connection: close"])
 async def test_an_endless_body_is_not_read_to_its_end(framing: bytes) -> None:
-    """Reading stops at the limit, and the connection is closed under the sender."""
+    """Reading stops at the size limit, and the connection is closed."""
     sent = 0
 
     async def speak(writer: asyncio.StreamWriter) -> None:
@@ -169,8 +171,8 @@ async def test_an_endless_body_is_not_read_to_its_end(framing: bytes) -> None:
         await assert_idle(client)
 
 
-async def test_a_body_that_grows_when_unpacked_is_limited_too() -> None:
-    """The limit is on what is read, not on what was sent."""
+async def test_a_decompressed_body_is_limited_too() -> None:
+    """The size limit applies to the decompressed body."""
     body = gzip.compress(b" " * (MAX_BODY + 2**20))
     head = b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: %d\r\n\r\n" % len(body)
     async with host(saying(head + body)) as server, Client("key", base_url=server.url) as client:
@@ -195,7 +197,7 @@ async def test_a_body_that_grows_when_unpacked_is_limited_too() -> None:
     ids=range(10),
 )
 async def test_broken_http_is_a_network_error(data: bytes) -> None:
-    """What is no HTTP is an AffinityError like any other broken connection, after retries."""
+    """An answer that is not HTTP raises an AffinityError after retries, as a broken connection does."""
     async with (
         host(saying(data, then_close=True)) as server,
         Client("key", base_url=server.url) as client,
@@ -212,7 +214,7 @@ async def test_broken_http_is_a_network_error(data: bytes) -> None:
 
 
 async def test_cookies_are_not_kept(sandbox: Recorded, client: Client) -> None:
-    """A client's own session takes no cookies from anybody."""
+    """The client's own session stores no cookies."""
     (url,) = sandbox.start(1)
     sandbox.inject(Fault.headers({"Set-Cookie": "a=b"}))
     await client.tasks.get(url)
@@ -221,10 +223,8 @@ async def test_cookies_are_not_kept(sandbox: Recorded, client: Client) -> None:
 
 
 @pytest.mark.parametrize("status", ["cancelled", "CANCELLED", "\u2603", "x" * 1000])
-async def test_statuses_that_the_server_adds_are_kept(
-    sandbox: Recorded, client: Client, status: Any
-) -> None:
-    """An unknown status is no error in itself: it is shown as the server sent it."""
+async def test_unknown_statuses_are_kept(sandbox: Recorded, client: Client, status: Any) -> None:
+    """An unknown status is no error: it is returned as the server sent it."""
     (url,) = sandbox.start(1)
     sandbox.set_status(url, status)
     assert (await client.tasks.get(url)).status == status

@@ -1,4 +1,4 @@
-"""The API's three limits: believed from the headers, and never the end of a wait."""
+"""The API's three limits: read from the headers, and never the end of a wait."""
 
 import asyncio
 import math
@@ -10,11 +10,11 @@ from tenacity import wait_fixed
 
 from aiotasks import Client, MonthlyQuotaError, Outcome, OutcomeState, Watch
 from aiotasks.sandbox import Fault
-from tests.servers import Recorded, assert_idle, connect, hurry, now
+from tests.servers import Recorded, assert_idle, connect, debug_off, now
 
 
 class Job(NamedTuple):
-    """What became of a bulk job: its outcomes, and how long after its end each was known."""
+    """The result of a bulk job: its outcomes, and how long after its end each was reported."""
 
     outcomes: list[Outcome]
     delays: list[float]
@@ -55,8 +55,8 @@ def succeeded(job: Job) -> int:
 @pytest.mark.parametrize("quota", [50, 100, 900])
 @pytest.mark.parametrize("offset", [0.0, 17.4])
 async def test_a_bulk_job_alone_on_its_key(quota: int, offset: float) -> None:
-    """Merges and polls share the minute: no refusals, few calls a merge, and no news is old."""
-    hurry()
+    """Merges and polls share the window: no refusals, few calls per merge, and short delays."""
+    debug_off()
     count = quota * 4
     async with (
         Recorded(
@@ -68,7 +68,7 @@ async def test_a_bulk_job_alone_on_its_key(quota: int, offset: float) -> None:
         assert succeeded(job) == count
         assert sandbox.refused == client.quota.refused <= 2
         assert sandbox.requests <= 1.1 * count
-        # Four minutes' worth takes till the fourth turn at least, and the last task its time.
+        # The calls fill at least four windows, and the last task takes its time.
         assert now() <= (offset or 60.0) + 180.0 + 20.0 + 20.0
         delays = sorted(job.delays)
         assert delays[count // 2] <= 12.0
@@ -77,8 +77,8 @@ async def test_a_bulk_job_alone_on_its_key(quota: int, offset: float) -> None:
 
 
 async def test_neither_merges_nor_polls_starve() -> None:
-    """In every minute of a bulk job merges are started and outcomes come."""
-    hurry()
+    """In every window of a bulk job merges are started and outcomes are reported."""
+    debug_off()
     async with (
         Recorded(quota=60, latency=0.1, duration=10.0) as sandbox,
         connect(sandbox) as client,
@@ -94,8 +94,8 @@ async def test_neither_merges_nor_polls_starve() -> None:
 
 
 async def test_a_second_program_takes_a_third_of_the_limit() -> None:
-    """What others take is left to them: one in a hundred calls is refused at most, and no wait fails."""
-    hurry()
+    """With another program on the key at most 1 % of the calls is refused, and no wait fails."""
+    debug_off()
     async with (
         Recorded(quota=300, latency=0.1, duration=15.0, companies=4000) as sandbox,
         connect(sandbox) as client,
@@ -111,16 +111,16 @@ async def test_a_second_program_takes_a_third_of_the_limit() -> None:
         second.cancel()
         assert succeeded(job) == 1000
         assert sandbox.refused <= 0.01 * sandbox.requests
-        # Two hundred calls a minute are left.
+        # Two hundred calls per window are left.
         assert now() <= 60.0 * 5
-        # What the others take is known after the first minute; then the polls keep their share.
+        # The use of others is known after the first window; then polls keep their share.
         assert max(job.delays) <= 60.0
         assert sorted(job.delays)[len(job.delays) // 2] <= 10.0
 
 
-async def test_a_limit_that_is_lowered_in_the_middle_of_a_job() -> None:
-    """The limit may be lowered at any time: the next answer tells, and the job goes on by it."""
-    hurry()
+async def test_a_limit_that_is_lowered_during_a_job() -> None:
+    """A limit that is lowered during a job is applied with the next answer, and the job goes on."""
+    debug_off()
     async with (
         Recorded(quota=300, latency=0.1, duration=15.0) as sandbox,
         connect(sandbox) as client,
@@ -128,15 +128,15 @@ async def test_a_limit_that_is_lowered_in_the_middle_of_a_job() -> None:
         asyncio.get_running_loop().call_at(61.0, sandbox.set_quota, 60)
         job = await bulk_job(client, 600, duration=15.0)
         assert succeeded(job) == 600
-        # Only what was on its way in that moment is refused.
+        # Only the requests in flight at that time are refused.
         assert sandbox.refused <= 16
         assert now() <= 60.0 * 6
 
 
 @pytest.mark.parametrize("seconds", [-2, -1, 1, 2])
-async def test_a_window_that_turns_at_another_time_than_it_says(seconds: int) -> None:
-    """A reset that is off by seconds costs a refusal or two, not one each minute."""
-    hurry()
+async def test_a_window_that_ends_at_another_time_than_reported(seconds: int) -> None:
+    """A reset that is off by seconds costs at most two refusals, not one in each window."""
+    debug_off()
 
     class Askew(Recorded):
         def _reply(self, call: Any, route: Any) -> Any:
@@ -158,11 +158,11 @@ async def test_a_window_that_turns_at_another_time_than_it_says(seconds: int) ->
 @pytest.mark.parametrize(
     ("cause", "pause"), [("minute", 60.0), ("concurrency", 10.0)], ids=["minute", "concurrency"]
 )
-async def test_a_refusal_in_the_middle_of_a_job(
+async def test_a_refusal_during_a_job(
     cause: Literal["minute", "concurrency"], pause: float
 ) -> None:
-    """A 429 out of the blue costs its own pause and a ramp, and no merge is sent twice."""
-    hurry()
+    """An unexpected 429 costs its own pause and a ramp, and no merge is sent twice."""
+    debug_off()
     async with (
         Recorded(quota=900, latency=0.1, duration=10.0) as sandbox,
         connect(sandbox) as client,
@@ -176,9 +176,9 @@ async def test_a_refusal_in_the_middle_of_a_job(
         assert now() <= 3 * pause + 40.0
 
 
-async def test_the_month_ends_in_the_middle_of_a_job() -> None:
-    """Merges stop with an error at once, and what is pending comes back as running."""
-    hurry()
+async def test_the_monthly_quota_ends_during_a_job() -> None:
+    """When the monthly quota ends, merges raise immediately, and pending tasks are returned as running."""
+    debug_off()
     async with (
         Recorded(quota=900, latency=0.1, month_quota=200, duration=math.inf) as sandbox,
         connect(sandbox) as client,
@@ -201,8 +201,8 @@ async def test_the_month_ends_in_the_middle_of_a_job() -> None:
 
 
 async def test_a_call_during_a_bulk_job_is_answered_soon() -> None:
-    """An interactive call waits for the next slot, not for the job, while the minute has calls left."""
-    hurry()
+    """An interactive call waits for the next slot, not for the job, while the window has calls left."""
+    debug_off()
     async with (
         Recorded(quota=900, latency=0.2, duration=20.0, companies=6000) as sandbox,
         connect(sandbox) as client,
@@ -218,9 +218,9 @@ async def test_a_call_during_a_bulk_job_is_answered_soon() -> None:
 
 @pytest.mark.parametrize("latency", [0.0, 0.3])
 @pytest.mark.parametrize("offset", [0.0, 17.0])
-async def test_nothing_is_sent_into_an_exhausted_minute(latency: float, offset: float) -> None:
-    """Alone on its key a long job is never refused, and uses every minute to its end."""
-    hurry()
+async def test_nothing_is_sent_into_an_exhausted_window(latency: float, offset: float) -> None:
+    """Alone on its key a long job is never refused, and uses up every window."""
+    debug_off()
     async with (
         Recorded(quota=50, latency=latency, duration=100.0, window_offset=offset) as sandbox,
         connect(sandbox) as client,
@@ -234,20 +234,20 @@ async def test_nothing_is_sent_into_an_exhausted_minute(latency: float, offset: 
         assert max(windows.count(window) for window in windows) == 50
 
 
-async def test_an_exhausted_minute_is_waited_out() -> None:
-    """The request after the last of the minute goes out with the reset."""
+async def test_a_request_waits_for_the_end_of_an_exhausted_window() -> None:
+    """The first request after an exhausted window is sent at the reset."""
     async with Recorded(quota=3) as sandbox, connect(sandbox) as client:
         (url,) = sandbox.start(1)
         await asyncio.sleep(20.0)
         for _ in range(4):
             await client.tasks.get(url)
-        assert sandbox.looks(url) == [20.0, 20.0, 20.0, 60.0]
+        assert sandbox.polls(url) == [20.0, 20.0, 20.0, 60.0]
         assert sandbox.refused == 0
 
 
-async def test_a_second_user_of_the_key_is_believed() -> None:
-    """What others take from the minute is in the headers, so a surprise costs one refusal."""
-    hurry()
+async def test_the_use_of_a_second_program_is_applied() -> None:
+    """The use of others is read from the headers, so an unexpected one costs one refusal."""
+    debug_off()
     async with Recorded(quota=60, duration=30.0) as sandbox, connect(sandbox) as client:
         loop = asyncio.get_running_loop()
         for moment in range(5, 600, 10):
@@ -258,8 +258,8 @@ async def test_a_second_user_of_the_key_is_believed() -> None:
         assert sandbox.refused <= now() / 60.0
 
 
-async def test_a_key_that_others_use_up_delays_only() -> None:
-    """With nothing left for minutes a wait goes on when there is something again."""
+async def test_a_key_that_others_use_up_only_delays() -> None:
+    """With nothing remaining for minutes a wait goes on as soon as calls remain again."""
     async with Recorded(quota=10, duration=5.0) as sandbox, connect(sandbox) as client:
         (url,) = sandbox.start(1)
         loop = asyncio.get_running_loop()
@@ -286,7 +286,7 @@ LIMITS: list[dict[str, Any]] = [
 
 @pytest.mark.parametrize("limit", LIMITS, ids=str)
 async def test_a_429_never_fails_a_wait(limit: dict[str, Any]) -> None:
-    """However a refusal looks, and however often it comes, the wait goes on after it."""
+    """A wait goes on after a 429, whatever its form and however many there are."""
     async with Recorded(duration=5.0) as sandbox, connect(sandbox) as client:
         sandbox.inject(Fault.rate_limit(**limit), times=20)
         outcomes = await client.tasks.wait_many(sandbox.start(30), timeout=None)
@@ -297,25 +297,25 @@ async def test_a_429_never_fails_a_wait(limit: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("as_date", [False, True])
 async def test_retry_after_is_honoured(sandbox: Recorded, client: Client, as_date: bool) -> None:
-    """The server's own time is kept, in seconds or as a date."""
+    """The server's ``Retry-After`` is obeyed, in seconds or as a date."""
     (url,) = sandbox.start(1)
     fault = Fault.rate_limit(cause="concurrency", retry_after=30, as_date=as_date)
     sandbox.inject(fault)
     await client.tasks.get(url)
-    first, second = sandbox.looks(url)
+    first, second = sandbox.polls(url)
     assert 28.0 <= second - first <= 30.0
 
 
 async def test_retry_after_is_capped(sandbox: Recorded, client: Client) -> None:
-    """A server that says an hour is asked again after two minutes."""
+    """A ``Retry-After`` of an hour is capped at two minutes."""
     (url,) = sandbox.start(1)
     sandbox.inject(Fault.rate_limit(cause="concurrency", retry_after=3600))
     await client.tasks.get(url)
-    assert sandbox.looks(url) == [0.0, 120.0]
+    assert sandbox.polls(url) == [0.0, 120.0]
 
 
-async def test_a_limit_on_concurrency_is_learned() -> None:
-    """Refused for too many at once, the client sends fewer, and gets everything done."""
+async def test_a_limit_on_concurrency_is_found() -> None:
+    """After refusals for concurrency the client sends fewer at a time, and completes all requests."""
     async with (
         Recorded(quota=0, max_concurrent=3, latency=1.0, duration=0.0) as sandbox,
         connect(sandbox) as client,
@@ -328,7 +328,7 @@ async def test_a_limit_on_concurrency_is_learned() -> None:
 
 
 async def test_never_more_than_max_in_flight() -> None:
-    """The setting bounds what is sent at once, from the first request on."""
+    """``max_in_flight`` bounds the requests in flight, from the first one on."""
     async with (
         Recorded(quota=0, latency=1.0, duration=0.0) as sandbox,
         connect(sandbox, max_in_flight=2) as client,
@@ -339,8 +339,8 @@ async def test_never_more_than_max_in_flight() -> None:
 
 
 @pytest.mark.parametrize("text", [None, "unlimited", "-1", "1e400", ""])
-async def test_missing_or_senseless_headers_are_no_obstacle(text: str | None) -> None:
-    """Without usable headers requests go out by the limit in flight alone."""
+async def test_missing_or_invalid_headers_are_ignored(text: str | None) -> None:
+    """Without usable headers only the number of requests in flight is limited."""
     async with Recorded(duration=5.0) as sandbox, connect(sandbox) as client:
         sandbox.inject(Fault.limit_headers(text), times=None)
         outcomes = await client.tasks.wait_many(sandbox.start(30))
@@ -349,8 +349,8 @@ async def test_missing_or_senseless_headers_are_no_obstacle(text: str | None) ->
         assert now() <= 6.0
 
 
-async def test_the_month_ends_a_wait_without_losing_anything() -> None:
-    """With the month used up the rest is returned as running, with the error that says why."""
+async def test_the_end_of_the_monthly_quota_loses_no_outcome() -> None:
+    """When the monthly quota ends, the rest is returned as running, with the error that says why."""
     async with Recorded(month_quota=40, latency=0.1) as sandbox, connect(sandbox) as client:
         urls = sandbox.start(10, duration=0.0) + sandbox.start(50, first=11, duration=math.inf)
         outcomes = await client.tasks.wait_many(urls, timeout=None)
@@ -361,8 +361,8 @@ async def test_the_month_ends_a_wait_without_losing_anything() -> None:
         assert sandbox.refused <= 1
 
 
-async def test_the_month_ends_everything_else_too() -> None:
-    """Calls and merges raise the error at once, and nothing is sent."""
+async def test_the_end_of_the_monthly_quota_stops_all_calls() -> None:
+    """When the monthly quota has ended, calls and merges raise immediately, and nothing is sent."""
     async with Recorded(month_quota=2) as sandbox, connect(sandbox) as client:
         (url,) = sandbox.start(1)
         await client.tasks.get(url)
@@ -379,8 +379,8 @@ async def test_the_month_ends_everything_else_too() -> None:
         assert not client._opened.poller._schedule.has_due
 
 
-async def test_a_month_that_was_used_up_before_is_noticed() -> None:
-    """The first refusal tells which limit it is, and ends the wait."""
+async def test_an_exhausted_monthly_quota_is_detected() -> None:
+    """The first refusal identifies the monthly quota, and ends the wait."""
     async with Recorded(month_quota=10) as sandbox, connect(sandbox) as client:
         sandbox.use_quota(10)
         outcomes = await client.tasks.wait_many(sandbox.start(20))
@@ -389,8 +389,8 @@ async def test_a_month_that_was_used_up_before_is_noticed() -> None:
 
 
 @pytest.mark.parametrize("latency", [0.0, 0.1])
-async def test_the_reserve_of_the_month_is_left_to_others(latency: float) -> None:
-    """``reserve`` calls of the month are not touched, however many are in flight."""
+async def test_the_reserve_is_never_used(latency: float) -> None:
+    """``reserve`` calls of the monthly quota are never used, however many are in flight."""
     async with (
         Recorded(month_quota=50, latency=latency) as sandbox,
         connect(sandbox, reserve=20) as client,
@@ -401,16 +401,16 @@ async def test_the_reserve_of_the_month_is_left_to_others(latency: float) -> Non
         assert sandbox.requests == 30
 
 
-async def test_a_failure_is_reported_when_the_month_ends() -> None:
-    """A failure that was seen stays one, though its reason cannot be asked for any more."""
+async def test_a_failure_is_reported_when_the_monthly_quota_ends() -> None:
+    """A failure is reported as a failure even if its reason cannot be fetched any more."""
     async with Recorded(month_quota=1) as sandbox, connect(sandbox) as client:
         urls = sandbox.start(1, duration=0.0, reason="Locked")
         (outcome,) = await client.tasks.wait_many(urls)
         assert (outcome.state, outcome.reason) == (OutcomeState.FAILED, None)
 
 
-async def test_who_waits_for_an_answer_goes_first() -> None:
-    """A call during a big wait gets the next slot but one at the latest."""
+async def test_an_interactive_call_goes_first() -> None:
+    """A call during a large wait gets one of the next two slots."""
     async with (
         Recorded(quota=0, latency=1.0, duration=0.0) as sandbox,
         connect(sandbox, max_in_flight=1) as client,
@@ -425,8 +425,8 @@ async def test_who_waits_for_an_answer_goes_first() -> None:
         assert len((await job).succeeded) == 100
 
 
-async def test_who_waits_for_an_answer_goes_first_in_a_new_minute() -> None:
-    """In an exhausted minute a call waits for the reset, and not for the job before it."""
+async def test_an_interactive_call_goes_first_in_a_new_window() -> None:
+    """In an exhausted window a call waits for the reset, and not for the job before it."""
     async with (
         Recorded(quota=50, duration=math.inf) as sandbox,
         connect(sandbox) as client,
@@ -439,8 +439,8 @@ async def test_who_waits_for_an_answer_goes_first_in_a_new_minute() -> None:
         job.cancel()
 
 
-async def test_merges_and_polls_take_turns_where_no_limit_is_known() -> None:
-    """Without a minute to divide, merges and polls that wait for slots get every second one each."""
+async def test_merges_and_polls_alternate_without_a_known_limit() -> None:
+    """Without a known limit, merges and polls that wait for slots get every second one each."""
     async with (
         Recorded(quota=0, latency=1.0, duration=0.0) as sandbox,
         connect(sandbox, max_in_flight=1) as client,
@@ -456,8 +456,8 @@ async def test_merges_and_polls_take_turns_where_no_limit_is_known() -> None:
         assert methods == ["POST", "GET"] * 30 + ["POST"] * 10
 
 
-async def test_reasons_wait_for_the_minute_too() -> None:
-    """The call for the reasons needs a slot like any other."""
+async def test_reasons_wait_for_the_window_too() -> None:
+    """The call for the reasons waits for a slot like any other."""
     async with Recorded(quota=1) as sandbox, connect(sandbox) as client:
         urls = sandbox.start(2, duration=0.0, reason="Locked")
         outcomes = await client.tasks.wait_many(urls)

@@ -31,7 +31,7 @@ def started(sandbox: Recorded, kind: Any, count: int, **settings: Any) -> list[s
 async def test_tasks_are_listed_newest_first(
     sandbox: Recorded, client: Client, kind: Any, count: int, requests: int
 ) -> None:
-    """The iterator follows the pages of a hundred until there are no more."""
+    """The iterator follows the pages of a hundred to the last one."""
     ids = started(sandbox, kind, count)
     assert [task.id async for task in client.tasks.list(kind)] == ids
     assert sandbox.requests == requests
@@ -46,8 +46,10 @@ async def test_tasks_are_filtered_by_the_server(sandbox: Recorded, client: Clien
     assert sandbox.requests == 2
 
 
-async def test_a_list_is_read_as_far_as_it_is_iterated(sandbox: Recorded, client: Client) -> None:
-    """Whoever stops early pays for no more pages."""
+async def test_a_list_is_read_only_as_far_as_it_is_iterated(
+    sandbox: Recorded, client: Client
+) -> None:
+    """A caller that stops iterating causes no more page requests."""
     started(sandbox, "company", 250)
     listed = client.tasks.list("company")
     first = await anext(listed)
@@ -57,8 +59,10 @@ async def test_a_list_is_read_as_far_as_it_is_iterated(sandbox: Recorded, client
 
 
 @pytest.mark.parametrize("kind", ["company", "person"])
-async def test_merges_show_what_tasks_do_not(sandbox: Recorded, client: Client, kind: Any) -> None:
-    """The history has both ids, the times and the reason; one merge can be looked at alone."""
+async def test_merges_have_more_details_than_tasks(
+    sandbox: Recorded, client: Client, kind: Any
+) -> None:
+    """The history has both ids, the times and the reason; one merge can be fetched alone."""
     service: Any = client.merges_of(kind)
     sandbox.start_merge(kind, 1, 2, duration=0.0)
     url = sandbox.start_merge(kind, 3, 4, duration=0.0, reason="Locked")
@@ -90,7 +94,7 @@ async def test_merges_are_filtered_by_the_server(sandbox: Recorded, client: Clie
 
 
 async def test_a_task_of_the_other_kind_is_refused(sandbox: Recorded, client: Client) -> None:
-    """The history of companies knows no task of persons, so the mistake is told."""
+    """Filtering the history of companies by a task of persons is an error."""
     url = sandbox.start_merge("person", 1, 2)
     with pytest.raises(ConfigurationError, match="person merges, not of company"):
         _ = [merge async for merge in client.companies.merges(task_url=url)]
@@ -99,7 +103,7 @@ async def test_a_task_of_the_other_kind_is_refused(sandbox: Recorded, client: Cl
 
 @pytest.mark.parametrize("kind", ["company", "person"])
 async def test_suggestions_name_both_profiles(client: Client, kind: Any) -> None:
-    """Every suggestion of the directory comes, over many pages, with profiles of its kind."""
+    """All suggestions are returned, over many pages, with profiles of their kind."""
     service: Any = client.companies if kind == "company" else client.persons
     found = [suggestion async for suggestion in service.suggestions()]
     assert len(found) == 1000
@@ -113,15 +117,15 @@ async def test_suggestions_name_both_profiles(client: Client, kind: Any) -> None
 
 
 async def test_lists_need_the_permission() -> None:
-    """403 is raised at the first page, with what is missing."""
+    """A 403 is raised at the first page, with the missing permission."""
     async with Recorded(permissions=False) as sandbox, connect(sandbox) as client:
         with pytest.raises(AuthorizationError, match="Manage duplicates"):
             _ = [task async for task in client.tasks.list("company")]
         assert sandbox.requests == 1
 
 
-async def test_a_page_that_fails_is_repeated(sandbox: Recorded, client: Client) -> None:
-    """A failure in the middle of a list costs time, and no item comes twice or not at all."""
+async def test_a_page_that_fails_is_retried(sandbox: Recorded, client: Client) -> None:
+    """A page that fails is retried, and no item is repeated or lost."""
     ids = started(sandbox, "company", 250)
     listed = []
     async for task in client.tasks.list("company"):
@@ -152,8 +156,10 @@ def page(next_url: str) -> Fault:
         "",
     ],
 )
-async def test_pages_never_lead_elsewhere(sandbox: Recorded, client: Client, next_url: str) -> None:
-    """A nextUrl that does not stay on the configured origin is refused before it is followed."""
+async def test_pages_never_lead_to_another_origin(
+    sandbox: Recorded, client: Client, next_url: str
+) -> None:
+    """A nextUrl that is not on the configured origin is refused before it is followed."""
     sandbox.inject(page(next_url.format(origin=sandbox.url)))
     with pytest.raises(DecodeError, match="leads away"):
         _ = [task async for task in client.tasks.list("company")]
@@ -161,7 +167,7 @@ async def test_pages_never_lead_elsewhere(sandbox: Recorded, client: Client, nex
 
 
 async def test_a_next_url_is_followed_as_given(sandbox: Recorded, client: Client) -> None:
-    """The path of the next page may differ from the path asked for."""
+    """The path of the next page may differ from the requested one."""
     started(sandbox, "person", 1)
     sandbox.inject(page(f"{sandbox.url}/v2/tasks/person-merges?limit=7&x=%2F"))
     assert len([task async for task in client.tasks.list("company")]) == 1
@@ -169,7 +175,7 @@ async def test_a_next_url_is_followed_as_given(sandbox: Recorded, client: Client
 
 
 async def test_pages_never_form_a_cycle(sandbox: Recorded, client: Client) -> None:
-    """A page that was there before ends the list with an error instead of going on for ever."""
+    """A nextUrl that repeats a page ends the list with an error instead of an endless loop."""
     for cursor in ("a", "b", "a"):
         sandbox.inject(page(f"{sandbox.url}/v2/tasks/company-merges?cursor={cursor}"))
     with pytest.raises(DecodeError, match="leads back"):
@@ -181,14 +187,14 @@ async def test_pages_never_form_a_cycle(sandbox: Recorded, client: Client) -> No
 async def test_a_task_that_is_listed_has_a_url(
     sandbox: Recorded, client: Client, kind: Any
 ) -> None:
-    """Lists name tasks by their ids; url_of makes of these what wait and get take."""
+    """Lists name tasks by ids; url_of turns these into the URLs that wait and get accept."""
     url = sandbox.start_merge(kind, 1, 2)
     (task,) = [task async for task in client.tasks.list(kind)]
     assert client.tasks.url_of(kind, task.id) == url
     assert client.tasks.url_of(kind, (await anext(client.merges_of(kind).merges())).task_id) == url
 
 
-def test_a_kind_that_is_none() -> None:
-    """A kind that there is not is named at once."""
+def test_an_unknown_kind() -> None:
+    """An unknown kind is refused immediately, by its name."""
     with pytest.raises(ConfigurationError, match="'deal' is not a kind"):
         _ = Client("key").merges_of("deal")  # type: ignore[call-overload]

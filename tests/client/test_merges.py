@@ -29,7 +29,7 @@ from tests.servers import Recorded, assert_idle, connect, host, now, saying
 
 @pytest.mark.parametrize("kind", ["company", "person"])
 async def test_a_merge_returns_its_task_url(sandbox: Recorded, client: Client, kind: Any) -> None:
-    """One POST starts the merge, and its URL is what the verbs for tasks take."""
+    """One POST starts the merge, and its URL is accepted by all calls for tasks."""
     service: Any = client.companies if kind == "company" else client.persons
     url = await service.merge(1, 2)
     assert url == sandbox.task_urls(kind)[0]
@@ -39,13 +39,13 @@ async def test_a_merge_returns_its_task_url(sandbox: Recorded, client: Client, k
     assert sandbox.calls["merge"] == 1
 
 
-async def test_the_moment_before_it_is_sent(sandbox: Recorded) -> None:
-    """What is to be written down before a merge is awaited once, when the limits let it go."""
+async def test_the_callback_before_a_merge_is_sent(sandbox: Recorded) -> None:
+    """The callback for recording a merge is awaited once, when the limits let the merge go."""
     sandbox.set_quota(3)
-    told: list[float] = []
+    noted: list[float] = []
 
     async def note() -> None:
-        told.append(now())
+        noted.append(now())
         await asyncio.sleep(0.5)
 
     async with connect(sandbox) as client:
@@ -54,17 +54,17 @@ async def test_the_moment_before_it_is_sent(sandbox: Recorded) -> None:
         )
         await assert_idle(client)
     posts = [asked.at for asked in sandbox.log if asked.method == "POST"]
-    assert posts == [pytest.approx(each + 0.5) for each in sorted(told)]
-    assert len(told) == 4
-    # The fourth waited for the next minute, and was told of only then.
-    assert max(told) >= 59.0
+    assert posts == [pytest.approx(each + 0.5) for each in sorted(noted)]
+    assert len(noted) == 4
+    # The fourth waited for the next window, and its callback was called only then.
+    assert max(noted) >= 59.0
 
 
 @pytest.mark.parametrize("error", [RuntimeError("no"), asyncio.CancelledError()], ids=repr)
-async def test_what_is_raised_before_it_is_sent(
+async def test_a_callback_that_raises(
     sandbox: Recorded, client: Client, error: BaseException
 ) -> None:
-    """What cannot be written down is not sent, and its slot is free again."""
+    """When the callback raises, the merge is not sent, and its slot is free again."""
 
     async def fail() -> None:
         raise error
@@ -76,30 +76,30 @@ async def test_what_is_raised_before_it_is_sent(
     _ = await client.companies.merge(1, 2)
 
 
-async def test_a_refused_merge_is_told_of_once(sandbox: Recorded, client: Client) -> None:
-    """A merge that is sent again, as it was refused for a limit, is the same merge."""
+async def test_a_refused_merge_is_reported_once(sandbox: Recorded, client: Client) -> None:
+    """A merge that is sent again after a refusal for a limit calls its callback once."""
     sandbox.inject(Fault.rate_limit(retry_after=1), on="merge")
-    told: list[float] = []
+    noted: list[float] = []
 
     async def note() -> None:
-        told.append(now())
+        noted.append(now())
 
     _ = await client.companies.merge(1, 2, before_send=note)
-    assert (len(told), sandbox.calls["merge"]) == (1, 2)
+    assert (len(noted), sandbox.calls["merge"]) == (1, 2)
 
 
-async def test_a_record_that_was_merged_away_says_where_it_went(
+async def test_a_record_that_was_merged_away_names_its_successor(
     sandbox: Recorded, client: Client
 ) -> None:
-    """The error that proves a merge carries both ids."""
+    """The error for a record that was merged away carries both ids."""
     sandbox.start_merge("company", 1, 2, duration=0.0)
     with pytest.raises(MergedEntityError) as caught:
         await client.companies.merge(3, 2)
     assert (caught.value.source_id, caught.value.target_id) == (2, 1)
 
 
-async def test_a_record_that_is_busy_is_a_conflict(sandbox: Recorded, client: Client) -> None:
-    """A merge that contradicts one under way is refused, and the error says to wait."""
+async def test_a_record_of_another_merge_is_a_conflict(sandbox: Recorded, client: Client) -> None:
+    """A merge that contradicts one in progress is refused, and the error says to wait."""
     await client.companies.merge(1, 2)
     with pytest.raises(ConflictError, match="wait for it"):
         await client.companies.merge(3, 2)
@@ -119,7 +119,7 @@ REFUSALS = [
 async def test_a_refused_merge_did_not_run(
     sandbox: Recorded, client: Client, status: int, error: type[ResponseError]
 ) -> None:
-    """The API's refusals are raised as they are, after one request."""
+    """The API's refusals are raised unchanged, after one request."""
     sandbox.inject(Fault.status(status), times=None)
     with pytest.raises(error):
         await client.companies.merge(1, 2)
@@ -128,10 +128,10 @@ async def test_a_refused_merge_did_not_run(
 
 @pytest.mark.parametrize("cause", ["minute", "concurrency"])
 @pytest.mark.parametrize("retry_after", [None, 7])
-async def test_a_merge_refused_for_a_limit_is_repeated(
+async def test_a_merge_refused_for_a_limit_is_sent_again(
     sandbox: Recorded, client: Client, cause: Any, retry_after: int | None
 ) -> None:
-    """429 means that the merge did not run: it is sent again when the limit allows."""
+    """After a 429, with which the merge did not run, it is sent again when the limit allows."""
     sandbox.inject(Fault.rate_limit(cause=cause, retry_after=retry_after), times=2)
     await client.companies.merge(1, 2)
     assert sandbox.requests == 3
@@ -140,8 +140,8 @@ async def test_a_merge_refused_for_a_limit_is_repeated(
     assert now() >= 2 * wait
 
 
-async def test_a_merge_refused_again_and_again_is_raised(sandbox: Recorded, client: Client) -> None:
-    """After ten refusals the merge has provably not run, and that is what the error says."""
+async def test_a_merge_refused_repeatedly_is_raised(sandbox: Recorded, client: Client) -> None:
+    """After ten refusals the error says that the merge did not run."""
     sandbox.inject(Fault.rate_limit(cause="concurrency"), times=None)
     with pytest.raises(RateLimitError):
         await client.companies.merge(1, 2)
@@ -149,10 +149,10 @@ async def test_a_merge_refused_again_and_again_is_raised(sandbox: Recorded, clie
     assert not sandbox.posted("company")
 
 
-async def test_a_merge_without_a_connection_is_repeated(
+async def test_a_merge_without_a_connection_is_sent_again(
     sandbox: Recorded, client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """No byte of it was sent, so it may be sent again, and in the end it runs once."""
+    """A merge of which no byte was sent is sent again, and runs once."""
     start_connection = aiohappyeyeballs.start_connection
     tries = []
 
@@ -168,10 +168,10 @@ async def test_a_merge_without_a_connection_is_repeated(
     assert sandbox.posted("company") == {(1, 2): 1}
 
 
-async def test_a_merge_that_finds_no_connection_was_not_started(
+async def test_a_merge_without_a_connection_is_not_indeterminate(
     sandbox: Recorded, client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A ConnectError stays one: nothing is indeterminate about it."""
+    """A merge without a connection raises a ConnectError: nothing is indeterminate about it."""
 
     async def refuse(*_arguments: Any, **_settings: Any) -> None:
         raise ConnectionRefusedError
@@ -208,7 +208,7 @@ UNCLEAR = {
 async def test_a_merge_is_never_repeated_on_a_guess(
     sandbox: Recorded, client: Client, name: str, is_warm: bool
 ) -> None:
-    """Where no answer tells whether it runs, the merge is sent once and the error says so."""
+    """Where no answer shows whether it runs, the merge is sent once and the error says so."""
     fault, cause = UNCLEAR[name]
     if is_warm:
         await client.tasks.get(sandbox.start(1, first=9)[0])
@@ -246,10 +246,10 @@ HOSTILE = [
 
 
 @pytest.mark.parametrize("task_url", HOSTILE)
-async def test_an_answer_that_names_no_task_is_unclear(
+async def test_an_answer_that_names_no_task_is_indeterminate(
     sandbox: Recorded, client: Client, task_url: str
 ) -> None:
-    """A taskUrl that is none does not prove what was started, and nothing is requested from it."""
+    """An invalid taskUrl leaves the merge indeterminate, and no request is sent to it."""
     body = f'{{"taskUrl": "{task_url}"}}'.encode()
     sandbox.inject(Fault.content(body, status=202), on="merge")
     with pytest.raises(IndeterminateMergeError) as caught:
@@ -259,10 +259,10 @@ async def test_an_answer_that_names_no_task_is_unclear(
 
 
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
-async def test_a_redirected_merge_is_neither_followed_nor_certain(
+async def test_a_redirected_merge_is_not_followed_and_indeterminate(
     sandbox: Recorded, client: Client, status: int
 ) -> None:
-    """A redirect is no refusal by the API: what answers so may have passed the merge on."""
+    """A redirected merge is indeterminate, as a proxy may have passed it on."""
     async with host(saying(b"HTTP/1.1 202 Accepted\r\nContent-Length: 0\r\n\r\n")) as foreign:
         sandbox.inject(Fault.redirect(f"{foreign.url}/v2/company-merges", status=status))
         with pytest.raises(IndeterminateMergeError) as caught:
@@ -272,22 +272,22 @@ async def test_a_redirected_merge_is_neither_followed_nor_certain(
     assert sandbox.requests == 1
 
 
-async def test_a_task_on_another_host_is_asked_for_at_home() -> None:
-    """A server that names its tasks by a public URL works, and that host is never talked to."""
+async def test_a_task_on_another_host_is_polled_at_the_own_origin() -> None:
+    """Where the server names its tasks by a public URL, only the configured origin is polled."""
     async with host(saying(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")) as foreign:
         async with Recorded(public_url=foreign.url) as sandbox, connect(sandbox) as client:
             url = await client.companies.merge(1, 2)
             assert sandbox.task_urls("company")[0].startswith(foreign.url)
             assert url.startswith(sandbox.url)
             assert (await client.tasks.wait(url)).status == "success"
-            # A task of one's own is looked at after the interval.
-            (look,) = sandbox.looks(url)
-            assert 2.0 <= look == now() <= 2.21
+            # A task that this client started is polled after the interval.
+            (polled_at,) = sandbox.polls(url)
+            assert 2.0 <= polled_at == now() <= 2.21
         assert foreign.connections == 0
 
 
 async def test_a_cancelled_merge_is_sent_once_at_most(sandbox: Recorded, client: Client) -> None:
-    """Cancelling the caller cancels the request; the server may have got it, once."""
+    """A cancelled merge is sent once at most, and the server may have received it."""
     sandbox.latency = 5.0
     with pytest.raises(TimeoutError) as caught:
         async with asyncio.timeout(1.0):

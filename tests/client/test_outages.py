@@ -1,4 +1,4 @@
-"""Outages: a wait goes through them, unless there never was a server."""
+"""Outages: a wait survives them, unless no answer was ever received."""
 
 import asyncio
 import math
@@ -18,7 +18,7 @@ from aiotasks import (
     TaskTimeoutError,
 )
 from aiotasks.sandbox import Fault, Sandbox
-from tests.servers import Recorded, assert_idle, connect, hurry, now
+from tests.servers import Recorded, assert_idle, connect, debug_off, now
 
 
 OUTAGES = {
@@ -35,24 +35,24 @@ OUTAGES = {
 async def test_an_outage_delays_a_wait(
     sandbox: Recorded, client: Client, name: str, count: int
 ) -> None:
-    """Minutes without an answer cost few requests and no outcome, and end soon after they end."""
+    """Minutes without an answer cost few requests and no outcome, and polling resumes soon after."""
     urls = sandbox.start(count, duration=10.0)
     loop = asyncio.get_running_loop()
     loop.call_at(5.0, lambda: sandbox.inject(OUTAGES[name], times=None))
     loop.call_at(185.0, sandbox.clear_faults)
     outcomes = await client.tasks.wait_many(urls, timeout=None)
     assert len(outcomes.succeeded) == count
-    # The longest pause is six seconds; a request that hangs is given up after half a minute.
+    # The longest pause is six seconds; a request that hangs times out after half a minute.
     assert 185.0 <= now() <= 185.0 + 6.0 + 30.0 * (name == "hangs")
     during = [asked for asked in sandbox.log if 5.0 <= asked.at < 185.0]
-    # A GET on a connection that turns out to be dead is repeated by aiohttp itself.
+    # A GET on a dead connection is repeated by aiohttp itself.
     assert 3 <= len(during) <= 50 * (1 + (name == "disconnects"))
     await assert_idle(client)
 
 
 async def test_five_minutes_of_503_in_the_middle_of_a_job() -> None:
-    """A long outage costs few calls and no outcome; a minute later all is as if it had not been."""
-    hurry()
+    """A long outage costs few calls and no outcome, and a minute later the pace is normal again."""
+    debug_off()
     async with (
         Recorded(quota=900, latency=0.1, duration=30.0) as sandbox,
         connect(sandbox) as client,
@@ -81,8 +81,8 @@ async def restarting(url: str, *, after: float) -> AsyncIterator[Sandbox]:
         yield sandbox
 
 
-async def test_a_server_that_restarts_is_found_again() -> None:
-    """Refused connections for minutes, in the middle of a wait, only delay it."""
+async def test_a_wait_survives_a_restart_of_the_server() -> None:
+    """Minutes of refused connections during a wait only delay it."""
     async with Sandbox(duration=math.inf) as before:
         url = before.start_merge("company", 1, 2)
         client = connect(before)
@@ -99,7 +99,7 @@ async def test_a_server_that_restarts_is_found_again() -> None:
 
 
 async def test_an_outage_does_not_move_the_deadline(sandbox: Recorded, client: Client) -> None:
-    """What was seen before the outage is in the timeout's error."""
+    """What was polled before the outage is in the timeout's error."""
     (url,) = sandbox.start(1, duration=10.0)
     asyncio.get_running_loop().call_at(1.0, lambda: sandbox.inject("503x*"))
     with pytest.raises(TaskTimeoutError) as caught:
@@ -108,8 +108,8 @@ async def test_an_outage_does_not_move_the_deadline(sandbox: Recorded, client: C
     assert caught.value.task is not None
 
 
-async def test_a_short_hiccup_costs_little(sandbox: Recorded, client: Client) -> None:
-    """What fails together in one bad moment counts as one failure, so the pause after it is short."""
+async def test_simultaneous_failures_count_as_one(sandbox: Recorded, client: Client) -> None:
+    """Failures at the same time count as one failure, so the pause after them is short."""
     sandbox.latency = 0.1
     sandbox.refuse_lists()
     urls = sandbox.start(100, duration=2.0)
@@ -123,8 +123,8 @@ async def test_a_short_hiccup_costs_little(sandbox: Recorded, client: Client) ->
 
 
 @pytest.mark.parametrize("seconds", [300.0, None])
-async def test_a_server_that_never_was_ends_the_waits(seconds: float | None) -> None:
-    """Without a single answer, ever, a wait ends after a few tries with what was wrong."""
+async def test_a_server_that_was_never_reached_ends_the_waits(seconds: float | None) -> None:
+    """Without a single answer, a wait ends after a few attempts with the error of the connection."""
     async with Sandbox() as gone:
         urls = [gone.start_merge("company", 2 * n + 1, 2 * n + 2) for n in range(20)]
     async with connect(gone) as client:
@@ -140,7 +140,7 @@ async def test_a_server_that_never_was_ends_the_waits(seconds: float | None) -> 
 
 
 async def test_a_server_that_never_answers_ends_the_waits_too(sandbox: Recorded) -> None:
-    """A host that accepts connections and says nothing is no API either."""
+    """A host that accepts connections and never answers ends the waits too."""
     (url,) = sandbox.start(1)
     sandbox.inject(Fault.hang(), times=None)
     async with connect(sandbox, request_timeout=10.0) as client:
@@ -149,7 +149,7 @@ async def test_a_server_that_never_answers_ends_the_waits_too(sandbox: Recorded)
         assert 40.0 <= now() <= 46.0
 
 
-async def test_a_proxy_that_says_503_is_a_server(sandbox: Recorded, client: Client) -> None:
+async def test_a_503_of_a_proxy_is_an_answer(sandbox: Recorded, client: Client) -> None:
     """Any answer shows that the address is right: then only the deadline ends a wait."""
     (url,) = sandbox.start(1)
     sandbox.inject(Fault.status(503, html=True), times=None)
@@ -159,8 +159,8 @@ async def test_a_proxy_that_says_503_is_a_server(sandbox: Recorded, client: Clie
     assert sandbox.requests <= 255
 
 
-async def test_a_wait_starts_well_after_a_bad_one(sandbox: Recorded, client: Client) -> None:
-    """Failures are forgotten with the first answer: the next wait is as quick as ever."""
+async def test_failures_are_reset_by_an_answer(sandbox: Recorded, client: Client) -> None:
+    """The first answer resets the failures: the next wait starts without a pause."""
     first, second = sandbox.start(2, duration=0.0)
     sandbox.inject("503", times=6)
     await client.tasks.wait(first, timeout=None)
@@ -169,8 +169,8 @@ async def test_a_wait_starts_well_after_a_bad_one(sandbox: Recorded, client: Cli
     assert now() == began
 
 
-async def test_a_get_during_an_outage_is_not_held_up(sandbox: Recorded, client: Client) -> None:
-    """The poller's pauses are its own: a call tries at once, and as often as always."""
+async def test_a_get_during_an_outage_is_not_delayed(sandbox: Recorded, client: Client) -> None:
+    """A call ignores the poller's pauses: it is tried immediately, with its usual number of attempts."""
     (url,) = sandbox.start(1, duration=math.inf)
     waiting = asyncio.create_task(client.tasks.wait(url, timeout=None))
     await asyncio.sleep(1.0)
@@ -183,8 +183,8 @@ async def test_a_get_during_an_outage_is_not_held_up(sandbox: Recorded, client: 
     waiting.cancel()
 
 
-async def test_how_long_the_api_has_been_silent(sandbox: Recorded) -> None:
-    """The time without an answer counts from the first request that got none, and ends with one."""
+async def test_the_time_without_an_answer(sandbox: Recorded) -> None:
+    """The time without an answer counts from the first unanswered request until an answer."""
     async with connect(sandbox, request_timeout=2.0) as client:
         assert client.silent_for == 0.0
         sandbox.inject(Fault.hang(), times=4)

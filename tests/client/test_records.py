@@ -1,4 +1,4 @@
-"""Records: a hundred a call, and what became of those that are gone."""
+"""Records: a hundred per call, and what became of those that are gone."""
 
 from typing import Any
 
@@ -20,17 +20,17 @@ from tests.servers import Recorded
 
 
 @pytest.mark.parametrize(("count", "requests"), [(0, 0), (1, 1), (100, 1), (101, 2), (250, 3)])
-async def test_records_are_read_a_hundred_a_call(
+async def test_records_are_read_a_hundred_per_call(
     sandbox: Recorded, client: Client, count: int, requests: int
 ) -> None:
-    """Any number of records costs a call a hundred."""
+    """Any number of records costs one call per hundred."""
     ids = range(1, count + 1)
     assert [record.profile.id async for record in client.companies.records(ids)] == [*ids]
     assert sandbox.calls["records"] == sandbox.requests == requests
 
 
 async def test_a_record_has_its_profile_and_all_that_the_api_sent(client: Client) -> None:
-    """The profile names the record; its json keeps what this version does not know."""
+    """The profile names the record; its json keeps fields that this version does not know."""
     record = await client.companies.get_record(1)
     assert isinstance(record.profile, CompanyProfile)
     assert record.profile.label == "Amber Analytics (amber-analytics.example)"
@@ -45,8 +45,8 @@ async def test_persons_are_records_too(client: Client) -> None:
     assert record.profile.label == "Ada Abbott (ada.abbott@amber-analytics.example)"
 
 
-async def test_the_data_of_fields_is_asked_for(sandbox: Recorded, client: Client) -> None:
-    """Without naming types of fields, a record would come without what is in them."""
+async def test_the_data_of_fields_is_requested(sandbox: Recorded, client: Client) -> None:
+    """The types of fields are named in the request, as a record would come without their data."""
     _ = [each async for each in client.companies.records([3, 4])]
     _ = await client.companies.get_record(3)
     types = "fieldTypes=enriched&fieldTypes=global&fieldTypes=relationship-intelligence"
@@ -59,7 +59,7 @@ async def test_the_data_of_fields_is_asked_for(sandbox: Recorded, client: Client
 async def test_records_that_are_gone_are_left_out_and_explained(
     sandbox: Recorded, client: Client
 ) -> None:
-    """The list lacks what was merged away or never was; asked for by itself, it says which."""
+    """A record that was merged away or never existed is left out, and a single request says which."""
     _ = sandbox.start_merge("company", 1, 2, duration=0.0)
     listed = client.companies.records([1, 2, 999_999])
     assert [record.profile.id async for record in listed] == [1]
@@ -72,7 +72,7 @@ async def test_records_that_are_gone_are_left_out_and_explained(
 
 @pytest.mark.parametrize("number", [0, -1, "1", True, 2**53])
 async def test_ids_are_checked(sandbox: Recorded, client: Client, number: Any) -> None:
-    """What is no id is refused before anything is sent."""
+    """An invalid id is refused before anything is sent."""
     with pytest.raises(ConfigurationError):
         await client.companies.get_record(number)
     with pytest.raises(ConfigurationError):
@@ -80,8 +80,8 @@ async def test_ids_are_checked(sandbox: Recorded, client: Client, number: Any) -
     assert sandbox.requests == 0
 
 
-async def test_what_is_no_record_is_told(sandbox: Recorded, client: Client) -> None:
-    """A page of something else cannot be taken for records."""
+async def test_a_page_without_records_is_an_error(sandbox: Recorded, client: Client) -> None:
+    """A page without records raises a DecodeError."""
     sandbox.inject(Fault.content(b'{"data": [{"name": "no id"}]}'), on="records")
     with pytest.raises(DecodeError, match="a company in it is none"):
         _ = [each async for each in client.companies.records([1])]
@@ -96,7 +96,7 @@ async def test_what_is_no_record_is_told(sandbox: Recorded, client: Client) -> N
         (PersonProfile(id=1, last_name="Abbott"), "Abbott"),
     ],
 )
-def test_labels_make_do_with_what_there_is(profile: Any, label: str) -> None:
-    """Whatever is missing, a record can be named."""
+def test_labels_of_incomplete_profiles(profile: Any, label: str) -> None:
+    """A record can be named even if some of its data is missing."""
     assert profile.label == label
     assert Record(profile=profile, json=b"{}").profile is profile

@@ -1,4 +1,4 @@
-"""Waiting for one task: when it is looked at, when it ends, and with what."""
+"""Waiting for one task: when it is polled, when the wait ends, and with what."""
 
 import asyncio
 import math
@@ -41,74 +41,74 @@ async def timed_out(client: Client, task_url: str, **settings: Any) -> TaskTimeo
         ({"poll_interval": 40.0}, [40, 40, 40, 40]),
     ],
 )
-async def test_looks_follow_the_schedule(
+async def test_polls_follow_the_backoff(
     sandbox: Recorded, client: Client, settings: dict[str, float], expected: list[float]
 ) -> None:
-    """Looks come at once, then after the interval, 1.5 times it and so on to the cap, 10 % more at most, and at the deadline."""
+    """Polls are immediate, then after the interval, 1.5 times it and so on to the cap, and at the deadline."""
     (url,) = sandbox.start(1, duration=math.inf)
     await timed_out(client, url, timeout=200.0, **settings)
-    looks = sandbox.looks(url)
-    assert looks[0] == 0.0
-    assert looks[-1] == 200.0
-    between = gaps(looks)[:-1]
+    polls = sandbox.polls(url)
+    assert polls[0] == 0.0
+    assert polls[-1] == 200.0
+    between = gaps(polls)[:-1]
     assert len(between) >= len(expected) - 3
     for gap, interval in zip(between, expected, strict=False):
         assert interval <= gap <= interval * 1.1 + 1e-5
 
 
-async def test_jitter_spreads_the_looks(sandbox: Recorded, client: Client) -> None:
-    """Two waits that begin together share their first look, but do not look together for ever."""
+async def test_jitter_spreads_the_polls(sandbox: Recorded, client: Client) -> None:
+    """Jitter gives two waits that begin together different polls."""
     first, second = sandbox.start(2, duration=math.inf)
     await asyncio.gather(timed_out(client, first), timed_out(client, second))
     assert sandbox.log[0].path == "/v2/tasks/company-merges?limit=100"
     assert 0.0 == sandbox.times[0] < sandbox.times[1]
-    looks = sandbox.looks(first), sandbox.looks(second)
-    assert all(looks)
-    assert not {*looks[0]} & {*looks[1]}
+    polls = sandbox.polls(first), sandbox.polls(second)
+    assert all(polls)
+    assert not {*polls[0]} & {*polls[1]}
 
 
 @pytest.mark.parametrize("kind", ["company", "person"])
 async def test_a_wait_returns_the_task_as_it_ended(
     sandbox: Recorded, client: Client, kind: Any
 ) -> None:
-    """The first look after the end brings the task back, and nothing is asked after it."""
+    """The first poll after its end returns the task, and nothing is polled after it."""
     url = sandbox.start_merge(kind, 1, 2, duration=5.0)
     task = await client.tasks.wait(url)
     assert task.status == "success"
     assert task.results_summary is not None
     assert (task.results_summary.total, task.results_summary.success) == (1, 1)
-    assert now() == sandbox.looks(url)[-1]
+    assert now() == sandbox.polls(url)[-1]
     assert 5.0 <= now() <= 5.5
     assert sandbox.requests == 3
     await assert_idle(client)
 
 
-async def test_the_last_look_is_at_the_deadline(sandbox: Recorded, client: Client) -> None:
-    """A task that ends just before the deadline is never reported as running."""
+async def test_the_final_poll_is_at_the_deadline(sandbox: Recorded, client: Client) -> None:
+    """The final poll at the deadline finds a task that ended just before it."""
     (url,) = sandbox.start(1, duration=9.999)
     task = await client.tasks.wait(url, timeout=10.0, backoff=wait_fixed(7))
     assert task.status == "success"
-    assert sandbox.looks(url) == [0.0, 7.0, 10.0]
+    assert sandbox.polls(url) == [0.0, 7.0, 10.0]
 
 
-async def test_the_last_look_starts_early_enough_to_be_answered(sandbox: Recorded) -> None:
-    """Where answers take long, the last look goes out before the deadline and is still heard."""
+async def test_the_final_poll_starts_early_enough_to_be_answered(sandbox: Recorded) -> None:
+    """With slow answers the final poll is sent early enough to be answered before the deadline."""
     sandbox.latency = 0.5
     (url,) = sandbox.start(1, duration=9.5)
     async with connect(sandbox) as client:
         task = await client.tasks.wait(url, timeout=10.0, backoff=wait_fixed(6))
     assert task.status == "success"
-    assert sandbox.looks(url) == pytest.approx([0.0, 6.5, 9.52], abs=1e-3)
+    assert sandbox.polls(url) == pytest.approx([0.0, 6.5, 9.52], abs=1e-3)
     assert now() <= 10.05
 
 
-async def test_a_timeout_of_zero_looks_once(sandbox: Recorded, client: Client) -> None:
-    """With no time at all there is one look, and what it shows is the answer."""
+async def test_a_timeout_of_zero_polls_once(sandbox: Recorded, client: Client) -> None:
+    """With no time at all there is one poll, and its task is the result."""
     running, ended = sandbox.start(1, duration=60.0) + sandbox.start(1, first=2, duration=0.0)
     assert (await client.tasks.wait(ended, timeout=0)).status == "success"
     error = await timed_out(client, running, timeout=0)
     assert error.task is not None
-    assert sandbox.looks(running) == [0.0]
+    assert sandbox.polls(running) == [0.0]
     assert now() <= 0.05
 
 
@@ -121,7 +121,7 @@ async def test_without_a_timeout_a_wait_goes_on(sandbox: Recorded, client: Clien
 
 
 async def test_the_default_timeout_is_five_minutes(sandbox: Recorded, client: Client) -> None:
-    """Unless told otherwise a wait gives up after 300 seconds."""
+    """Without a timeout of the caller a wait times out after 300 seconds."""
     (url,) = sandbox.start(1, duration=math.inf)
     error = await timed_out(client, url)
     assert 300.0 <= now() <= 300.05
@@ -140,7 +140,7 @@ def slow(seconds: float) -> Callable[[Recorded], None]:
     return make
 
 
-def telling_to_retry_after_an_hour(sandbox: Recorded) -> None:
+def asking_to_retry_after_an_hour(sandbox: Recorded) -> None:
     sandbox.inject(Fault.rate_limit(retry_after=3600), times=None)
 
 
@@ -168,7 +168,7 @@ TROUBLES = [
     slow(0.3),
     slow(2.0),
     slow(100.0),
-    telling_to_retry_after_an_hour,
+    asking_to_retry_after_an_hour,
     overloaded_for_an_hour,
     exhausted,
     refusing,
@@ -178,7 +178,7 @@ TROUBLES = [
 
 @pytest.mark.parametrize("seconds", [0.0, 0.7, 10.0, 33.3])
 @pytest.mark.parametrize("trouble", TROUBLES)
-async def test_the_deadline_is_kept_whatever_happens(
+async def test_every_wait_ends_at_its_deadline(
     sandbox: Recorded, client: Client, trouble: Callable[[Recorded], None], seconds: float
 ) -> None:
     """A wait ends at its deadline, at most 50 ms late, however the server behaves."""
@@ -191,7 +191,7 @@ async def test_the_deadline_is_kept_whatever_happens(
     assert error.waited == pytest.approx(now())
 
 
-async def test_a_timeout_shows_what_was_seen_last(sandbox: Recorded, client: Client) -> None:
+async def test_a_timeout_carries_the_last_known_task(sandbox: Recorded, client: Client) -> None:
     """The error has the task, its URL and the next step, and is a TimeoutError too."""
     (url,) = sandbox.start(1, duration=math.inf)
     error = await timed_out(client, url, timeout=1.0)
@@ -203,7 +203,7 @@ async def test_a_timeout_shows_what_was_seen_last(sandbox: Recorded, client: Cli
     assert url in str(error)
 
 
-async def test_a_task_that_was_never_seen_is_said_to_be(sandbox: Recorded, client: Client) -> None:
+async def test_a_timeout_without_an_answer(sandbox: Recorded, client: Client) -> None:
     """A timeout without a single answer has no task."""
     (url,) = sandbox.start(1)
     hanging(sandbox)
@@ -213,7 +213,7 @@ async def test_a_task_that_was_never_seen_is_said_to_be(sandbox: Recorded, clien
 
 
 async def test_a_failure_has_the_servers_reason(sandbox: Recorded, client: Client) -> None:
-    """The reason is in the merge history only, and one call brings it."""
+    """The reason, which only the merge history has, costs one call."""
     (url,) = sandbox.start(1, duration=1.0, reason="Primary company not found")
     with pytest.raises(TaskFailedError) as caught:
         await client.tasks.wait(url)
@@ -222,12 +222,12 @@ async def test_a_failure_has_the_servers_reason(sandbox: Recorded, client: Clien
     assert caught.value.task_url == url
     assert "Primary company not found" in str(caught.value)
     assert sandbox.calls == {"task": 2, "merges": 1}
-    assert now() == sandbox.looks(url)[-1]
+    assert now() == sandbox.polls(url)[-1]
     await assert_idle(client)
 
 
 async def test_a_partial_failure_is_a_failure(sandbox: Recorded, client: Client) -> None:
-    """A batch whose status is success is a failure as soon as one of its merges failed."""
+    """A task whose status is success is a failure if one of its merges failed."""
     (url,) = sandbox.start(1, duration=1.0)
     sandbox.start_merge("company", 3, 4, duration=1.0, reason="Locked", task_url=url)
     with pytest.raises(TaskFailedError) as caught:
@@ -238,10 +238,10 @@ async def test_a_partial_failure_is_a_failure(sandbox: Recorded, client: Client)
 
 
 @pytest.mark.parametrize("status", ["pending", "in-progress", "reviewing"])
-async def test_what_is_in_progress_runs_whatever_it_is_called(
+async def test_a_task_in_progress_runs_with_any_status(
     sandbox: Recorded, client: Client, status: str
 ) -> None:
-    """Known or not, a status is waited for while a merge of the task is in progress."""
+    """With any status, known or not, a task is waited for while one of its merges is in progress."""
     (url,) = sandbox.start(1, duration=20.0)
     sandbox.set_status(url, status)
     asyncio.get_running_loop().call_at(20.0, sandbox.set_status, url, None)
@@ -249,7 +249,9 @@ async def test_what_is_in_progress_runs_whatever_it_is_called(
     assert now() >= 20.0
 
 
-async def test_an_unknown_end_is_an_outcome_of_its_own(sandbox: Recorded, client: Client) -> None:
+async def test_an_unknown_status_is_an_outcome_of_its_own(
+    sandbox: Recorded, client: Client
+) -> None:
     """An unknown status with nothing in progress is neither success nor failure."""
     (url,) = sandbox.start(1, duration=3.0)
     sandbox.set_status(url, "archived")
@@ -261,7 +263,7 @@ async def test_an_unknown_end_is_an_outcome_of_its_own(sandbox: Recorded, client
 
 
 @pytest.mark.parametrize(
-    ("backoff", "looks"),
+    ("backoff", "polls"),
     [
         (wait_fixed(3), [0.0, 3.0, 6.0, 9.0, 10.0]),
         (wait_incrementing(1, 1), [0.0, 1.0, 3.0, 6.0, 10.0]),
@@ -270,21 +272,23 @@ async def test_an_unknown_end_is_an_outcome_of_its_own(sandbox: Recorded, client
     ],
     ids=["fixed", "incrementing", "chain", "function"],
 )
-async def test_any_strategy_of_tenacity_sets_the_pace(
-    sandbox: Recorded, client: Client, backoff: Any, looks: list[float]
+async def test_any_strategy_of_tenacity_sets_the_intervals(
+    sandbox: Recorded, client: Client, backoff: Any, polls: list[float]
 ) -> None:
-    """``backoff`` is asked for each interval, and the deadline bounds it."""
+    """``backoff`` is called for each interval, and the deadline bounds it."""
     (url,) = sandbox.start(1, duration=math.inf)
     await timed_out(client, url, timeout=10.0, backoff=backoff)
-    assert sandbox.looks(url) == looks
+    assert sandbox.polls(url) == polls
 
 
 @pytest.mark.parametrize("seconds", [0.0, -5.0])
-async def test_a_strategy_cannot_spin(sandbox: Recorded, client: Client, seconds: float) -> None:
-    """Looks are at least a hundredth of a second apart, whatever the strategy says."""
+async def test_a_strategy_cannot_busy_loop(
+    sandbox: Recorded, client: Client, seconds: float
+) -> None:
+    """Polls are at least a hundredth of a second apart, whatever the strategy returns."""
     (url,) = sandbox.start(1, duration=math.inf)
     await timed_out(client, url, timeout=0.1, backoff=lambda _state: seconds)
-    assert 5 <= len(sandbox.looks(url)) <= 12
+    assert 5 <= len(sandbox.polls(url)) <= 12
 
 
 def raising(_state: RetryCallState) -> float:
@@ -306,7 +310,7 @@ def raising(_state: RetryCallState) -> float:
 async def test_a_broken_strategy_ends_its_own_wait(
     sandbox: Recorded, client: Client, backoff: Any
 ) -> None:
-    """A strategy that raises or answers no number ends that wait, and only that."""
+    """A strategy that raises or returns no number ends its own wait, and only that."""
     (url,) = sandbox.start(1, duration=5.0)
     good = asyncio.create_task(client.tasks.wait(url))
     with pytest.raises(ConfigurationError, match=r"backoff strategy .* at attempt 1"):
@@ -327,18 +331,18 @@ async def test_a_broken_strategy_ends_its_own_wait(
         {"max_poll_interval": math.inf},
     ],
 )
-async def test_senseless_settings_are_refused(
+async def test_invalid_settings_are_refused(
     sandbox: Recorded, client: Client, settings: dict[str, float]
 ) -> None:
-    """A setting that cannot be meant is named, and nothing is sent."""
+    """An invalid setting is named, and nothing is sent."""
     (url,) = sandbox.start(1)
     with pytest.raises(ConfigurationError, match=next(iter(settings))):
         await client.tasks.wait(url, **settings)  # type: ignore[arg-type]
     assert sandbox.requests == 0
 
 
-async def test_an_unusable_url_is_refused_at_once(sandbox: Recorded, client: Client) -> None:
-    """A URL that is none of a task is an error before anything is sent."""
+async def test_an_unusable_url_is_refused_immediately(sandbox: Recorded, client: Client) -> None:
+    """A URL that is not that of a task is an error before anything is sent."""
     with pytest.raises(ConfigurationError, match="is not a task URL"):
         await client.tasks.wait("https://api.affinity.co/v2/companies/1")
     assert sandbox.requests == 0
@@ -356,8 +360,8 @@ async def test_a_callers_timeout_stays_the_callers(sandbox: Recorded, client: Cl
     await assert_idle(client)
 
 
-async def test_two_waits_for_one_task_cost_one_look(sandbox: Recorded, client: Client) -> None:
-    """Waits that are due together share the answer."""
+async def test_two_waits_for_one_task_share_one_poll(sandbox: Recorded, client: Client) -> None:
+    """Waits that are due together share one poll."""
     (url,) = sandbox.start(1, duration=9.0)
     waits = [client.tasks.wait(url, backoff=wait_fixed(3)) for _ in range(50)]
     tasks = await asyncio.gather(*waits)
@@ -365,8 +369,8 @@ async def test_two_waits_for_one_task_cost_one_look(sandbox: Recorded, client: C
     assert sandbox.times == [0.0, 3.0, 6.0, 9.0]
 
 
-async def test_one_wait_learns_from_the_look_of_another(sandbox: Recorded, client: Client) -> None:
-    """What a look for one wait shows ends the others too, before their own next look."""
+async def test_the_answer_to_one_wait_counts_for_all(sandbox: Recorded, client: Client) -> None:
+    """The answer to a poll of one wait ends the others too, before their own next poll."""
     (url,) = sandbox.start(1, duration=4.0)
     slow_one = asyncio.create_task(client.tasks.wait(url, backoff=wait_fixed(100)))
     await client.tasks.wait(url, backoff=wait_fixed(5))
@@ -376,7 +380,7 @@ async def test_one_wait_learns_from_the_look_of_another(sandbox: Recorded, clien
 
 
 async def test_each_wait_raises_an_error_of_its_own(sandbox: Recorded, client: Client) -> None:
-    """One answer that ends several waits is not one exception in several tracebacks."""
+    """One answer that ends several waits raises a separate exception in each."""
     sandbox.inject(Fault.status(401))
     waits = [client.tasks.wait(url) for url in sandbox.start(3)]
     errors = await asyncio.gather(*waits, return_exceptions=True)
@@ -386,8 +390,8 @@ async def test_each_wait_raises_an_error_of_its_own(sandbox: Recorded, client: C
     assert sandbox.requests == 1
 
 
-async def test_a_look_ends_with_its_last_waiter(sandbox: Recorded, client: Client) -> None:
-    """A request that nobody waits for after the deadline is given up, and its slot is free."""
+async def test_a_poll_ends_with_its_last_waiter(sandbox: Recorded, client: Client) -> None:
+    """A poll without waiters is cancelled at the deadline, and its slot is free."""
     (url,) = sandbox.start(1, duration=0.0)
     sandbox.inject(Fault.hang())
     await timed_out(client, url, timeout=5.0)

@@ -1,4 +1,4 @@
-"""Waiting for many tasks: every URL gets its outcome, and no task costs another anything."""
+"""Waiting for many tasks: every URL gets its outcome, and no task affects another."""
 
 import asyncio
 import math
@@ -22,14 +22,14 @@ from aiotasks import (
     UnknownStatusError,
 )
 from aiotasks.sandbox import Fault
-from tests.servers import Recorded, assert_idle, client_tasks, connect, hurry, now
+from tests.servers import Recorded, assert_idle, client_tasks, connect, debug_off, now
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("is_listed", "calls", "most"), [(True, 30, 1), (False, 3001, 16)])
-async def test_thousands_are_waited_for_at_once(is_listed: bool, calls: int, most: int) -> None:
-    """Three thousand tasks cost a record each: no asyncio task, no connection, no order lost."""
-    hurry()
+async def test_thousands_are_waited_for_together(is_listed: bool, calls: int, most: int) -> None:
+    """Three thousand tasks cost a record each, no asyncio task and no connection, and keep their order."""
+    debug_off()
     seen: list[int] = []
 
     def on_progress(_progress: Progress) -> None:
@@ -54,7 +54,7 @@ async def test_thousands_are_waited_for_at_once(is_listed: bool, calls: int, mos
 
 
 async def test_outcomes_are_in_the_order_of_the_urls(sandbox: Recorded, client: Client) -> None:
-    """However the tasks end, each outcome stands where its URL stood, with its own task."""
+    """In whatever order tasks end, each outcome has the position of its URL, with its own task."""
     urls = [
         sandbox.start_merge("company", 1, 2, duration=9.0),
         sandbox.start_merge("person", 1, 2, duration=0.0),
@@ -70,7 +70,7 @@ async def test_outcomes_are_in_the_order_of_the_urls(sandbox: Recorded, client: 
 
 
 async def test_any_iterable_is_read_once(sandbox: Recorded, client: Client) -> None:
-    """A generator is as good as a list."""
+    """A generator of URLs is accepted as a list is."""
     read = []
 
     def generate() -> Iterator[str]:
@@ -83,8 +83,8 @@ async def test_any_iterable_is_read_once(sandbox: Recorded, client: Client) -> N
     assert len(outcomes.succeeded) == 5
 
 
-async def test_a_generator_that_breaks_ends_the_wait(sandbox: Recorded, client: Client) -> None:
-    """An error of the caller's own iterable comes out as it is, and nothing is left waiting."""
+async def test_a_generator_that_raises_ends_the_wait(sandbox: Recorded, client: Client) -> None:
+    """An error of the caller's own iterable is raised unchanged, and nothing is left waiting."""
 
     def generate() -> Iterator[str]:
         yield from sandbox.start(2)
@@ -96,8 +96,8 @@ async def test_a_generator_that_breaks_ends_the_wait(sandbox: Recorded, client: 
     await assert_idle(client)
 
 
-async def test_a_url_given_twice_is_asked_for_once(sandbox: Recorded, client: Client) -> None:
-    """Duplicates get an outcome each and cost one look together."""
+async def test_a_duplicate_url_is_polled_once(sandbox: Recorded, client: Client) -> None:
+    """Duplicate URLs get an outcome each and share one poll."""
     (url,) = sandbox.start(1, duration=3.0)
     same = url.replace("/v2/", "/")
     outcomes = await client.tasks.wait_many([url, same, url, url], backoff=wait_fixed(3))
@@ -106,8 +106,8 @@ async def test_a_url_given_twice_is_asked_for_once(sandbox: Recorded, client: Cl
     assert sandbox.times == [0.0, 3.0]
 
 
-async def test_bad_urls_are_outcomes(sandbox: Recorded, client: Client) -> None:
-    """What is no URL of a task here gets the error as its outcome, and the others theirs."""
+async def test_invalid_urls_are_outcomes(sandbox: Recorded, client: Client) -> None:
+    """The outcome of an invalid URL is its error, and the others get theirs."""
     urls: list[Any] = [*sandbox.start(2), "nonsense", "https://evil.example/x", None, ""]
     urls.insert(1, "https://evil.example/v2/tasks/company-merges/a")
     outcomes = await client.tasks.wait_many(urls)
@@ -123,21 +123,21 @@ async def test_bad_urls_are_outcomes(sandbox: Recorded, client: Client) -> None:
 
 @pytest.mark.parametrize("urls", ["https://api.affinity.co/v2/tasks/company-merges/a", b"a", ""])
 async def test_a_single_string_is_refused(sandbox: Recorded, client: Client, urls: Any) -> None:
-    """A string is an iterable of letters, and never what was meant."""
+    """A single string is refused, as iterating it would yield letters."""
     with pytest.raises(ConfigurationError, match="single string"):
         await client.tasks.wait_many(urls)
     assert sandbox.requests == 0
 
 
 async def test_nothing_to_wait_for_is_no_wait(sandbox: Recorded, client: Client) -> None:
-    """No URLs give no outcomes, at once."""
+    """No URLs give no outcomes, immediately."""
     outcomes = await client.tasks.wait_many([])
     assert (len(outcomes), repr(outcomes)) == (0, "<Outcomes: none>")
     assert sandbox.requests == 0
 
 
 async def test_progress_counts_each_outcome(sandbox: Recorded, client: Client) -> None:
-    """``on_progress`` is called once for each URL, as it settles, bad ones included."""
+    """``on_progress`` is called once for each URL, when it is done, invalid ones included."""
     urls = [*sandbox.start(3, duration=2.0), *sandbox.start(1, first=9, duration=0.0), "nonsense"]
     seen: list[Progress] = []
     await client.tasks.wait_many([*urls, urls[0]], on_progress=seen.append)
@@ -147,7 +147,7 @@ async def test_progress_counts_each_outcome(sandbox: Recorded, client: Client) -
 
 
 async def test_an_error_of_on_progress_ends_the_wait(sandbox: Recorded, client: Client) -> None:
-    """What the callback raises comes out as it is, and nothing goes on without a caller."""
+    """An error of the callback is raised unchanged, and nothing goes on without a caller."""
     urls = [*sandbox.start(5, duration=math.inf), *sandbox.start(1, first=9, duration=3.0)]
 
     def stop(_progress: Progress) -> None:
@@ -163,7 +163,7 @@ async def test_an_error_of_on_progress_ends_the_wait(sandbox: Recorded, client: 
 
 
 async def test_each_end_is_an_outcome(sandbox: Recorded, client: Client) -> None:
-    """Success, failure, partial failure, an unknown status, a lost task and a slow one, as values."""
+    """Success, failure, partial failure, unknown status, lost task and timeout are outcomes."""
     good, bad, partial, odd, slow = sandbox.start(5, duration=math.inf)
     sandbox.start_merge("company", 21, 22, task_url=partial, duration=0.0, reason="Half of it")
     sandbox.finish(good)
@@ -200,8 +200,8 @@ async def test_each_end_is_an_outcome(sandbox: Recorded, client: Client) -> None
 
 
 async def test_the_timeout_is_for_all_together(sandbox: Recorded, client: Client) -> None:
-    """At the deadline every task that still runs has had its last look, and all are returned."""
-    hurry()
+    """At the deadline every task that still runs has had its final poll, and all are returned."""
+    debug_off()
     urls = sandbox.start(50, duration=9.99) + sandbox.start(50, first=51, duration=math.inf)
     outcomes = await client.tasks.wait_many(urls, timeout=10.0)
     assert len(outcomes.succeeded) == len(outcomes.running) == 50
@@ -209,8 +209,8 @@ async def test_the_timeout_is_for_all_together(sandbox: Recorded, client: Client
     assert all(outcome.task is not None for outcome in outcomes)
 
 
-async def test_one_slow_answer_delays_nobody_else(sandbox: Recorded) -> None:
-    """A request that hangs costs its own task a look, and the others nothing."""
+async def test_one_slow_answer_delays_no_other_task(sandbox: Recorded) -> None:
+    """A request that hangs costs its own task a poll, and the others nothing."""
     urls = sandbox.start(20, duration=5.0)
     sandbox.refuse_lists()
     async with connect(sandbox, request_timeout=60.0) as client:
@@ -226,7 +226,7 @@ async def test_one_slow_answer_delays_nobody_else(sandbox: Recorded) -> None:
 
 
 async def test_one_broken_answer_costs_only_its_task(sandbox: Recorded, client: Client) -> None:
-    """An answer that cannot be read is the outcome of one task; all others get theirs."""
+    """An answer that cannot be read is the outcome of its task; all others get theirs."""
     urls = sandbox.start(20, duration=5.0)
     sandbox.refuse_lists()
     sandbox.inject(Fault.malformed(), on="task")
@@ -237,11 +237,9 @@ async def test_one_broken_answer_costs_only_its_task(sandbox: Recorded, client: 
 
 
 @pytest.mark.parametrize("count", [1, 100, 101, 250])
-async def test_reasons_are_asked_for_together(
-    sandbox: Recorded, client: Client, count: int
-) -> None:
-    """The reasons of a hundred failures come with one call, each with its own task."""
-    hurry()
+async def test_reasons_are_fetched_together(sandbox: Recorded, client: Client, count: int) -> None:
+    """One call fetches the reasons of a hundred failures, each with its own task."""
+    debug_off()
     urls = [
         sandbox.start_merge("company", 2 * n + 1, 2 * n + 2, duration=5.0, reason=f"Reason {n}")
         for n in range(count)
@@ -251,7 +249,7 @@ async def test_reasons_are_asked_for_together(
     assert sandbox.calls["merges"] == math.ceil(count / 100)
 
 
-async def test_failures_wait_a_little_for_each_other(sandbox: Recorded, client: Client) -> None:
+async def test_failures_wait_briefly_for_each_other(sandbox: Recorded, client: Client) -> None:
     """While others may fail too, a failure waits ten seconds, so that they share the call."""
     urls = [
         sandbox.start_merge("company", 1, 2, duration=0.0, reason="One"),
@@ -271,7 +269,7 @@ async def test_failures_wait_a_little_for_each_other(sandbox: Recorded, client: 
 async def test_failures_do_not_wait_past_their_deadline(
     sandbox: Recorded, client: Client, latency: float
 ) -> None:
-    """A reason that can be had before the deadline is asked for before the deadline."""
+    """A reason that can arrive before the deadline is requested before the deadline."""
     urls = [
         sandbox.start_merge("company", 1, 2, duration=8.5, reason="Locked"),
         sandbox.start_merge("company", 3, 4, duration=math.inf),
@@ -296,7 +294,7 @@ async def test_reasons_of_both_kinds_are_found(sandbox: Recorded, client: Client
 
 
 async def test_reasons_are_found_without_the_filter(sandbox: Recorded, client: Client) -> None:
-    """A server that refuses so many terms is asked for its newest failures instead."""
+    """Where the server refuses the filter, its newest failures are requested instead."""
     urls = sandbox.start(30, duration=0.0, reason="Locked")
     sandbox.start(120, first=31, duration=0.0, reason="Another's")
     sandbox.inject(Fault.status(400), on="merges")
@@ -305,8 +303,8 @@ async def test_reasons_are_found_without_the_filter(sandbox: Recorded, client: C
     assert sandbox.calls["merges"] == 3
 
 
-async def test_reasons_are_not_searched_for_ever(sandbox: Recorded, client: Client) -> None:
-    """Behind five pages of newer failures a failure stays without its reason."""
+async def test_the_search_for_reasons_is_bounded(sandbox: Recorded, client: Client) -> None:
+    """A failure behind five pages of newer ones is reported without its reason."""
     (url,) = sandbox.start(1, duration=0.0, reason="Locked")
     sandbox.start(600, first=2, duration=0.0, reason="Another's")
     sandbox.inject(Fault.status(400), on="merges")
@@ -321,10 +319,10 @@ async def test_reasons_are_not_searched_for_ever(sandbox: Recorded, client: Clie
     [(Fault.status(403), 2), (Fault.status(503), 4), (Fault.malformed(), 1)],
     ids=["403", "503", "malformed"],
 )
-async def test_a_failure_stands_without_its_reason(
+async def test_a_failure_is_reported_without_its_reason(
     sandbox: Recorded, client: Client, fault: Fault, calls: int
 ) -> None:
-    """Where the history cannot be read the failure is reported all the same."""
+    """A failure is reported even if the history cannot be read."""
     (url,) = sandbox.start(1, duration=0.0, reason="Locked")
     sandbox.inject(fault, on="merges", times=None)
     (outcome,) = await client.tasks.wait_many([url])
@@ -333,8 +331,10 @@ async def test_a_failure_stands_without_its_reason(
     await assert_idle(client)
 
 
-async def test_a_reason_that_does_not_come_costs_no_time(sandbox: Recorded, client: Client) -> None:
-    """A failure whose reason hangs is reported at the deadline, as a failure."""
+async def test_a_reason_that_does_not_arrive_costs_no_time(
+    sandbox: Recorded, client: Client
+) -> None:
+    """A failure whose reason does not arrive is reported at the deadline, as a failure."""
     (url,) = sandbox.start(1, duration=0.0, reason="Locked")
     sandbox.inject(Fault.hang(), on="merges", times=None)
     (outcome,) = await client.tasks.wait_many([url], timeout=10.0)
@@ -345,10 +345,10 @@ async def test_a_reason_that_does_not_come_costs_no_time(sandbox: Recorded, clie
 @pytest.mark.parametrize(
     ("status", "error", "calls"), [(401, AuthenticationError, 1), (403, AuthorizationError, 2)]
 )
-async def test_a_refused_key_settles_all_at_once(
+async def test_a_refused_key_ends_all_waits(
     sandbox: Recorded, client: Client, status: int, error: type[Exception], calls: int
 ) -> None:
-    """A wrong key is asked about once, a missing permission for the list and for one task."""
+    """A wrong key costs one request, a missing permission one for the list and one for a task."""
     urls = sandbox.start(1000)
     sandbox.inject(Fault.status(status), times=None)
     outcomes = await client.tasks.wait_many(urls)
@@ -359,8 +359,8 @@ async def test_a_refused_key_settles_all_at_once(
     await assert_idle(client)
 
 
-async def test_a_key_that_is_revoked_meanwhile(sandbox: Recorded, client: Client) -> None:
-    """What had settled before keeps its outcome; the rest is told, in few requests."""
+async def test_a_key_that_is_revoked_during_a_wait(sandbox: Recorded, client: Client) -> None:
+    """Outcomes before the key was revoked are kept; the rest gets the error, in few requests."""
     urls = sandbox.start(20, duration=0.0) + sandbox.start(180, first=21, duration=math.inf)
     urls += sandbox.start(1, first=501, duration=0.0, reason="Locked")
     asyncio.get_running_loop().call_at(1.0, sandbox.inject, "401x*")
@@ -376,7 +376,7 @@ async def test_a_key_that_is_revoked_meanwhile(sandbox: Recorded, client: Client
 async def test_after_a_refused_key_a_wait_may_be_tried_again(
     sandbox: Recorded, client: Client
 ) -> None:
-    """The next wait asks anew, because a permission can be granted."""
+    """After a refused key the next wait polls anew, because a permission can be granted."""
     (url,) = sandbox.start(1)
     sandbox.inject(Fault.status(403))
     with pytest.raises(AuthorizationError):
@@ -385,7 +385,7 @@ async def test_after_a_refused_key_a_wait_may_be_tried_again(
 
 
 async def test_an_unknown_task_is_final(sandbox: Recorded, client: Client) -> None:
-    """404 for a task that this client did not start is its outcome, after one look."""
+    """A 404 for a task that this client did not start is its outcome, after one poll."""
     urls = [sandbox.start_merge("person", 1, 2).replace("person", "company"), *sandbox.start(1)]
     outcomes = await client.tasks.wait_many(urls)
     assert isinstance(outcomes[0].error, NotFoundError)
@@ -394,27 +394,27 @@ async def test_an_unknown_task_is_final(sandbox: Recorded, client: Client) -> No
 
 
 async def test_a_task_that_was_just_started_may_be_invisible() -> None:
-    """404 for a task that this client started seconds ago means that it is not visible yet."""
+    """A 404 for a task that this client started seconds ago means that it is not visible yet."""
     async with Recorded(task_lag=12.0, duration=1.0) as sandbox, connect(sandbox) as client:
         url = await client.companies.merge(1, 2)
         with pytest.raises(NotFoundError):
             await client.tasks.get(url)
         task = await client.tasks.wait(url, backoff=wait_fixed(4))
         assert task.status == "success"
-        assert sandbox.looks(url)[1:] == [4.0, 8.0, 12.0]
+        assert sandbox.polls(url)[1:] == [4.0, 8.0, 12.0]
 
 
-async def test_an_invisible_task_is_not_waited_for_for_ever() -> None:
-    """Half a minute after the start a 404 is believed."""
+async def test_the_wait_for_an_invisible_task_is_bounded() -> None:
+    """Half a minute after the start a 404 is the outcome of an own task."""
     async with Recorded(task_lag=1000.0) as sandbox, connect(sandbox) as client:
         url = await client.companies.merge(1, 2)
         with pytest.raises(NotFoundError):
             await client.tasks.wait(url, timeout=None, backoff=wait_fixed(6))
-        assert sandbox.looks(url) == [6.0, 12.0, 18.0, 24.0, 30.0, 36.0]
+        assert sandbox.polls(url) == [6.0, 12.0, 18.0, 24.0, 30.0, 36.0]
 
 
-async def test_what_was_started_long_ago_is_forgotten() -> None:
-    """Only the last half minute's merges are remembered, however many a client starts."""
+async def test_merges_started_long_ago_are_forgotten() -> None:
+    """Only the merges of the last half minute are remembered, however many a client starts."""
     async with Recorded(duration=0.0) as sandbox, connect(sandbox) as client:
         for number in range(1, 6):
             await client.companies.merge(2 * number, 2 * number + 1)
@@ -423,10 +423,10 @@ async def test_what_was_started_long_ago_is_forgotten() -> None:
         assert len(client._opened.poller._schedule.started) == 2
 
 
-async def test_a_cancelled_waiter_leaves_the_others_alone(
+async def test_a_cancelled_waiter_does_not_affect_the_others(
     sandbox: Recorded, client: Client
 ) -> None:
-    """Of several waits for the same tasks one may be cancelled at any time."""
+    """Cancelling one of several waits for the same tasks does not affect the others."""
     urls = sandbox.start(5, duration=10.0)
     stays = asyncio.create_task(client.tasks.wait_many(urls))
     goes = asyncio.create_task(client.tasks.wait_many(urls))
@@ -439,7 +439,7 @@ async def test_a_cancelled_waiter_leaves_the_others_alone(
 
 
 async def test_two_jobs_share_a_client(sandbox: Recorded, client: Client) -> None:
-    """Waits with different settings run side by side; an interval counts from the last look of any."""
+    """Waits with different settings run concurrently; an interval counts from the last poll of any."""
     urls = sandbox.start(4, duration=math.inf)
     short, long = await asyncio.gather(
         client.tasks.wait_many(urls, timeout=5.0, backoff=wait_fixed(2)),
@@ -450,13 +450,15 @@ async def test_two_jobs_share_a_client(sandbox: Recorded, client: Client) -> Non
     assert sandbox.times == [0.0, 2.0, 4.0, 5.0, 12.0, 19.0, 20.0]
 
 
-async def test_a_hasty_wait_does_not_slow_down_another(sandbox: Recorded, client: Client) -> None:
-    """The looks of one wait are no attempts of another: that goes on with its own short intervals."""
+async def test_a_wait_with_frequent_polls_does_not_slow_another(
+    sandbox: Recorded, client: Client
+) -> None:
+    """The polls of one wait are no attempts of another, which keeps its own short intervals."""
     (url,) = sandbox.start(1, duration=math.inf)
     patient = asyncio.create_task(client.tasks.wait_many([url], timeout=20.0))
     await client.tasks.wait_many([url], timeout=5.0, backoff=wait_fixed(0.1))
     left_at = now()
     await patient
-    after = [look for look in sandbox.looks(url) if look > left_at]
+    after = [poll for poll in sandbox.polls(url) if poll > left_at]
     assert after[0] - left_at <= 2.2
     assert 3.0 <= after[1] - after[0] <= 3.3

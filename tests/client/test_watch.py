@@ -1,4 +1,4 @@
-"""Watching: outcomes as they settle, and more URLs at any time."""
+"""Watching: outcomes in the order in which tasks end, and more URLs at any time."""
 
 import asyncio
 import math
@@ -11,8 +11,8 @@ from aiotasks import Client, ClosedError, ConfigurationError, OutcomeState, Task
 from tests.servers import Recorded, assert_idle, now
 
 
-async def test_outcomes_come_as_they_settle(sandbox: Recorded, client: Client) -> None:
-    """The iteration is in the order of the ends, and ends by itself after the URLs given."""
+async def test_outcomes_are_in_the_order_of_the_ends(sandbox: Recorded, client: Client) -> None:
+    """The iteration is in the order of the ends, and stops by itself after the URLs given."""
     urls = [
         sandbox.start_merge("company", 2 * n + 1, 2 * n + 2, duration=float(duration))
         for n, duration in enumerate([5, 2, 8])
@@ -24,7 +24,7 @@ async def test_outcomes_come_as_they_settle(sandbox: Recorded, client: Client) -
 
 
 async def test_urls_are_added_while_it_runs(sandbox: Recorded, client: Client) -> None:
-    """What is added during the iteration is waited for like the rest, until ``close``."""
+    """A URL added during the iteration is waited for like the rest, until ``close``."""
     urls = sandbox.start(4, duration=3.0)
     seen = []
     async with client.tasks.watch(backoff=wait_fixed(1)) as watch:
@@ -41,7 +41,7 @@ async def test_urls_are_added_while_it_runs(sandbox: Recorded, client: Client) -
 
 
 async def test_after_an_add_it_stays_open_until_closed(sandbox: Recorded, client: Client) -> None:
-    """With an ``add`` more may come, so the iteration waits for them or for ``close``."""
+    """After an ``add`` the iteration waits for more URLs or for ``close``."""
     first, second = sandbox.start(2, duration=0.0)
     loop = asyncio.get_running_loop()
     async with client.tasks.watch([first]) as watch:
@@ -54,7 +54,7 @@ async def test_after_an_add_it_stays_open_until_closed(sandbox: Recorded, client
 
 
 async def test_an_empty_watch_waits_for_urls(sandbox: Recorded, client: Client) -> None:
-    """Opened without URLs a watch waits for the first ``add``."""
+    """A watch opened without URLs waits for the first ``add``."""
     (url,) = sandbox.start(1, duration=0.0)
     async with client.tasks.watch() as watch:
         asyncio.get_running_loop().call_at(20.0, watch.add, url)
@@ -63,7 +63,7 @@ async def test_an_empty_watch_waits_for_urls(sandbox: Recorded, client: Client) 
 
 
 async def test_closing_an_empty_watch_ends_it(client: Client) -> None:
-    """Closed with nothing pending, the iteration ends at once."""
+    """A watch that is closed with nothing pending ends immediately."""
     async with client.tasks.watch() as watch:
         watch.close()
         assert [outcome async for outcome in watch] == []
@@ -71,21 +71,21 @@ async def test_closing_an_empty_watch_ends_it(client: Client) -> None:
 
 
 async def test_what_is_pending_goes_on_after_close(sandbox: Recorded, client: Client) -> None:
-    """``close`` refuses more URLs and leaves those that were added alone."""
+    """``close`` refuses more URLs and does not affect those that were added."""
     urls = sandbox.start(3, duration=4.0)
     async with client.tasks.watch(urls[:2], backoff=wait_fixed(2)) as watch:
         watch.close()
         assert repr(watch) == "<Watch: 2 of 2 pending, closed>"
         with pytest.raises(ClosedError, match="before close"):
             watch.add(urls[2])
-        # What one page shows settles in its order, newest first.
+        # Tasks that one page shows end in its order, newest first.
         assert [outcome.url async for outcome in watch] == urls[1::-1]
         with pytest.raises(StopAsyncIteration):
             await anext(watch)
 
 
-async def test_a_watch_has_to_be_entered(sandbox: Recorded, client: Client) -> None:
-    """Before its scope and after it a watch takes nothing."""
+async def test_a_watch_must_be_entered(sandbox: Recorded, client: Client) -> None:
+    """Before its scope and after it a watch accepts no URL."""
     (url,) = sandbox.start(1)
     watch = client.tasks.watch()
     with pytest.raises(ClosedError, match="async with"):
@@ -98,7 +98,7 @@ async def test_a_watch_has_to_be_entered(sandbox: Recorded, client: Client) -> N
 
 
 async def test_a_watch_is_entered_once(sandbox: Recorded, client: Client) -> None:
-    """A watch that was left is not opened again: its outcomes would mix with old ones."""
+    """A watch that was left cannot be entered again: its outcomes would mix with old ones."""
     (url,) = sandbox.start(1)
     watch = client.tasks.watch([url])
     async with watch:
@@ -110,7 +110,7 @@ async def test_a_watch_is_entered_once(sandbox: Recorded, client: Client) -> Non
     await assert_idle(client)
 
 
-async def test_a_finished_watch_takes_no_more(sandbox: Recorded, client: Client) -> None:
+async def test_a_finished_watch_accepts_no_url(sandbox: Recorded, client: Client) -> None:
     """Once the iteration of a watch has ended an ``add`` is an error, not a lost URL."""
     urls = sandbox.start(2, duration=0.0)
     async with client.tasks.watch(urls[:1]) as watch:
@@ -135,8 +135,8 @@ async def test_a_timeout_counts_from_the_add(sandbox: Recorded, client: Client) 
     assert ends == [10.0, 14.0, 17.5]
 
 
-async def test_leaving_early_forgets_the_rest(sandbox: Recorded, client: Client) -> None:
-    """After the scope nothing more is asked, and the server's tasks go on."""
+async def test_leaving_early_discards_the_rest(sandbox: Recorded, client: Client) -> None:
+    """After the scope nothing more is polled, and the server's tasks go on."""
     urls = sandbox.start(50, duration=5.0)
     async with client.tasks.watch(urls, backoff=wait_fixed(2)) as watch:
         await asyncio.sleep(3.0)
@@ -148,16 +148,16 @@ async def test_leaving_early_forgets_the_rest(sandbox: Recorded, client: Client)
     assert {sandbox.status(url) for url in urls} == {"success"}
 
 
-async def test_an_iteration_can_be_taken_up_again(sandbox: Recorded, client: Client) -> None:
-    """Within the scope it goes on where it was left."""
+async def test_an_iteration_can_be_resumed(sandbox: Recorded, client: Client) -> None:
+    """Within the scope an iteration can be resumed where it stopped."""
     urls = sandbox.start(3, duration=0.0)
     async with client.tasks.watch(urls) as watch:
         assert (await anext(watch)).url == urls[2]
         assert [outcome.url async for outcome in watch] == urls[1::-1]
 
 
-async def test_an_error_in_the_body_comes_out_as_itself(sandbox: Recorded, client: Client) -> None:
-    """What the body of a watch raises is not wrapped, and nothing stays behind."""
+async def test_an_error_in_the_body_is_raised_unchanged(sandbox: Recorded, client: Client) -> None:
+    """An error that the body of a watch raises is not wrapped, and nothing is left behind."""
 
     async def use() -> None:
         async with client.tasks.watch(sandbox.start(3)):
@@ -169,8 +169,8 @@ async def test_an_error_in_the_body_comes_out_as_itself(sandbox: Recorded, clien
     await assert_idle(client)
 
 
-async def test_bad_urls_are_outcomes_here_too(sandbox: Recorded, client: Client) -> None:
-    """A URL that cannot be used does not end the watch."""
+async def test_invalid_urls_are_outcomes_here_too(sandbox: Recorded, client: Client) -> None:
+    """An invalid URL does not end the watch."""
     (good,) = sandbox.start(1, duration=0.0)
     bad: Any = 7
     async with client.tasks.watch([good]) as watch:
@@ -182,7 +182,7 @@ async def test_bad_urls_are_outcomes_here_too(sandbox: Recorded, client: Client)
 
 
 async def test_the_same_url_twice_gives_two_outcomes(sandbox: Recorded, client: Client) -> None:
-    """Every ``add`` has an outcome, and equal ones share their looks."""
+    """Every ``add`` has an outcome, and equal ones share their polls."""
     (url,) = sandbox.start(1, duration=2.0)
     async with client.tasks.watch([url, url], backoff=wait_fixed(2)) as watch:
         outcomes = [outcome async for outcome in watch]
@@ -205,8 +205,8 @@ async def test_a_watch_may_be_left_while_another_iterates(
     assert await iterating == []
 
 
-async def test_what_is_not_settled_can_be_told(sandbox: Recorded, client: Client) -> None:
-    """``unsettled`` is what the wait would come to if it ended now, without ending it."""
+async def test_unfinished_outcomes_can_be_read(sandbox: Recorded, client: Client) -> None:
+    """``unsettled`` returns the outcomes of the unfinished waits as of now, without ending them."""
     running, failed, ended = sandbox.start(3, duration=math.inf)
     sandbox.finish(ended)
     sandbox.finish(failed, outcome="failed", reason="Locked")

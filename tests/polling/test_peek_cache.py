@@ -15,7 +15,7 @@ from aiotasks import (
 )
 from aiotasks._polling import peek_cache
 from aiotasks.sandbox import Fault
-from tests.servers import Recorded, assert_idle, connect, hurry, now
+from tests.servers import Recorded, assert_idle, connect, debug_off, now
 
 
 UNKNOWN = "/v2/tasks/company-merges/00000000-0000-4000-8000-000000000000"
@@ -29,9 +29,9 @@ async def test_many_who_look_at_once_share_one_look(sandbox: Recorded, client: C
             sightings = [group.create_task(client.tasks.peek(url)) for _ in range(200)]
         assert {each.result().task.status for each in sightings} == {TaskStatus.IN_PROGRESS}
         await asyncio.sleep(0.5)
-    looks = sandbox.looks(url)
-    assert len(looks) == sandbox.requests == 3
-    assert all(later - sooner >= 2.0 for sooner, later in itertools.pairwise(looks))
+    polls = sandbox.polls(url)
+    assert len(polls) == sandbox.requests == 3
+    assert all(later - sooner >= 2.0 for sooner, later in itertools.pairwise(polls))
 
 
 async def test_an_answer_tells_its_age(sandbox: Recorded, client: Client) -> None:
@@ -165,7 +165,7 @@ async def test_ten_thousand_handlers_cost_the_looks_of_their_tasks(
     sandbox: Recorded, client: Client
 ) -> None:
     """10,000 handlers that wait on 500 tasks cost no more than 500 waits do."""
-    hurry()
+    debug_off()
 
     async def wait_for(urls: list[str], handlers: int) -> int:
         before = sandbox.requests

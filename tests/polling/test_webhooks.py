@@ -57,7 +57,7 @@ async def test_a_hint_proves_nothing(sandbox: Recorded, client: Client) -> None:
         await asyncio.sleep(5.0)
         assert client.hint(merged(2))
         assert (await anext(watch)).waited >= 30.0
-    assert len(sandbox.looks(url)) >= 3
+    assert len(sandbox.polls(url)) >= 3
 
 
 async def test_what_others_started_is_looked_at_as_well(sandbox: Recorded, client: Client) -> None:
@@ -70,8 +70,8 @@ async def test_what_others_started_is_looked_at_as_well(sandbox: Recorded, clien
         await asyncio.sleep(5.0)
         assert client.hint(merged(999))
         await asyncio.sleep(0.1)
-        assert sandbox.looks(first) == [0.0, 10.0]
-        assert sandbox.looks(second) == [5.0]
+        assert sandbox.polls(first) == [0.0, 10.0]
+        assert sandbox.polls(second) == [5.0]
 
 
 async def test_at_most_one_a_second_is_followed(sandbox: Recorded, client: Client) -> None:
