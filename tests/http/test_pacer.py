@@ -1,4 +1,4 @@
-"""What the headers say, and when the next request may go: against a server made of numbers."""
+"""What the headers say, and when the next request may be sent, in simulations of a server."""
 
 import heapq
 import math
@@ -20,7 +20,7 @@ from aiotasks._http.wire import RateLimitAnswer, RateLimitWindow
 from tests.profiles import examples
 
 
-# How fast examples are made is the machine's affair.
+# How long Hypothesis takes to make examples depends on the machine.
 SLOW = [HealthCheck.too_slow]
 
 NOW = datetime(2026, 3, 1, 12, 0, 0, tzinfo=UTC)
@@ -48,7 +48,7 @@ def retry_after(text: str) -> float | None:
 
 class TestReadLimits:
     def test_all_headers(self) -> None:
-        """Both limits are read from the headers that the API documents."""
+        """Both limits are read from the documented headers."""
         headers = {
             USER: "900",
             f"{USER}-Remaining": "899",
@@ -67,14 +67,14 @@ class TestReadLimits:
         assert parse_rate_limit_headers({}, NOW) == RateLimits()
 
     @pytest.mark.parametrize("text", GARBAGE, ids=range(len(GARBAGE)))
-    def test_garbage_counts_as_missing(self, text: str) -> None:
-        """A header that is no count tells nothing, and hides nothing that others tell."""
+    def test_an_invalid_header_counts_as_missing(self, text: str) -> None:
+        """A header that is not a count is ignored, and the others are still read."""
         headers = {USER: text, f"{USER}-Remaining": "5", f"{USER}-Reset": text, "Retry-After": text}
         assert parse_rate_limit_headers(headers, NOW) == RateLimits(user_remaining=5)
 
     @pytest.mark.parametrize(("text", "count"), [("0", 0), (" 5 ", 5), ("5.0", 5), ("5.9", 5)])
     def test_a_count_may_be_written_as_a_number(self, text: str, count: int) -> None:
-        """A proxy that writes numbers with a point or spaces is understood."""
+        """A number that a proxy writes with a point or spaces is read."""
         assert parse_rate_limit_headers({f"{USER}-Remaining": text}, NOW).user_remaining == count
 
     @pytest.mark.parametrize(
@@ -97,7 +97,7 @@ class TestReadLimits:
         ],
     )
     def test_retry_after(self, text: str, seconds: float | None) -> None:
-        """``Retry-After`` is seconds or a date, which means UTC where it does not say."""
+        """``Retry-After`` is seconds or a date, in UTC if it names no zone."""
         assert retry_after(text) == seconds
 
     @pytest.mark.parametrize(
@@ -111,7 +111,7 @@ class TestReadLimits:
         ],
     )
     def test_a_date_is_by_the_servers_clock(self, date: str | None, seconds: float | None) -> None:
-        """A wrong clock on either side does not matter where the answer tells its own date."""
+        """A date is relative to the answer's own ``Date``, so that a wrong clock does not matter."""
         headers = {"Retry-After": "Sun, 01 Mar 2026 10:00:30 GMT"}
         if date is not None:
             headers["Date"] = date
@@ -121,7 +121,7 @@ class TestReadLimits:
         assert parse_rate_limit_headers(headers, NOW).retry_after == seconds
 
     def test_a_far_future_is_read_as_it_is(self) -> None:
-        """How much of a ``Retry-After`` is believed is not for the reader to say."""
+        """A far ``Retry-After`` is read unchanged; capping it is not the parser's task."""
         seconds = retry_after("Fri, 31 Dec 9999 23:59:59 GMT")
         assert seconds is not None
         assert seconds > 1e11
@@ -146,7 +146,7 @@ class TestReadLimits:
     )
     @settings(max_examples=examples(300), deadline=None, suppress_health_check=SLOW)
     def test_any_text_is_read(self, headers: dict[str, str]) -> None:
-        """No header can fail an answer, and none tells of less than nothing."""
+        """No header can make an answer fail, and no value is negative."""
         limits = parse_rate_limit_headers(headers, NOW)
         for count in (limits.user, limits.user_remaining, limits.user_reset, limits.retry_after):
             assert count is None or 0 <= count < math.inf
@@ -154,14 +154,14 @@ class TestReadLimits:
 
 class TestLimitsOf:
     def test_both(self) -> None:
-        """What the API tells when it is asked counts like what the headers say."""
-        told = RateLimitAnswer(
+        """Limits from the rate limit endpoint are read as those from headers."""
+        answer = RateLimitAnswer(
             RateLimitWindow(900, 899, 42), RateLimitWindow(100_000, 99_000, 1000)
         )
-        assert limits_of(told) == RateLimits(900, 899, 42, 100_000, 99_000, 1000)
+        assert limits_of(answer) == RateLimits(900, 899, 42, 100_000, 99_000, 1000)
 
-    def test_no_month(self) -> None:
-        """A plan without a limit for the month is told by the minute alone."""
+    def test_no_monthly_quota(self) -> None:
+        """A plan without a monthly quota has the per-minute limit only."""
         assert limits_of(RateLimitAnswer(RateLimitWindow(900, 899, 42))) == RateLimits(900, 899, 42)
 
 
@@ -172,7 +172,7 @@ def sent(pacer: Pacer, now: float, count: int = 1, lane: Lane = Lane.INTERACTIVE
 
 
 def wait_of(pacer: Pacer, now: float, lane: Lane = Lane.INTERACTIVE) -> float:
-    """Return the seconds until a request of a lane may go, where no other lane waits."""
+    """Return the seconds until a request of a lane may be sent, where no other lane waits."""
     return pacer.delay(now, lane)
 
 
@@ -188,7 +188,7 @@ def minute(remaining: int, reset: int | None = 60) -> RateLimits:
 
 
 def opened(*, max_in_flight: int = 16, remaining: int = 900, reset: int = 60) -> Pacer:
-    """Return a pacer that knows its minute, at time 0."""
+    """Return a pacer that knows its window, at time 0."""
     pacer = Pacer(max_in_flight=max_in_flight)
     sent(pacer, 0)
     answered(pacer, 0, minute(remaining, reset))
@@ -197,15 +197,15 @@ def opened(*, max_in_flight: int = 16, remaining: int = 900, reset: int = 60) ->
 
 class TestMinute:
     def test_one_request_goes_first(self) -> None:
-        """Before anything is known, all others wait for what the first one learns."""
+        """Until the first answer, all other requests wait."""
         pacer = Pacer(max_in_flight=16)
         sent(pacer, 0)
         assert wait_of(pacer, 0) == math.inf
         answered(pacer, 1, minute(900))
         assert wait_of(pacer, 1) == 0
 
-    def test_it_opens_by_and_by(self) -> None:
-        """A few are sent at once at first, and one more after each answer, up to the maximum."""
+    def test_concurrency_rises_gradually(self) -> None:
+        """At first a few are sent at a time, and one more after each answer, up to the maximum."""
         pacer = opened(max_in_flight=8)
         for allowed in (START_IN_FLIGHT + 1, *range(START_IN_FLIGHT + 2, 9), 8):
             sent(pacer, 0, allowed - pacer.in_flight)
@@ -213,15 +213,15 @@ class TestMinute:
             answered(pacer, 0, minute(800))
 
     def test_a_maximum_of_one(self) -> None:
-        """With one allowed there is never a second on its way."""
+        """With a maximum of one there are never two requests in flight."""
         pacer = opened(max_in_flight=1)
         for _ in range(3):
             sent(pacer, 0)
             assert wait_of(pacer, 0) == math.inf
             answered(pacer, 0, minute(800))
 
-    def test_what_is_on_its_way_is_taken_off(self) -> None:
-        """The last requests of a minute are not sent twice over."""
+    def test_requests_in_flight_are_subtracted(self) -> None:
+        """Requests in flight are subtracted, so that the last of a window are not sent twice."""
         pacer = opened(remaining=2)
         sent(pacer, 0, 2)
         assert wait_of(pacer, 0) == math.inf
@@ -229,8 +229,8 @@ class TestMinute:
         answered(pacer, 1, minute(0, 59))
         assert wait_of(pacer, 1) == 59
 
-    def test_an_exhausted_minute_is_waited_out(self) -> None:
-        """With nothing remaining, the next goes when the minute ends, alone."""
+    def test_an_exhausted_window_ends_with_its_reset(self) -> None:
+        """With nothing remaining, the next request is sent at the window's end, alone."""
         pacer = opened(remaining=0, reset=42)
         assert wait_of(pacer, 0) == 42
         assert wait_of(pacer, 41.5) == 0.5
@@ -238,55 +238,55 @@ class TestMinute:
         assert wait_of(pacer, 42) == math.inf
 
     def test_the_use_of_others_counts(self) -> None:
-        """What another program takes of the key's minute is gone for this one too."""
+        """Calls of another program on the same key are subtracted from the window."""
         pacer = opened(remaining=500)
         sent(pacer, 0)
         answered(pacer, 0, minute(0))
         assert wait_of(pacer, 0) == 60
 
     def test_answers_overtake_each_other(self) -> None:
-        """Within one minute only the lowest count is believed."""
+        """Within one window the lowest count is used."""
         pacer = opened()
         sent(pacer, 0, 2)
         answered(pacer, 1, minute(0, 59))
         answered(pacer, 1, minute(5, 59))
         assert wait_of(pacer, 1) == 59
 
-    def test_a_late_answer_of_the_last_minute(self) -> None:
-        """What an answer says of a minute that is over does not touch the present one."""
+    def test_a_late_answer_of_the_last_window(self) -> None:
+        """A late answer about the previous window does not change the current one."""
         pacer = opened()
         sent(pacer, 0, 2)
         answered(pacer, 40, minute(800, 60))
         answered(pacer, 40, minute(0, 5))
         assert wait_of(pacer, 40) == 0
 
-    def test_a_new_minute_that_an_answer_shows(self) -> None:
-        """A minute that ended sooner than expected is used at once."""
+    def test_a_new_window_that_an_answer_shows(self) -> None:
+        """A window that begins earlier than expected is used immediately."""
         pacer = opened(remaining=1, reset=30)
         sent(pacer, 0)
         answered(pacer, 20, minute(899, 60))
         sent(pacer, 20, 4)
 
-    def test_a_reset_that_is_missing(self) -> None:
-        """Without a reset the minute may be all of sixty seconds."""
+    def test_a_missing_reset(self) -> None:
+        """Without a reset the window is assumed to last sixty seconds."""
         pacer = Pacer(max_in_flight=4)
         sent(pacer, 0)
         answered(pacer, 0, minute(0, None))
         assert wait_of(pacer, 0) == 60
 
-    def test_a_reset_of_nothing(self) -> None:
-        """A reset of 0 still waits a second, for it may be cut off."""
+    def test_a_reset_of_zero(self) -> None:
+        """A reset of 0 still waits a second, as fractions may be cut off."""
         pacer = opened(remaining=0, reset=0)
         assert wait_of(pacer, 0) == 1
 
-    def test_a_reset_that_cannot_be_one(self) -> None:
-        """A reset beyond any minute, such as a date in seconds, does not stop the work for ever."""
+    def test_an_absurd_reset(self) -> None:
+        """A reset longer than any window, such as a timestamp, does not stop all requests."""
         pacer = opened(remaining=0, reset=1_772_366_400)
         assert wait_of(pacer, 0) == MAX_HOLD
         sent(pacer, MAX_HOLD)
 
     def test_answers_without_headers(self) -> None:
-        """Where nothing is told of limits, only the number at once is held."""
+        """Without limits in the answers only the number in flight is bounded."""
         pacer = Pacer(max_in_flight=2)
         for now in range(200):
             sent(pacer, now)
@@ -294,30 +294,30 @@ class TestMinute:
         assert pacer.quota(200).remaining is None
 
     def test_a_proxys_answer_changes_nothing(self) -> None:
-        """An answer without headers leaves what is known of the minute."""
+        """An answer without headers does not change the known window."""
         pacer = opened(remaining=1)
         sent(pacer, 0)
         answered(pacer, 1)
         sent(pacer, 1)
         assert wait_of(pacer, 1) == math.inf
 
-    def test_what_was_lost_may_have_counted(self) -> None:
-        """A request that was sent and not answered is taken off."""
+    def test_lost_requests_are_counted(self) -> None:
+        """A request that was sent and not answered is subtracted."""
         pacer = opened(remaining=1)
         sent(pacer, 0)
         pacer.end(was_answered=False)
         assert wait_of(pacer, 0) == 60
 
     def test_a_lost_first_request_is_followed_by_another(self) -> None:
-        """When the first request tells nothing, the next one goes in its place."""
+        """When the first request brings no limits, the next one is sent in its place."""
         pacer = Pacer(max_in_flight=16)
         sent(pacer, 0)
         pacer.end(was_answered=False)
         sent(pacer, 0)
         assert wait_of(pacer, 0) == math.inf
 
-    def test_a_new_minute_does_not_raise_the_maximum(self) -> None:
-        """The first request of a new minute waits too while as many as allowed are on their way."""
+    def test_a_new_window_does_not_raise_the_maximum(self) -> None:
+        """The first request of a new window also waits while the maximum is in flight."""
         pacer = opened(max_in_flight=2)
         sent(pacer, 0, 2)
         assert wait_of(pacer, 61) == math.inf
@@ -325,8 +325,8 @@ class TestMinute:
         sent(pacer, 61)
         assert wait_of(pacer, 61) == math.inf
 
-    def test_a_slot_that_was_not_used(self) -> None:
-        """A slot that is given back unused costs nothing and counts for nothing."""
+    def test_an_unused_slot(self) -> None:
+        """A slot that is given back unused is not counted."""
         pacer = opened(remaining=1)
         sent(pacer, 0)
         pacer.unsend()
@@ -353,12 +353,12 @@ class TestLanes:
             (waiting(0, 0, 1), Lane.POLL),
         ],
     )
-    def test_who_goes_first(self, counts: dict[Lane, int], lane: Lane) -> None:
-        """Who waits for an answer goes first, and a poll whose time has come before merges."""
+    def test_the_order_of_lanes(self, counts: dict[Lane, int], lane: Lane) -> None:
+        """Interactive requests go first, then polls whose time has come, then merges."""
         assert opened().choose(0, counts) == (lane, 0.0)
 
     def test_polls_keep_their_pace_beside_merges(self) -> None:
-        """While merges wait, the next poll goes when its share of the minute says so."""
+        """While merges wait, the next poll is sent when its share of the window allows it."""
         pacer = opened()
         for second in range(0, 50, 5):
             now = float(second)
@@ -370,29 +370,29 @@ class TestLanes:
             answered(pacer, now, minute(800 - second, 60 - second))
 
     def test_a_small_limit_leaves_polls_a_few(self) -> None:
-        """Where the share of a small limit would be next to nothing, four a minute are left."""
+        """Where the share of a small limit is nearly nothing, polls still get four a minute."""
         pacer = Pacer(max_in_flight=4)
         sent(pacer, 0, lane=Lane.POLL)
         answered(pacer, 0, RateLimits(20, 19, 60))
         assert pacer.delay(0, Lane.POLL, is_contested=True) == 15
 
-    def test_an_unknown_limit_is_the_usual_one(self) -> None:
-        """Where no answer tells the limit, the documented one sets the pace."""
+    def test_the_default_limit(self) -> None:
+        """Where no answer has a limit, the documented one sets the pace."""
         pacer = Pacer(max_in_flight=4)
         sent(pacer, 0, lane=Lane.POLL)
         answered(pacer, 0, RateLimits(None, 800, 60))
         assert pacer.delay(0, Lane.POLL, is_contested=True) == pytest.approx(60 / 65.7)
 
-    def test_a_limit_of_nothing(self) -> None:
-        """A limit of 0, which no answer can mean, stops nothing while calls remain."""
+    def test_a_limit_of_zero(self) -> None:
+        """A limit of 0, which cannot be meant, stops nothing while calls remain."""
         pacer = Pacer(max_in_flight=4)
         sent(pacer, 0)
         answered(pacer, 0, RateLimits(0, 5, 60))
         for lane in (Lane.INTERACTIVE, Lane.MERGE, Lane.POLL):
             assert pacer.delay(0, lane) == 0
 
-    def test_without_limits_merges_and_polls_take_turns(self) -> None:
-        """Where no limit sets a pace, neither starves the other."""
+    def test_without_limits_merges_and_polls_alternate(self) -> None:
+        """Where no limit sets a pace, merges and polls alternate."""
         pacer = Pacer(max_in_flight=4)
         chosen = []
         for _ in range(6):
@@ -404,8 +404,8 @@ class TestLanes:
         assert chosen == [Lane.POLL, Lane.MERGE] * 3
 
     @pytest.mark.parametrize("has_polls", [True, False])
-    def test_merges_leave_a_share_that_melts(self, has_polls: bool) -> None:
-        """What merges leave for others is for the rest of the minute: less, the later it is."""
+    def test_merges_keep_a_reserve_that_shrinks(self, has_polls: bool) -> None:
+        """The reserve that merges keep for others shrinks with the rest of the window."""
         rate = (9 + (65.7 if has_polls else 0)) / 60
         for left in (60, 40, 20, 10):
             kept = math.floor(rate * left)
@@ -421,23 +421,23 @@ class TestLanes:
                 assert until < 1 / rate
                 assert pacer.delay(now + until + 1e-6, Lane.MERGE) == 0
 
-    def test_polls_leave_a_little_for_who_waits(self) -> None:
-        """Even polls alone leave one in a hundred for whoever waits for an answer."""
+    def test_polls_keep_a_reserve_for_interactive_requests(self) -> None:
+        """Polls alone still keep 1 % for interactive requests."""
         pacer = opened(remaining=9)
         assert pacer.delay(0, Lane.INTERACTIVE) == 0
         assert pacer.delay(0, Lane.POLL) == pytest.approx(0)
         sent(pacer, 0)
         assert pacer.delay(0, Lane.POLL) == pytest.approx(60 - 8 / 0.15)
 
-    def test_all_of_a_minute_is_for_who_waits(self) -> None:
-        """Interactive calls may use up what was kept for them, to the last."""
+    def test_interactive_requests_use_the_whole_window(self) -> None:
+        """Interactive calls may use up the reserve that is kept for them."""
         pacer = opened(remaining=3)
         pacer.has_polls = True
         sent(pacer, 0, 3)
         assert wait_of(pacer, 0) == math.inf
 
-    def test_the_first_wait_that_ends(self) -> None:
-        """Where none may go, the wait is that of the lane that may go first."""
+    def test_the_shortest_wait(self) -> None:
+        """Where no lane may send, the wait is the shortest of all lanes."""
         pacer = opened(remaining=20)
         pacer.has_polls = True
         sent(pacer, 0, lane=Lane.POLL)
@@ -447,23 +447,23 @@ class TestLanes:
         assert pacer.choose(0, waiting(0, 1, 1)) == (None, poll)
         assert pacer.choose(0, waiting(0, 1, 0)) == (None, merge)
 
-    def test_no_wait_is_shorter_than_the_clock_can_tell(self) -> None:
-        """A timer for less than the clock's resolution would be set again and again."""
+    def test_no_wait_is_below_the_clock_resolution(self) -> None:
+        """A wait is at least the clock's resolution, so that its timer is not set repeatedly."""
         pacer = opened(remaining=0, reset=30)
         assert pacer.choose(30 - 1e-9, waiting(1)) == (None, 0.001)
 
-    def test_an_answer_comes_first(self) -> None:
-        """While only an answer can tell whether the next may go, the wait has no end."""
+    def test_waiting_for_an_answer_is_unbounded(self) -> None:
+        """While the next request depends on an answer, the wait is unbounded."""
         pacer = Pacer(max_in_flight=4)
         sent(pacer, 0)
         assert pacer.choose(0, waiting(1, 1, 1)) == (None, math.inf)
 
 
 class TestOthers:
-    """What other programs do with the same key."""
+    """The use of the same key by other programs."""
 
     def shared(self) -> Pacer:
-        """Return a pacer in its second minute, after one of which others took 300 calls."""
+        """Return a pacer in its second window, after one in which others used 300 calls."""
         pacer = opened()
         sent(pacer, 30)
         answered(pacer, 30, minute(598, 30))
@@ -471,13 +471,13 @@ class TestOthers:
         answered(pacer, 60, minute(899))
         return pacer
 
-    def test_merges_leave_others_what_they_took(self) -> None:
-        """What others took of the last minute is kept from merges, beside the share of polls."""
+    def test_merges_keep_what_others_used(self) -> None:
+        """Merges keep as many calls as others used in the last window, beside the share of polls."""
         pacer = self.shared()
         pacer.has_polls = True
         sent(pacer, 61)
         answered(pacer, 61, minute(430, 59))
-        # 5.0 a second for the others, 1.1 for polls and 0.15 for whoever waits for an answer.
+        # 5.0 a second for the others, 1.1 for polls and 0.15 for interactive requests.
         assert pacer.delay(61, Lane.MERGE) == 0
         sent(pacer, 61)
         answered(pacer, 61, minute(370, 59))
@@ -485,14 +485,14 @@ class TestOthers:
         assert pacer.delay(61, Lane.INTERACTIVE) == 0
 
     def test_without_polls_nothing_is_kept(self) -> None:
-        """Nothing is kept for others while nobody waits for tasks: first come, first served."""
+        """Without waiters for tasks nothing is kept for others: first come, first served."""
         pacer = self.shared()
         sent(pacer, 61)
         answered(pacer, 61, minute(100, 59))
         assert pacer.delay(61, Lane.MERGE) == 0
 
-    def test_what_is_not_known_is_counted_as_taken(self) -> None:
-        """The longer no answer told what is left, the more of it counts as taken by others."""
+    def test_unknown_use_is_counted_as_taken(self) -> None:
+        """The longer the last answer is ago, the more calls are counted as used by others."""
         pacer = self.shared()
         sent(pacer, 61)
         answered(pacer, 61, minute(100, 59))
@@ -500,8 +500,8 @@ class TestOthers:
         assert pacer.delay(62, Lane.INTERACTIVE) == 0
         assert pacer.delay(90, Lane.INTERACTIVE) == math.inf
 
-    def test_somebody_asks_when_nothing_is_on_its_way(self) -> None:
-        """With nothing on its way one request asks what is left, unless a burst may take it all."""
+    def test_one_request_updates_an_old_count(self) -> None:
+        """With nothing in flight one request updates the count, unless a burst may have used it up."""
         pacer = self.shared()
         sent(pacer, 61)
         answered(pacer, 61, minute(100, 59))
@@ -511,7 +511,7 @@ class TestOthers:
         assert pacer.delay(90, Lane.INTERACTIVE) == pytest.approx(30)
 
     def test_alone_on_the_key(self) -> None:
-        """Who is alone on the key leaves nothing to others."""
+        """Without other programs on the key nothing is kept for them."""
         pacer = opened()
         sent(pacer, 60)
         answered(pacer, 60, minute(899))
@@ -531,15 +531,15 @@ class TestWindows:
         ("now", "reset", "is_new"),
         [(30, 31, False), (30, 59, False), (31, 60, True), (58, 60, True)],
     )
-    def test_half_a_minute_tells_two_apart(self, now: int, reset: int, is_new: bool) -> None:
-        """Slow answers and whole seconds make the end jump; a new minute jumps by half of one."""
+    def test_half_a_minute_separates_two_windows(self, now: int, reset: int, is_new: bool) -> None:
+        """An end that moves by less than half a minute is the same window; more is a new one."""
         pacer = opened(remaining=500)
         sent(pacer, now)
         answered(pacer, now, minute(899, reset))
         assert pacer.quota(now).remaining == (899 if is_new else 500)
 
     def test_a_late_answer_does_not_move_the_end(self) -> None:
-        """The earliest end that an answer tells is the one that counts."""
+        """The earliest end that an answer reports is used."""
         pacer = opened(reset=50)
         sent(pacer, 3, 2)
         answered(pacer, 3, minute(800, 50))
@@ -547,8 +547,8 @@ class TestWindows:
         answered(pacer, 3, minute(799, 46))
         assert pacer.quota(3).reset == 46
 
-    def test_a_minute_that_turns_later_than_told(self) -> None:
-        """Refused right after the minute should have turned, later ends are taken as later."""
+    def test_a_window_that_ends_later_than_reported(self) -> None:
+        """After a refusal just past the reported end, later ends are assumed to be later as well."""
         pacer = opened(remaining=0, reset=10)
         sent(pacer, 10)
         answered(pacer, 10, minute(0, 0), status=429)
@@ -562,11 +562,11 @@ class TestWindows:
         answered(pacer, 73, minute(0, 0), status=429)
         sent(pacer, 75)
         answered(pacer, 75, minute(899, 60))
-        # However often that happens, two seconds are the most.
+        # The correction is at most two seconds, however often that happens.
         assert pacer.quota(75).reset == 62
 
-    def test_a_refusal_within_a_minute_is_not_about_its_end(self) -> None:
-        """When others use up the minute, its end is believed as before."""
+    def test_a_refusal_within_a_window_does_not_correct_its_end(self) -> None:
+        """A refusal within a window, which others used up, does not correct its end."""
         pacer = opened(reset=30)
         sent(pacer, 0)
         answered(pacer, 0, minute(0, 30), status=429)
@@ -574,21 +574,21 @@ class TestWindows:
         answered(pacer, 30, minute(899, 60))
         assert pacer.quota(30).reset == 60
 
-    def test_what_was_asked_for_counts(self) -> None:
-        """The limits may be told by another answer than that to the request that is counted."""
+    def test_limits_from_elsewhere_are_applied(self) -> None:
+        """Limits from an answer that is not counted as a request are applied."""
         pacer = Pacer(max_in_flight=4)
         pacer.learn(0, RateLimits(900, 0, 42))
         assert (pacer.quota(0).remaining, pacer.quota(0).reset) == (0, 42)
         assert (pacer.sent, pacer.refused, pacer.in_flight) == (0, 0, 0)
 
 
-class TestObstacles:
-    def test_nobody_waits(self) -> None:
-        """Where nobody waits there is nothing to be told of it."""
+class TestWaitingFor:
+    def test_nothing_waits(self) -> None:
+        """Without waiting requests there is no reason for waiting."""
         assert opened().quota(0).waiting_for is None
 
     def test_a_pause(self) -> None:
-        """After a refusal everybody waits for the pause to end."""
+        """After a refusal all requests wait for the pause to end."""
         pacer = opened()
         sent(pacer, 0)
         answered(pacer, 0, status=429)
@@ -596,19 +596,19 @@ class TestObstacles:
         assert (quota.waiting, quota.waiting_for) == (3, "a pause that the API asked for to end")
 
     def test_a_probe(self) -> None:
-        """In a minute of which nothing is known, all wait for the first answer."""
+        """In a window without an answer, all requests wait for the first one."""
         pacer = Pacer(max_in_flight=4)
         sent(pacer, 0)
         assert pacer.quota(0, waiting=1).waiting_for == "the first answer of the minute"
 
     def test_too_many_at_once(self) -> None:
-        """With as many in flight as may be, somebody has to be answered first."""
+        """With the maximum in flight, requests wait for others to be answered."""
         pacer = opened()
         sent(pacer, 0, START_IN_FLIGHT + 1)
         assert pacer.quota(0, waiting=1).waiting_for == "others to be answered"
 
     def test_the_minute(self) -> None:
-        """With slots free, what is missing is a part of the minute."""
+        """With slots free, requests wait for a share of the window."""
         quota = opened(remaining=0).quota(0, waiting=1)
         assert quota.waiting_for == "the next minute, or their share of this one"
 
@@ -628,8 +628,8 @@ class TestRefusals:
             pytest.param(RateLimits(user_remaining=0, user_reset=5, retry_after=33), 33, id="both"),
         ],
     )
-    def test_how_long_it_holds(self, limits: RateLimits, hold: float) -> None:
-        """A 429 holds everything for as long as it says, a second at least and two minutes at most."""
+    def test_how_long_all_requests_stop(self, limits: RateLimits, hold: float) -> None:
+        """A 429 stops all requests as long as it says, between a second and two minutes."""
         pacer = opened()
         sent(pacer, 0)
         answered(pacer, 0, limits, status=429)
@@ -638,7 +638,7 @@ class TestRefusals:
         assert wait_of(pacer, hold) == 0
 
     def test_one_probe_and_then_a_ramp(self) -> None:
-        """After a 429 one request goes, and when it is let through two, and so on."""
+        """After a 429 one request is sent, after its success two, and so on."""
         pacer = opened()
         sent(pacer, 0)
         answered(pacer, 0, minute(500), status=429)
@@ -649,8 +649,8 @@ class TestRefusals:
             for _ in range(allowed - 1):
                 pacer.end(was_answered=False)
 
-    def test_concurrency_is_learned(self) -> None:
-        """Refused with calls remaining, it rises fast to half of what was refused, then slowly."""
+    def test_a_limit_on_concurrency_is_found(self) -> None:
+        """Refused with calls remaining, concurrency rises fast to half of what was refused, then slowly."""
         pacer = opened(max_in_flight=16)
         for _ in range(20):
             sent(pacer, 0)
@@ -672,7 +672,7 @@ class TestRefusals:
         assert sizes[-1] == 9
 
     def test_a_limit_of_one_at_once(self) -> None:
-        """However often it is refused for concurrency, one at a time is left."""
+        """However often it is refused for concurrency, at least one request at a time is allowed."""
         pacer = opened()
         for round_ in range(9):
             now = 200.0 * round_
@@ -683,7 +683,7 @@ class TestRefusals:
 
     @pytest.mark.parametrize("limits", [minute(0), RateLimits()], ids=["minute", "no headers"])
     def test_other_refusals_are_not_about_concurrency(self, limits: RateLimits) -> None:
-        """After a minute that was used up, it opens as fast as at the start."""
+        """After a window that was used up, concurrency rises as fast as at the start."""
         pacer = opened()
         sent(pacer, 0)
         answered(pacer, 0, limits, status=429)
@@ -693,7 +693,7 @@ class TestRefusals:
             assert pacer.allowed == allowed
 
     def test_refusals_in_a_row_wait_ever_longer(self) -> None:
-        """Without a word on how long, each refused probe doubles the wait, up to two minutes."""
+        """Without ``Retry-After``, each refused probe doubles the wait, up to two minutes."""
         pacer = opened()
         now, holds = 0.0, []
         for _ in range(9):
@@ -703,8 +703,8 @@ class TestRefusals:
             now += holds[-1]
         assert holds == [1, 2, 4, 8, 16, 32, 64, 120, 120]
 
-    def test_a_success_ends_the_row(self) -> None:
-        """After a probe was let through, the next refusal starts at a second again."""
+    def test_a_success_ends_the_doubling(self) -> None:
+        """After a successful probe, the next refusal waits a second again."""
         pacer = opened()
         for now in (0, 1):
             sent(pacer, now)
@@ -716,7 +716,7 @@ class TestRefusals:
         assert wait_of(pacer, 3) == 1
 
     def test_many_refusals_at_once_are_one_event(self) -> None:
-        """What was on its way when the first 429 came does not lengthen the wait."""
+        """Refusals of requests that were in flight at the first 429 do not lengthen the wait."""
         pacer = opened()
         sent(pacer, 0, 5)
         for _ in range(5):
@@ -724,8 +724,8 @@ class TestRefusals:
         assert wait_of(pacer, 0) == 1
         assert pacer.refused == 5
 
-    def test_late_successes_open_nothing(self) -> None:
-        """Answers to what was sent before the 429 do not take the place of the probe."""
+    def test_late_successes_do_not_end_the_pause(self) -> None:
+        """Answers to requests sent before the 429 do not replace the probe."""
         pacer = opened()
         sent(pacer, 0, 5)
         answered(pacer, 0, minute(800), status=429)
@@ -738,16 +738,16 @@ class TestRefusals:
         assert wait_of(pacer, 2) == math.inf
 
     @pytest.mark.parametrize("status", [500, 503])
-    def test_a_server_in_trouble_may_ask_for_quiet(self, status: int) -> None:
-        """``Retry-After`` on a 5xx holds too."""
+    def test_retry_after_on_server_errors(self, status: int) -> None:
+        """``Retry-After`` on a 5xx stops all requests too."""
         pacer = opened()
         sent(pacer, 0)
         answered(pacer, 0, RateLimits(retry_after=20), status=status)
         assert wait_of(pacer, 0) == 20
         sent(pacer, 20, 4)
 
-    def test_retry_after_means_nothing_elsewhere(self) -> None:
-        """On any other answer ``Retry-After`` is passed over."""
+    def test_retry_after_on_other_answers(self) -> None:
+        """On any other answer ``Retry-After`` is ignored."""
         pacer = opened()
         sent(pacer, 0)
         answered(pacer, 0, RateLimits(retry_after=20), status=202)
@@ -764,15 +764,15 @@ class TestMonth:
         [(0, 1, False), (0, 0, True), (100, 101, False), (100, 100, True), (100, 5, True)],
     )
     def test_it_ends_at_the_reserve(self, reserve: int, remaining: int, is_used_up: bool) -> None:
-        """With no more than the reserve remaining, the month is used up."""
+        """With no more than the reserve remaining, the monthly quota is used up."""
         pacer = Pacer(max_in_flight=4, reserve=reserve)
         assert not pacer.is_month_used_up(0)
         sent(pacer, 0)
         answered(pacer, 0, month(remaining))
         assert pacer.is_month_used_up(1) is is_used_up
 
-    def test_the_last_of_a_month_are_not_sent_twice(self) -> None:
-        """What is on its way is taken off the month too, and off nothing once that is used up."""
+    def test_requests_in_flight_are_subtracted_from_the_monthly_quota(self) -> None:
+        """Requests in flight are subtracted from the monthly quota too, until it is used up."""
         pacer = Pacer(max_in_flight=8, reserve=10)
         sent(pacer, 0)
         answered(pacer, 0, month(12))
@@ -784,8 +784,8 @@ class TestMonth:
         assert pacer.is_month_used_up(0)
         assert wait_of(pacer, 0) == 0
 
-    def test_the_next_month_goes_on(self) -> None:
-        """At the reset of the month work may go on."""
+    def test_the_reset_of_the_monthly_quota(self) -> None:
+        """Requests are sent again at the reset of the monthly quota."""
         pacer = Pacer(max_in_flight=4)
         sent(pacer, 0)
         answered(pacer, 0, month(0), status=429)
@@ -793,7 +793,7 @@ class TestMonth:
         assert not pacer.is_month_used_up(1000)
 
     def test_without_a_reset_it_stays_used_up(self) -> None:
-        """Where no answer tells when the month ends, only a new answer reopens it."""
+        """Without a reset, only a new answer ends an exhausted monthly quota."""
         pacer = Pacer(max_in_flight=4)
         sent(pacer, 0, 1)
         answered(pacer, 0, month(0, None))
@@ -803,7 +803,7 @@ class TestMonth:
         assert not pacer.is_month_used_up(1e9)
 
     def test_other_answers_do_not_reopen_it(self) -> None:
-        """An answer without the organization's headers says nothing of the month."""
+        """An answer without the organization's headers does not change the monthly quota."""
         pacer = Pacer(max_in_flight=4)
         sent(pacer, 0)
         answered(pacer, 0, month(0))
@@ -814,11 +814,11 @@ class TestMonth:
 
 class TestQuota:
     def test_nothing_is_known_at_first(self) -> None:
-        """Before the first answer there are no numbers but the own counts."""
+        """Before the first answer only the client's own counts are known."""
         assert Pacer(max_in_flight=4).quota(0) == Quota()
 
     def test_all_that_is_known(self) -> None:
-        """What is remaining is told less what is on its way, and resets as seconds from now."""
+        """Requests in flight are subtracted from the remaining ones, and resets are seconds from now."""
         pacer = Pacer(max_in_flight=4)
         sent(pacer, 0)
         answered(pacer, 0, RateLimits(900, 800, 60, 100_000, 5_000, 1000))
@@ -835,8 +835,8 @@ class TestQuota:
         )
         assert pacer.quota(5000).org_reset == 0
 
-    def test_less_than_nothing_is_nothing(self) -> None:
-        """More on its way than remaining is shown as none remaining."""
+    def test_remaining_is_never_negative(self) -> None:
+        """With more in flight than remaining, none are reported as remaining."""
         pacer = opened(remaining=3)
         sent(pacer, 0, 3)
         answered(pacer, 0, minute(1))
@@ -848,7 +848,7 @@ DAY = 86_400
 
 @dataclass
 class Server:
-    """A server with a fixed window of a minute, and whoever else uses the key."""
+    """A server with a fixed window of a minute, and other users of the key."""
 
     limit: int
     offset: float = 0.0
@@ -897,7 +897,7 @@ class Job:
     server: Server
     merges: int = 0
     has_polls: bool = False
-    # When somebody calls and waits for the answer.
+    # When an interactive call is made.
     calls: list[float] = field(default_factory=list)
     latency: float = 0.2
     losses: float = 0.0
@@ -906,7 +906,7 @@ class Job:
     sends: list[tuple[float, Lane]] = field(default_factory=list)
     done: int = 0
     call_waits: list[float] = field(default_factory=list)
-    # The windows of which an answer has told the client that nothing remains.
+    # The windows of which an answer has reported that nothing remains.
     exhausted: set[int] = field(default_factory=set)
     # How many requests were sent into such a window.
     knowingly: int = 0
@@ -1016,7 +1016,7 @@ class TestSimulated:
         latency: float,
         has_polls: bool,
     ) -> None:
-        """Alone on the key nothing is refused, and no minute is sent into once it is exhausted."""
+        """Alone on the key nothing is refused, and nothing is sent into an exhausted window."""
         server = Server(limit, offset, random=Random(seed))
         pacer = Pacer(max_in_flight=max_in_flight)
         merges = 2 * limit if limit > 4 or not has_polls else 0
@@ -1035,10 +1035,10 @@ class TestSimulated:
         latency=st.floats(0, 2),
     )
     @settings(max_examples=examples(25), deadline=None, suppress_health_check=SLOW)
-    def test_seconds_that_are_cut_off(
+    def test_resets_in_whole_seconds(
         self, seed: int, limit: int, offset: float, latency: float
     ) -> None:
-        """A minute that turns later than told costs two refusals at the most, ever."""
+        """A window that ends later than reported costs two refusals at most in all."""
         server = Server(limit, offset, "down", random=Random(seed))
         _ = Job(Pacer(max_in_flight=16), server, 12 * limit, latency=latency).run()
         assert len(server.used) >= 12
@@ -1046,8 +1046,8 @@ class TestSimulated:
 
     @given(seed=SEEDS, offset=OFFSETS)
     @settings(max_examples=examples(10), deadline=None, suppress_health_check=SLOW)
-    def test_minutes_are_used_up(self, seed: int, offset: float) -> None:
-        """Alone on the key and with fast answers, hardly any of a minute is left unused."""
+    def test_windows_are_used_up(self, seed: int, offset: float) -> None:
+        """Alone on the key and with fast answers, nearly all of each window is used."""
         server = Server(300, offset, random=Random(seed))
         job = Job(Pacer(max_in_flight=16), server, 1500).run()
         assert len(server.used) <= 6
@@ -1056,25 +1056,25 @@ class TestSimulated:
     @given(seed=SEEDS, offset=OFFSETS, limit=st.sampled_from([100, 300, 900]))
     @settings(max_examples=examples(8), deadline=None, suppress_health_check=SLOW)
     def test_no_lane_starves(self, seed: int, offset: float, limit: int) -> None:
-        """Polls get their paced share from a queue of merges, merges the rest, a caller any slot."""
+        """Polls get their share beside a queue of merges, merges the rest, interactive calls any slot."""
         calls = [number * 80 / (0.01 * limit) for number in range(60)]
         server = Server(limit, offset, random=Random(seed))
         job = Job(Pacer(max_in_flight=16), server, 4 * limit, has_polls=True, calls=calls).run()
         assert server.refused == 0
         assert job.count(Lane.MERGE) == 4 * limit
-        # Polls get their share, no more and no less, of each minute that is a whole one.
+        # Polls get exactly their share of each whole window.
         first, last = server.window(0) + 1, server.window(job.now)
         for number in range(first, last):
             start = 60 * number + offset
             polls = job.count(Lane.POLL, start, start + 60)
             assert 0.06 * limit <= polls <= 0.073 * limit + 2
         assert last - first >= 2
-        # No news is older than a few polls.
+        # No answer is older than a few polls.
         polled = [when for when, lane in job.sends if lane is Lane.POLL]
         gaps = [after - before for before, after in pairwise(polled)]
         assert max(gaps) <= 4 * 60 / (0.073 * limit)
-        # Who waits for an answer waits for a slot or a probe; where the share that is kept for it
-        # has melted to less than one, for the next minute, and never for the job.
+        # An interactive call waits for a slot or a probe; where its reserve has shrunk below one call,
+        # for the next window, and never for the job.
         assert max(job.call_waits) <= 60 / (0.01 * limit) + 1.5
 
     @given(
@@ -1091,18 +1091,18 @@ class TestSimulated:
     )
     @settings(max_examples=examples(60), deadline=None, suppress_health_check=SLOW)
     def test_beside_others(self, server: Server, max_in_flight: int, losses: float) -> None:
-        """Whatever others use, hardly a probe is sent where nothing is known to remain."""
+        """Whatever others use, hardly a probe is sent where nothing remains."""
         pacer = Pacer(max_in_flight=max_in_flight)
         job = Job(pacer, server, 3 * server.limit, losses=losses).run()
-        # A reset that is cut off ends up to a second early; what goes then are probes.
+        # A reset that is cut off ends up to a second early; what is sent then are probes.
         assert job.knowingly <= (2 * len(server.used) if server.rounding == "down" else 0)
         assert job.most_in_flight <= max_in_flight
         assert pacer.refused <= 2 * len(server.used) + losses * len(job.sends)
 
     @given(seed=SEEDS, garbage=st.floats(0.05, 1.0), losses=st.sampled_from([0.0, 0.3]))
     @settings(max_examples=examples(40), deadline=None, suppress_health_check=SLOW)
-    def test_garbage_never_stops_it(self, seed: int, garbage: float, losses: float) -> None:
-        """With headers that are missing or absurd the work slows down, but it is always done."""
+    def test_invalid_headers_never_stop_it(self, seed: int, garbage: float, losses: float) -> None:
+        """With headers that are missing or absurd all requests are still sent, if slowly."""
         server = Server(20, garbage=garbage, random=Random(seed))
         pacer = Pacer(max_in_flight=8)
         job = Job(pacer, server, 100, losses=losses).run()
@@ -1113,11 +1113,11 @@ class TestSimulated:
     @given(seed=SEEDS, at_once=st.integers(1, 12))
     @settings(max_examples=examples(25), deadline=None, suppress_health_check=SLOW)
     def test_a_limit_on_concurrency(self, seed: int, at_once: int) -> None:
-        """Too many at once become fewer, and after the first time that is hardly tried again."""
+        """A limit on concurrency is found, and hardly exceeded after the first time."""
         server = Server(10**6, at_once=at_once, random=Random(seed))
         job = Job(Pacer(max_in_flight=16), server, 2000, latency=0.5).run()
         assert job.done == 2000
-        # The first time, as many may be refused as were let through at once.
+        # The first time, as many may be refused as were accepted at a time.
         assert server.refused <= 20 + 100 / at_once
-        # The work goes on nearly as fast as that limit lets it.
+        # The pace is nearly what that limit allows.
         assert job.now <= 1.6 * 2000 * 0.51 / at_once

@@ -37,7 +37,7 @@ from aiotasks._http.wire import Page, Pagination, Request, Started
 from tests.profiles import examples
 
 
-# How fast examples are made is the machine's affair.
+# How long Hypothesis takes to make examples depends on the machine.
 SLOW = [HealthCheck.too_slow]
 
 ORIGIN = "https://api.affinity.co"
@@ -70,7 +70,7 @@ FIELDS = [
 
 
 def shuffled(*parts: str) -> st.SearchStrategy[str]:
-    """Text made of the pieces that the rules are about, so that much of it is nearly right."""
+    """Text made of the pieces that the rules are about, so that much of it is nearly valid."""
     return st.lists(st.sampled_from(parts) | st.text(max_size=3), max_size=9).map("".join)
 
 
@@ -95,7 +95,7 @@ class TestParseBaseUrl:
         ],
     )
     def test_an_origin_is_made_canonical(self, given_url: str, origin: str) -> None:
-        """One origin has one form, whatever its case, its slash and its default port."""
+        """An origin has one form, whatever its case, its slash and its default port."""
         assert urls.parse_base_url(given_url) == origin
 
     @pytest.mark.parametrize(
@@ -114,7 +114,7 @@ class TestParseBaseUrl:
         ],
     )
     def test_plain_http_is_for_loopback_only(self, given_url: str) -> None:
-        """The key never goes over the network in the clear."""
+        """Plain HTTP is accepted for loopback only, so that the key never goes unencrypted over a network."""
         with pytest.raises(ConfigurationError, match="use https"):
             _ = urls.parse_base_url(given_url)
 
@@ -155,7 +155,7 @@ class TestParseBaseUrl:
         ],
     )
     def test_anything_but_an_origin_is_refused(self, given_url: object) -> None:
-        """What is no origin is refused before anything is sent, with an example of one."""
+        """A base URL that is not an origin is refused before anything is sent, with an example."""
         with pytest.raises(ConfigurationError, match=re.escape(ORIGIN)):
             _ = urls.parse_base_url(given_url)
 
@@ -171,7 +171,7 @@ class TestParseBaseUrl:
     )
     @settings(max_examples=examples(300), deadline=None, suppress_health_check=SLOW)
     def test_any_text_is_an_origin_or_refused(self, text: str) -> None:
-        """Nothing else than ``ConfigurationError`` is raised, and a canonical origin stays so."""
+        """Any text is a canonical origin or raises ``ConfigurationError``."""
         try:
             origin = urls.parse_base_url(text)
         except ConfigurationError:
@@ -195,12 +195,12 @@ class TestParseTaskUrl:
             pytest.param(f"HTTPS://Api.Affinity.CO:443{TASK_PATH}", id="other spelling"),
         ],
     )
-    def test_affinitys_own_urls_are_names(self, origin: str, url: str) -> None:
-        """A URL of Affinity's hosts names a task for every client, wherever that talks to."""
+    def test_urls_of_affinity_are_accepted(self, origin: str, url: str) -> None:
+        """A URL of Affinity's hosts names a task for every client, whatever its origin."""
         assert urls.parse_task_url(url, origin) == TaskRef("company", ID)
 
     @pytest.mark.parametrize("kind", KINDS)
-    def test_what_was_built_is_understood(self, kind: Kind) -> None:
+    def test_a_built_url_is_parsed(self, kind: Kind) -> None:
         """A URL that this library returns names the same task again."""
         ref = TaskRef(kind, ID)
         assert urls.parse_task_url(urls.task_url(LOCAL, ref), LOCAL) == ref
@@ -268,19 +268,19 @@ class TestParseTaskUrl:
         ],
     )
     def test_hostile_shapes_are_refused(self, url: object) -> None:
-        """Whatever is not exactly a task URL of a known host is refused, in few words."""
+        """Any URL that is not exactly a task URL of a known host is refused, with a short message."""
         with pytest.raises(ConfigurationError) as caught:
             _ = urls.parse_task_url(url, ORIGIN)
         assert len(str(caught.value)) < 600
         assert "\n" not in str(caught.value)
 
     def test_a_homoglyph_of_the_own_host_is_refused(self) -> None:
-        """A letter that only lower-cases to one of the own host is not that letter."""
+        """A letter that only lower-cases to one of the own host is refused."""
         with pytest.raises(ConfigurationError, match=r"base_url"):
             _ = urls.parse_task_url(f"https://ban\u212a.example{TASK_PATH}", "https://bank.example")
 
     def test_another_host_is_named_with_the_remedy(self) -> None:
-        """The error of a foreign task names both hosts and the setting to change."""
+        """The error for a task on another host names both hosts and the setting to change."""
         with pytest.raises(ConfigurationError, match="base_url") as caught:
             _ = urls.parse_task_url(f"https://evil.example{TASK_PATH}", ORIGIN)
         assert "https://evil.example" in str(caught.value)
@@ -301,7 +301,7 @@ class TestParseTaskUrl:
     @example(TASK_URL)
     @settings(max_examples=examples(500), deadline=None, suppress_health_check=SLOW)
     def test_any_text_is_a_task_or_refused(self, text: str) -> None:
-        """Whatever is accepted is asked for at the configured origin and nowhere else."""
+        """Any URL that is accepted is requested from the configured origin only."""
         try:
             ref = urls.parse_task_url(text, ORIGIN)
         except ConfigurationError:
@@ -326,8 +326,8 @@ class TestStartedTask:
             f"https://api.affinit.com/tasks/company-merges/{ID}",
         ],
     )
-    def test_its_host_does_not_matter(self, url: str) -> None:
-        """The server may name a new task by whatever host it knows itself."""
+    def test_any_host_of_the_server_is_accepted(self, url: str) -> None:
+        """The server may name a new task by any of its hosts."""
         assert wire.started_task(Started(url), "company") == TaskRef("company", ID)
 
     @pytest.mark.parametrize(
@@ -340,7 +340,7 @@ class TestStartedTask:
         ],
     )
     def test_it_names_a_task_of_the_kind(self, url: str) -> None:
-        """An answer that names no task of the kind that was merged cannot be waited for."""
+        """An answer that names no task of the merged kind is an error."""
         with pytest.raises(DecodeError, match="company merge task"):
             _ = wire.started_task(Started(url), "company")
 
@@ -354,8 +354,8 @@ class TestNextPage:
             "/",
         ],
     )
-    def test_it_is_followed_as_given(self, target: str) -> None:
-        """A link on the origin is taken as it is, though its path may be another."""
+    def test_it_is_followed_unchanged(self, target: str) -> None:
+        """A link on the origin is followed unchanged, even if its path differs."""
         assert urls.next_target(ORIGIN + target, ORIGIN) == target
 
     @pytest.mark.parametrize(
@@ -378,14 +378,14 @@ class TestNextPage:
         ],
     )
     def test_it_stays_on_the_origin(self, url: str) -> None:
-        """A link that leads anywhere else is an answer that cannot be read."""
+        """A link to another origin raises a ``DecodeError``."""
         with pytest.raises(DecodeError, match="leads away"):
             _ = urls.next_target(url, ORIGIN)
 
     @given(shuffled(ORIGIN, "/", "//", "@", ":", "\\", "evil.example", "?", "#", "%2e", "\r\n"))
     @settings(max_examples=examples(300), deadline=None, suppress_health_check=SLOW)
     def test_any_text_stays_on_the_origin_or_is_refused(self, text: str) -> None:
-        """Nothing else than ``DecodeError`` is raised, and the host is never another."""
+        """Any link stays on the origin or raises ``DecodeError``."""
         try:
             target = urls.next_target(text, ORIGIN)
         except DecodeError:
@@ -393,8 +393,8 @@ class TestNextPage:
         assert urlsplit(ORIGIN + target)[:2] == ("https", "api.affinity.co")
         assert re.fullmatch(r"[!-~]+", target)
 
-    def test_the_following_page_is_read_alike(self) -> None:
-        """The request for the next page reads what the first one reads, until there is none."""
+    def test_the_next_page_is_decoded_alike(self) -> None:
+        """The request for the next page decodes the same model, to the last page."""
         request = wire.list_tasks("company")
         linked = Page[MergeTask]([], Pagination(next_url=f"{ORIGIN}/v2/x?cursor=7"))
         following = wire.follow(request, linked, ORIGIN)
@@ -404,8 +404,8 @@ class TestNextPage:
 
 class TestRequests:
     @pytest.mark.parametrize("kind", KINDS)
-    def test_a_task_is_asked_for_by_its_name(self, kind: Kind) -> None:
-        """A task is asked for on the path of its kind."""
+    def test_a_task_is_requested_by_its_name(self, kind: Kind) -> None:
+        """A task is requested on the path of its kind."""
         request = wire.get_task(TaskRef(kind, ID))
         assert (request.method, request.body) == ("GET", None)
         assert request.target == f"/v2/tasks/{kind}-merges/{ID}"
@@ -433,10 +433,10 @@ class TestRequests:
             (wire.list_suggestions("company"), "duplicates/company-suggestions", None),
         ],
     )
-    def test_a_list_asks_for_whole_pages(
+    def test_a_list_requests_whole_pages(
         self, request_: Request[Any], path: str, expression: str | None
     ) -> None:
-        """Every list asks for a hundred a page, and its filter arrives as it was written."""
+        """Every list requests a hundred items per page, and its filter arrives unchanged."""
         parts = urlsplit(request_.target)
         assert (request_.method, parts.path) == ("GET", f"/v2/{path}")
         expected = {"limit": ["100"]} | ({"filter": [expression]} if expression else {})
@@ -445,13 +445,13 @@ class TestRequests:
 
     @pytest.mark.parametrize("status", ["", "in progress", "a=b", "failed|x", "é", "-", "a\n"])
     def test_a_status_cannot_change_the_filter(self, status: str) -> None:
-        """What cannot be a status is refused rather than sent inside a filter."""
+        """An invalid status is refused and not sent inside a filter."""
         with pytest.raises(ConfigurationError, match="not a status"):
             _ = wire.list_tasks("company", status)
 
     @pytest.mark.parametrize("task_id", ["", "a b", "a|b", "a&status=x", "../x", "é"])
     def test_a_task_id_cannot_change_the_filter(self, task_id: str) -> None:
-        """What cannot be a task id is refused rather than sent inside a filter."""
+        """An invalid task id is refused and not sent inside a filter."""
         with pytest.raises(ConfigurationError, match="not a task id"):
             _ = wire.list_merges("company", task_ids=[ID, task_id])
 
@@ -463,7 +463,7 @@ class TestRequests:
 
     @pytest.mark.parametrize(("kind", "name"), [("company", "Company"), ("person", "Person")])
     def test_a_merge_names_both_records(self, kind: Kind, name: str) -> None:
-        """The body of a merge says which record stays and which is merged into it."""
+        """The body of a merge names the primary record and the duplicate."""
         request = wire.merge(kind, 7, 8)
         assert (request.method, request.target) == ("POST", f"/v2/{kind}-merges")
         assert request.body is not None
@@ -472,7 +472,7 @@ class TestRequests:
 
     @pytest.mark.parametrize("number", [0, -1, 2**53, True, 1.0, "1", None, b"7"])
     def test_an_id_is_a_positive_whole_number(self, number: Any) -> None:
-        """What is no record id is refused before anything is sent, in each of the places."""
+        """An invalid record id is refused before anything is sent, in each place."""
         with pytest.raises(ConfigurationError, match="primary_id"):
             _ = wire.merge("company", number, 2)
         with pytest.raises(ConfigurationError, match="duplicate_id"):
@@ -481,11 +481,11 @@ class TestRequests:
             _ = wire.get_merge("person", number)
 
     def test_the_largest_id_is_accepted(self) -> None:
-        """The largest id that the API's document allows can be asked for."""
+        """The largest id that the API's document allows is accepted."""
         assert wire.get_merge("company", 2**53 - 1).target == f"/v2/company-merges/{2**53 - 1}"
 
     def test_a_record_is_not_merged_into_itself(self) -> None:
-        """Two equal ids are a mistake of the caller."""
+        """Two equal ids are refused."""
         with pytest.raises(ConfigurationError, match="into itself"):
             _ = wire.merge("person", 7, 7)
 
@@ -496,7 +496,7 @@ def decoded(name: str, body: bytes) -> Any:
 
 class TestDecode:
     def test_a_task(self) -> None:
-        """A task is read with its counts, and fields that are not known are passed over."""
+        """A task is decoded with its counts, and unknown fields are ignored."""
         task = decoded(
             "task",
             b'{"id":"a","status":"in-progress","new":[{"x":1}],'
@@ -508,13 +508,13 @@ class TestDecode:
 
     @pytest.mark.parametrize("rest", ["", ',"resultsSummary":null', ',"resultsSummary":{}'])
     def test_a_task_without_counts(self, rest: str) -> None:
-        """The counts of a task may be missing, all or some."""
+        """All or some of the counts of a task may be missing."""
         task = decoded("task", f'{{"id":"a","status":"success"{rest}}}'.encode())
         assert not (task.results_summary and task.results_summary.total)
 
     @pytest.mark.parametrize("kind", KINDS)
     def test_merge_states(self, kind: Kind) -> None:
-        """Merges of both kinds name their records alike."""
+        """Merges of both kinds name their records by the same attributes."""
         name = kind.capitalize()
         state = (
             f'{{"id":3,"status":"failed","taskId":"t","startedAt":"2026-01-02T03:04:05Z",'
@@ -549,14 +549,14 @@ class TestDecode:
         assert person.data[0].primary_profile == PersonProfile(id=1, last_name="X")
 
     def test_a_page_names_the_next(self) -> None:
-        """The link to the next page is read with the page; without one the list ends."""
+        """The link to the next page is decoded with the page; without one the list ends."""
         page = decoded("tasks", b'{"data":[],"pagination":{"prevUrl":null,"nextUrl":"u"}}')
         assert page.pagination.next_url == "u"
         assert decoded("tasks", b'{"data":[]}').pagination.next_url is None
 
     @pytest.mark.parametrize("status", [200, 202, 299])
-    def test_every_success_is_one(self, status: int) -> None:
-        """Any 2xx is an answer to be read."""
+    def test_every_2xx_is_a_success(self, status: int) -> None:
+        """Any 2xx is decoded as an answer."""
         request: Request[Started] = REQUESTS["start"][0]
         answer = wire.decode(request, status, {}, b'{"taskUrl":"u"}')
         assert answer == Started("u")
@@ -590,8 +590,8 @@ class TestDecode:
             ),
         ],
     )
-    def test_what_cannot_be_read_is_told(self, body: bytes) -> None:
-        """A success that is no task is a ``DecodeError`` with its size and its type."""
+    def test_undecodable_answers_are_reported(self, body: bytes) -> None:
+        """A success that is not a task raises a ``DecodeError`` with its size and its type."""
         headers = {"Content-Type": "text/html"}
         with pytest.raises(DecodeError, match=rf"{len(body)} bytes of 'text/html'") as caught:
             _ = wire.decode(REQUESTS["task"][0], 200, headers, body)
@@ -627,7 +627,7 @@ class TestDecode:
     def test_any_answer_is_the_model_or_an_error(
         self, name: str, status: int, headers: dict[str, str], body: bytes
     ) -> None:
-        """Whatever a server says becomes the model or an ``AffinityError`` that can be shown."""
+        """Any answer becomes the model or an ``AffinityError`` that can be printed."""
         request, model = REQUESTS[name]
         outcome: object
         try:
@@ -670,11 +670,11 @@ class TestErrors:
     def test_the_status_decides_the_class(
         self, status: int, error_class: type[ResponseError]
     ) -> None:
-        """Each status has its own class, and an unknown one the base of them."""
+        """Each status has its own error class, and an unknown one the base class."""
         assert type(refusal(status)) is error_class
 
-    def test_the_apis_own_words_are_kept(self) -> None:
-        """Code, message, parameter and request id are those of the first error."""
+    def test_the_apis_own_message_is_kept(self) -> None:
+        """Code, message, parameter and request id are those of the API's first error."""
         error = refusal(
             400,
             b'{"errors":[{"code":"validation","message":"Bad id.","param":"primaryCompanyId"},'
@@ -684,8 +684,8 @@ class TestErrors:
         assert (error.status, error.code, error.message) == (400, "validation", "Bad id.")
         assert (error.param, error.request_id) == ("primaryCompanyId", "r-1")
 
-    def test_a_timeout_of_the_api_is_its_failure(self) -> None:
-        """The code ``timeout`` is a failure of the server, whatever the status."""
+    def test_a_timeout_of_the_api_is_a_server_error(self) -> None:
+        """The code ``timeout`` is an error of the server, whatever the status."""
         assert type(refusal(400, b'{"errors":[{"code":"timeout"}]}')) is ServerError
 
     @pytest.mark.parametrize(
@@ -703,15 +703,15 @@ class TestErrors:
         ids=["empty", "HTML", "list", "none", "nameless", "object", "deep", "bytes"],
     )
     def test_without_a_reason_nothing_is_made_up(self, body: bytes) -> None:
-        """An error page of a proxy is not shown; the status still is."""
+        """Of a proxy's error page only the status is shown."""
         error = refusal(502, body)
         assert type(error) is ServerError
         assert error.code is None
         assert "gave no reason" in str(error)
         assert len(str(error)) < 200
 
-    def test_a_redirect_is_told_and_not_followed(self) -> None:
-        """A redirect says where it leads, for nobody goes there."""
+    def test_a_redirect_is_reported_and_not_followed(self) -> None:
+        """A redirect is an error that names its target."""
         error = refusal(302, headers={"Location": "https://evil.example/" + "x" * 1000})
         assert type(error) is ResponseError
         assert "https://evil.example" in str(error)
@@ -727,8 +727,8 @@ class TestErrors:
             'Company "7" no longer exists as it has been merged into: 8',
         ],
     )
-    def test_a_record_that_was_merged_away_is_proof(self, message: str) -> None:
-        """The answer for a record that is gone says which one it lives on as."""
+    def test_a_record_that_was_merged_away_is_evidence(self, message: str) -> None:
+        """The error for a record that was merged away names the record that it survives as."""
         error = refusal(422, msgspec.json.encode({"errors": [{"message": message}]}))
         assert isinstance(error, MergedEntityError)
         assert (error.source_id, error.target_id) == (7, 8)
@@ -751,7 +751,7 @@ class TestErrors:
             ),
         ],
     )
-    def test_other_refusals_are_no_proof(self, status: int, message: str) -> None:
-        """Only the exact words with two ids prove a merge."""
+    def test_other_refusals_are_no_evidence(self, status: int, message: str) -> None:
+        """Only the exact message with two ids proves a merge."""
         error = refusal(status, msgspec.json.encode({"errors": [{"message": message}]}))
         assert type(error) is ValidationError

@@ -1,4 +1,4 @@
-"""Looking again and again: what is known is answered, and a task is looked at once an interval."""
+"""Repeated peeks: a known state is returned with its age, and a task is polled once per interval."""
 
 import asyncio
 import itertools
@@ -21,21 +21,21 @@ from tests.servers import Recorded, assert_idle, connect, debug_off, now
 UNKNOWN = "/v2/tasks/company-merges/00000000-0000-4000-8000-000000000000"
 
 
-async def test_many_who_look_at_once_share_one_look(sandbox: Recorded, client: Client) -> None:
-    """However many press reload, and however often, a task is looked at once an interval."""
+async def test_many_simultaneous_peeks_share_one_poll(sandbox: Recorded, client: Client) -> None:
+    """However many handlers peek, and however often, a task is polled once per interval."""
     [url] = sandbox.start(1, duration=60.0)
     for _ in range(10):
         async with asyncio.TaskGroup() as group:
-            sightings = [group.create_task(client.tasks.peek(url)) for _ in range(200)]
-        assert {each.result().task.status for each in sightings} == {TaskStatus.IN_PROGRESS}
+            snapshots = [group.create_task(client.tasks.peek(url)) for _ in range(200)]
+        assert {each.result().task.status for each in snapshots} == {TaskStatus.IN_PROGRESS}
         await asyncio.sleep(0.5)
     polls = sandbox.polls(url)
     assert len(polls) == sandbox.requests == 3
     assert all(later - sooner >= 2.0 for sooner, later in itertools.pairwise(polls))
 
 
-async def test_an_answer_tells_its_age(sandbox: Recorded, client: Client) -> None:
-    """What is not older than the interval is answered at once, with how old it is."""
+async def test_a_snapshot_has_its_age(sandbox: Recorded, client: Client) -> None:
+    """A state younger than the interval is returned immediately, with its age."""
     sandbox.latency = 0.2
     [url] = sandbox.start(1, duration=60.0)
     first = await client.tasks.peek(url, interval=5.0)
@@ -48,8 +48,8 @@ async def test_an_answer_tells_its_age(sandbox: Recorded, client: Client) -> Non
     assert sandbox.requests == 1
 
 
-async def test_what_has_ended_is_not_looked_at_again(sandbox: Recorded, client: Client) -> None:
-    """A task that has ended stays as it is, whatever it came to."""
+async def test_a_task_that_has_ended_is_not_polled_again(sandbox: Recorded, client: Client) -> None:
+    """A task that has ended is not polled again, whatever its outcome."""
     [good] = sandbox.start(1, duration=0.0)
     [bad] = sandbox.start(1, first=2, duration=0.0, reason="Locked")
     for _ in range(3):
@@ -59,23 +59,23 @@ async def test_what_has_ended_is_not_looked_at_again(sandbox: Recorded, client: 
     assert sandbox.requests == 2
 
 
-async def test_what_others_wait_for_is_known(sandbox: Recorded, client: Client) -> None:
-    """A look costs nothing where a wait of the same client has news that is young enough."""
+async def test_a_peek_uses_the_polls_of_waits(sandbox: Recorded, client: Client) -> None:
+    """A peek costs nothing where a wait of the same client has polled within the interval."""
     [url] = sandbox.start(1, duration=60.0)
     async with client.tasks.watch([url], poll_interval=2.0):
         await asyncio.sleep(1.0)
-        sighting = await client.tasks.peek(url)
-        assert sighting.age == pytest.approx(1.0)
+        snapshot = await client.tasks.peek(url)
+        assert snapshot.age == pytest.approx(1.0)
         assert sandbox.requests == 1
         await asyncio.sleep(0.5)
         assert (await client.tasks.peek(url, interval=1.0)).age == 0.0
         assert sandbox.requests == 2
-        # What was asked for by somebody else is younger than what the wait has asked for.
+        # The answer to a peek is also younger than the last poll of the wait.
         assert (await client.tasks.peek(url, interval=1.0)).age == 0.0
 
 
-async def test_a_look_tells_those_who_wait(sandbox: Recorded, client: Client) -> None:
-    """Whoever waits for the task gets the news of a look, too."""
+async def test_a_wait_uses_the_polls_of_peeks(sandbox: Recorded, client: Client) -> None:
+    """A waiter of the task also gets the answer to a peek."""
     [url] = sandbox.start(1, duration=10.0)
     async with client.tasks.watch([url], poll_interval=30.0) as watch:
         await asyncio.sleep(11.0)
@@ -84,10 +84,10 @@ async def test_a_look_tells_those_who_wait(sandbox: Recorded, client: Client) ->
     assert outcome.waited == pytest.approx(11.0, abs=0.1)
 
 
-async def test_a_task_that_is_not_there_is_not_asked_for_all_the_time(
+async def test_an_unknown_task_is_polled_once_per_interval(
     sandbox: Recorded, client: Client
 ) -> None:
-    """A wrong URL costs one look an interval, too, and is then asked for again."""
+    """An unknown task costs one poll per interval, and is then polled again."""
     for _ in range(3):
         with pytest.raises(NotFoundError):
             await client.tasks.peek(sandbox.url + UNKNOWN)
@@ -95,8 +95,10 @@ async def test_a_task_that_is_not_there_is_not_asked_for_all_the_time(
     assert sandbox.requests == 2
 
 
-async def test_who_leaves_disturbs_nobody(sandbox: Recorded, client: Client) -> None:
-    """A handler that is cancelled leaves the look to the others; the last one takes it along."""
+async def test_a_cancelled_peek_does_not_affect_the_others(
+    sandbox: Recorded, client: Client
+) -> None:
+    """A poll goes on if one of its callers is cancelled, and is cancelled with the last one."""
     sandbox.latency = 1.0
     [url] = sandbox.start(1, duration=60.0)
     first, second = (asyncio.ensure_future(client.tasks.peek(url)) for _ in range(2))
@@ -113,8 +115,8 @@ async def test_who_leaves_disturbs_nobody(sandbox: Recorded, client: Client) -> 
     assert (await client.tasks.peek(url)).age == 0.0
 
 
-async def test_a_look_that_takes_too_long(sandbox: Recorded, client: Client) -> None:
-    """What was seen before is answered with its age; what never was is a time-out."""
+async def test_a_poll_that_takes_too_long(sandbox: Recorded, client: Client) -> None:
+    """If a poll takes too long, a known state is returned with its age; without one the peek times out."""
     [url, other] = sandbox.start(2, duration=600.0)
     _ = await client.tasks.peek(url)
     await asyncio.sleep(5.0)
@@ -124,21 +126,21 @@ async def test_a_look_that_takes_too_long(sandbox: Recorded, client: Client) -> 
         await client.tasks.peek(other, timeout=3.0)
 
 
-async def test_closing_tells_who_looks(sandbox: Recorded) -> None:
-    """Nobody hangs on when the client closes."""
+async def test_closing_ends_pending_peeks(sandbox: Recorded) -> None:
+    """A pending peek raises a ClosedError when the client closes."""
     sandbox.inject(Fault.hang(), times=None)
     [url] = sandbox.start(1)
     async with connect(sandbox) as client:
-        looking = asyncio.ensure_future(client.tasks.peek(url))
+        peeking = asyncio.ensure_future(client.tasks.peek(url))
         await asyncio.sleep(1.0)
     with pytest.raises(ClosedError):
-        await looking
+        await peeking
     with pytest.raises(ClosedError):
         await client.tasks.peek(url)
 
 
-async def test_wrong_urls_and_settings(sandbox: Recorded, client: Client) -> None:
-    """What cannot be looked at is refused before anything is sent."""
+async def test_invalid_urls_and_settings(sandbox: Recorded, client: Client) -> None:
+    """An invalid URL or setting is refused before anything is sent."""
     with pytest.raises(ConfigurationError):
         await client.tasks.peek("nonsense")
     with pytest.raises(ConfigurationError):
@@ -146,10 +148,10 @@ async def test_wrong_urls_and_settings(sandbox: Recorded, client: Client) -> Non
     assert sandbox.requests == 0
 
 
-async def test_only_the_newest_are_remembered(
+async def test_only_the_newest_are_kept(
     sandbox: Recorded, client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A service that runs for years does not keep all tasks that anybody ever looked at."""
+    """A service that runs for years does not keep all tasks that it ever polled."""
     monkeypatch.setattr(peek_cache, "KEPT", 2)
     urls = sandbox.start(3, duration=0.0)
     for url in urls:
@@ -161,10 +163,10 @@ async def test_only_the_newest_are_remembered(
 
 
 @pytest.mark.slow
-async def test_ten_thousand_handlers_cost_the_looks_of_their_tasks(
+async def test_ten_thousand_handlers_cost_the_polls_of_their_tasks(
     sandbox: Recorded, client: Client
 ) -> None:
-    """10,000 handlers that wait on 500 tasks cost no more than 500 waits do."""
+    """10,000 handlers that wait for 500 tasks cost no more than 500 waits do."""
     debug_off()
 
     async def wait_for(urls: list[str], handlers: int) -> int:

@@ -41,7 +41,7 @@ from aiotasks.backoff import Backoff, poll_backoff
 from tests.profiles import examples
 
 
-# How fast examples are made is the machine's affair.
+# How long Hypothesis takes to make examples depends on the machine.
 SLOW = [HealthCheck.too_slow]
 
 
@@ -65,7 +65,7 @@ PARTIAL = task("success", ResultsSummary(total=2, success=1, failed=1))
 
 
 class Waiters:
-    """A schedule, and a list of what it delivered."""
+    """A schedule, and a list of the outcomes that it delivered."""
 
     def __init__(self, *, has_lists: bool = False) -> None:
         self.schedule = Schedule()
@@ -102,7 +102,7 @@ class Waiters:
         return list(iter(lambda: self.schedule.take(now), None))
 
     def apply_task(self, seen: MergeTask, *, now: float, lead: float = 0.0) -> list[TaskRef]:
-        """Answer a poll of the task that most tests are about."""
+        """Answer a poll of the task that most tests use."""
         failures = self.schedule.apply_task(ref(), seen, now=now, lead=lead)
         self.schedule.put_back(ref())
         return failures
@@ -163,12 +163,12 @@ class TestOutcomeState:
         ],
     )
     def test_what_a_task_has_come_to(self, seen: MergeTask, state: OutcomeState) -> None:
-        """A task is finished on positive proof only, and a partial failure is no success."""
+        """Only a known end finishes a task, and a partial failure is no success."""
         assert OutcomeState.of(seen) is state
 
 
 class TestPolls:
-    def test_the_first_is_at_once(self, waiters: Waiters) -> None:
+    def test_the_first_is_immediate(self, waiters: Waiters) -> None:
         """A new task is due when it is added."""
         waiters.add(now=5.0)
         assert waiters.schedule.timers.next == 5.0
@@ -188,7 +188,7 @@ class TestPolls:
         assert polls == [0, 2, 5, 9.5, 14.5]
 
     def test_the_final_one_is_before_the_deadline(self, waiters: Waiters) -> None:
-        """The final poll starts so early that its answer comes in time, and ends the wait."""
+        """The final poll starts early enough for its answer to come in time, and ends the wait."""
         waiters.add(timeout=15.0)
         assert waiters.due(0) == ["a"]
         _ = waiters.apply_task(RUNNING, now=0, lead=0.5)
@@ -200,7 +200,7 @@ class TestPolls:
         assert waiters.outcome().state is OutcomeState.RUNNING
 
     def test_no_poll_is_final_without_a_deadline(self, waiters: Waiters) -> None:
-        """Without a timeout a task is polled for as long as it takes."""
+        """Without a timeout a task is polled until it ends."""
         waiters.add(timeout=math.inf)
         for number in range(200):
             assert waiters.due(number * 10.0) == ["a"]
@@ -208,8 +208,8 @@ class TestPolls:
         assert waiters.outcomes == []
         assert waiters.schedule.timers.next == 2000
 
-    def test_a_timeout_of_nothing_is_one_poll(self, waiters: Waiters) -> None:
-        """Even with no time at all a task is polled once, and not again."""
+    def test_a_timeout_of_zero_is_one_poll(self, waiters: Waiters) -> None:
+        """With no time at all a task is polled once, and not again."""
         waiters.add(timeout=0)
         assert waiters.due(0) == ["a"]
         _ = waiters.apply_task(RUNNING, now=0)
@@ -223,8 +223,8 @@ class TestPolls:
         _ = waiters.apply_task(SUCCESS, now=60.03)
         assert waiters.outcome().state is OutcomeState.SUCCESS
 
-    def test_an_answer_that_does_not_come(self, waiters: Waiters) -> None:
-        """A poll without an answer is waited for until a moment after the deadline."""
+    def test_a_missing_answer(self, waiters: Waiters) -> None:
+        """A poll without an answer is given up shortly after the deadline."""
         waiters.add(timeout=5.0)
         assert waiters.due(0) == ["a"]
         assert waiters.schedule.timers.next == 5.0 + GRACE
@@ -234,7 +234,7 @@ class TestPolls:
         assert isinstance(waiters.outcome().error, TaskTimeoutError)
 
     def test_polls_without_a_deadline_wait_for_ever(self, waiters: Waiters) -> None:
-        """Without a timeout nothing but an answer ends a poll."""
+        """Without a timeout only an answer ends a poll."""
         waiters.add(timeout=math.inf)
         assert waiters.due(0) == ["a"]
         assert waiters.schedule.timers.next == math.inf
@@ -242,7 +242,7 @@ class TestPolls:
         assert waiters.outcomes == []
 
     def test_a_poll_without_an_answer_is_repeated(self, waiters: Waiters) -> None:
-        """A task whose poll had no answer goes to the end of the queue."""
+        """A task whose poll was not answered goes to the end of the queue."""
         waiters.add("a")
         waiters.add("b")
         waiters.schedule.advance(0)
@@ -252,7 +252,7 @@ class TestPolls:
         assert waiters.due(0) == ["b", "a"]
 
     def test_an_answer_ends_the_poll(self, waiters: Waiters) -> None:
-        """Nothing is queued again once its poll was answered."""
+        """A task is not queued again once its poll was answered."""
         waiters.add("a")
         assert waiters.due(0) == ["a"]
         _ = waiters.apply_task(RUNNING, now=0)
@@ -273,7 +273,7 @@ class TestPolls:
     def test_a_broken_backoff_costs_its_own_tasks_only(
         self, waiters: Waiters, timeout: float
     ) -> None:
-        """A strategy that fails ends the waits for the tasks it was given for, with what it raised."""
+        """A strategy that raises ends the waits for its own tasks, with its error."""
         broken = waiters.add(timeout=timeout, backoff=lambda state: 1 / 0)
         waiters.add()
         assert waiters.due(0) == ["a"]
@@ -305,7 +305,7 @@ def missed_fresh(schedule: Schedule, now: float) -> None:
 
 class TestOutcomes:
     def test_success(self, waiters: Waiters) -> None:
-        """A success carries the task, the polls that were answered, and the time it took."""
+        """A success carries the task, the number of answered polls, and the time it took."""
         waiters.add(now=1.0)
         assert waiters.due(1.0) == ["a"]
         _ = waiters.apply_task(RUNNING, now=2.0)
@@ -331,7 +331,7 @@ class TestOutcomes:
         assert outcome.error.reason == reason
 
     def test_failure_without_time_for_the_reason(self, waiters: Waiters) -> None:
-        """A failure whose reason does not come in time is still a failure."""
+        """A failure whose reason does not arrive in time is still a failure."""
         waiters.add(timeout=5.0)
         assert waiters.due(0) == ["a"]
         assert waiters.apply_task(FAILED, now=1.0)
@@ -341,7 +341,7 @@ class TestOutcomes:
         assert waiters.outcome().state is OutcomeState.FAILED
 
     def test_failure_seen_after_the_deadline(self, waiters: Waiters) -> None:
-        """A failure that is seen in the last moment does not prolong the wait."""
+        """A failure that is polled just before the deadline does not prolong the wait."""
         waiters.add(timeout=5.0)
         assert waiters.due(0) == ["a"]
         assert waiters.apply_task(FAILED, now=5.03)
@@ -363,10 +363,8 @@ class TestOutcomes:
             ),
         ],
     )
-    def test_a_failure_is_not_taken_back(
-        self, waiters: Waiters, news: Callable[[Schedule], object]
-    ) -> None:
-        """Whatever a later poll returns, a task that was polled as failed waits for its reason."""
+    def test_a_failure_is_final(self, waiters: Waiters, news: Callable[[Schedule], object]) -> None:
+        """A task that was polled as failed stays failed, whatever later polls return."""
         failed = waiters.add()
         assert waiters.due(0) == ["a"]
         assert waiters.apply_task(FAILED, now=1.0)
@@ -378,7 +376,7 @@ class TestOutcomes:
         assert (outcomes[failed].state, outcomes[failed].reason) == (OutcomeState.FAILED, "Gone")
 
     def test_an_unknown_status(self, waiters: Waiters) -> None:
-        """A status that this version does not know is an outcome of its own."""
+        """An unknown status is an outcome of its own."""
         waiters.add()
         assert waiters.due(0) == ["a"]
         assert not waiters.apply_task(UNKNOWN, now=1.0)
@@ -386,7 +384,7 @@ class TestOutcomes:
         assert (outcome.state, outcome.task) == (OutcomeState.UNKNOWN, UNKNOWN)
         assert isinstance(outcome.error, UnknownStatusError)
 
-    def test_time_is_up(self, waiters: Waiters) -> None:
+    def test_a_timeout(self, waiters: Waiters) -> None:
         """A task that still runs at the deadline is reported as last polled, with the time waited."""
         waiters.add(now=100.0, timeout=15.0)
         assert waiters.due(100.0) == ["a"]
@@ -399,7 +397,7 @@ class TestOutcomes:
         assert outcome.waited == outcome.error.waited == pytest.approx(15.0 + GRACE)
 
     def test_not_visible_yet(self, waiters: Waiters) -> None:
-        """A 404 for a task that this client just started is no answer."""
+        """A 404 for a task that this client just started is not an answer."""
         waiters.add(timeout=15.0)
         waiters.schedule.started.record(ref(), 0, 0.0)
         assert waiters.due(0) == ["a"]
@@ -412,7 +410,7 @@ class TestOutcomes:
         assert (outcome.state, outcome.task, outcome.polls) == (OutcomeState.RUNNING, None, 0)
 
     def test_given_up(self, waiters: Waiters) -> None:
-        """A task whose state cannot be found out is delivered with the error."""
+        """A task whose state cannot be read is delivered with the error."""
         waiters.add()
         assert waiters.due(0) == ["a"]
         error = NotFoundError(404, None, "x")
@@ -422,7 +420,7 @@ class TestOutcomes:
 
     @pytest.mark.parametrize("state", [OutcomeState.UNKNOWN, OutcomeState.RUNNING])
     def test_all_given_up(self, waiters: Waiters, state: OutcomeState) -> None:
-        """When no poll can succeed, everything is delivered, a failure as the failure it is."""
+        """When no poll can succeed, all tasks are delivered, a failure as the failure it is."""
         waiters.add("a")
         waiters.add("b")
         waiters.add("c", timeout=math.inf)
@@ -455,7 +453,7 @@ class TestOutcomes:
         state: OutcomeState,
         error: type[AffinityError],
     ) -> None:
-        """The outcome of a wait that would end now can be read without ending it."""
+        """The outcome of a wait as of now can be read without ending it."""
         pending = waiters.add()
         assert waiters.due(0) == ["a"]
         if seen is not None:
@@ -467,7 +465,7 @@ class TestOutcomes:
 
 
 class TestSharing:
-    def test_a_shared_task_is_asked_for_once(self, waiters: Waiters) -> None:
+    def test_a_shared_task_is_polled_once(self, waiters: Waiters) -> None:
         """All waiters of a task share one poll and its answer."""
         for _ in range(3):
             waiters.add()
@@ -486,7 +484,7 @@ class TestSharing:
         assert sorted(outcome.waited for _, outcome in waiters.outcomes) == [1.0, 2.0]
 
     def test_an_answer_is_for_all_waiters(self, waiters: Waiters) -> None:
-        """An answer counts also for waiters whose own poll is not due yet."""
+        """An answer also counts for waiters whose own poll is not due yet."""
         waiters.add()
         assert waiters.due(0) == ["a"]
         _ = waiters.apply_task(RUNNING, now=0)
@@ -509,7 +507,7 @@ class TestSharing:
         assert dict(waiters.outcomes)[first].state is OutcomeState.SUCCESS
 
     def test_reasons_are_shared(self, waiters: Waiters) -> None:
-        """One reason ends all waits that saw the failure, and no other."""
+        """One reason ends all waits that have the failure, and no other."""
         for _ in range(2):
             waiters.add()
         assert waiters.due(0) == ["a"]
@@ -522,7 +520,7 @@ class TestSharing:
 
 class TestDiscarding:
     def test_a_discarded_task_is_not_delivered(self, waiters: Waiters) -> None:
-        """What is discarded is never delivered, however often it is discarded."""
+        """A discarded task is never delivered, however often it is discarded."""
         pending = waiters.add()
         waiters.schedule.discard(pending)
         waiters.schedule.discard(pending)
@@ -538,7 +536,7 @@ class TestDiscarding:
         _ = waiters.apply_task(SUCCESS, now=1.0)
         assert [pending for pending, _ in waiters.outcomes] == [staying]
 
-    def test_what_is_queued_is_passed_over(self, waiters: Waiters) -> None:
+    def test_queued_tasks_without_waiters_are_skipped(self, waiters: Waiters) -> None:
         """A task without waiters is not polled, and can be added again."""
         gone = waiters.add("a")
         waiters.add("b")
@@ -596,7 +594,7 @@ def paged() -> Waiters:
 
 
 class Reader:
-    """Reads a list of tasks by pages, as a schedule asks for them."""
+    """Reads a list of tasks by pages, as a schedule requests them."""
 
     def __init__(self, waiters: Waiters, names: list[str], *, size: int = 100) -> None:
         self.waiters = waiters
@@ -623,7 +621,7 @@ class Reader:
         schedule.put_back(target)
 
     def read(self, now: float) -> Counter[str]:
-        """Ask and answer until nothing is due; return how many calls that took."""
+        """Poll and answer until nothing is due; return how many calls that took."""
         before = self.calls.copy()
         self.waiters.schedule.advance(now)
         while (target := self.waiters.schedule.take(now)) is not None:
@@ -635,7 +633,7 @@ NAMED = [f"task {number}" for number in range(1000)]
 
 
 class TestPages:
-    def test_a_hundred_a_call(self, paged: Waiters) -> None:
+    def test_a_hundred_per_call(self, paged: Waiters) -> None:
         """Tasks that are due together cost a call for each page that shows them."""
         for name in NAMED[:300]:
             paged.add(name)
@@ -647,13 +645,13 @@ class TestPages:
         assert reader.read(20.0) == {"page": 3}
         assert [outcome.polls for _, outcome in paged.outcomes] == [3] * 300
 
-    def test_one_task_is_asked_for_alone(self, paged: Waiters) -> None:
-        """A page that answers one due task costs as much as a GET of that task."""
+    def test_one_task_is_polled_alone(self, paged: Waiters) -> None:
+        """A page for one due task costs as much as a GET of that task."""
         paged.add("task 5")
         assert Reader(paged, NAMED).read(0.0) == {"task": 1}
 
-    def test_news_count_for_tasks_that_are_not_due(self, paged: Waiters) -> None:
-        """What a page shows counts for all on it, and starts their time anew."""
+    def test_a_page_counts_for_tasks_that_are_not_due(self, paged: Waiters) -> None:
+        """A page counts for all its tasks, and restarts their intervals."""
         for name in NAMED[:2]:
             paged.add(name)
         reader = Reader(paged, NAMED)
@@ -667,7 +665,7 @@ class TestPages:
         assert len(paged.outcomes) == 4
 
     def test_a_page_is_polled_again_without_a_scan(self, paged: Waiters) -> None:
-        """Tasks that were found far down cost one call the next time, wherever they stand."""
+        """Tasks that were found far down cost one call the next time, wherever they are."""
         for name in NAMED[:300]:
             paged.add(name)
         reader = Reader(paged, NAMED)
@@ -690,8 +688,8 @@ class TestPages:
         _ = reader.read(10.0)
         assert {outcome.state for _, outcome in paged.outcomes} == {OutcomeState.SUCCESS}
 
-    def test_absence_is_no_proof(self, paged: Waiters) -> None:
-        """A task that its page shows no more is polled singly, and not taken as finished."""
+    def test_absence_from_a_page_is_no_outcome(self, paged: Waiters) -> None:
+        """A task that its page no longer shows is polled singly, and not taken as finished."""
         for name in NAMED[:5]:
             paged.add(name)
         reader = Reader(paged, NAMED)
@@ -723,7 +721,7 @@ class TestPages:
         assert paged.schedule.timers.next == 21.0
 
     def test_a_refused_list(self, paged: Waiters) -> None:
-        """When the list may not be read, its tasks are polled singly."""
+        """When the list is refused, its tasks are polled singly."""
         for name in NAMED[:3]:
             paged.add(name)
         (scan,) = paged.targets(0.0)
@@ -752,7 +750,7 @@ class TestPages:
         assert paged.schedule.timers.next == 20.0
 
     def test_failures_on_a_page(self, paged: Waiters) -> None:
-        """A page reports all failures that it shows, once for each task; their reasons follow."""
+        """A page reports each failure on it once; their reasons follow."""
         for name in (*NAMED[:3], NAMED[0]):
             paged.add(name)
         (scan,) = paged.targets(0.0)
@@ -764,7 +762,7 @@ class TestPages:
         paged.schedule.apply_reason(ref(NAMED[0]), "Gone", 1.0)
         assert [outcome.reason for _, outcome in paged.outcomes] == ["Gone", "Gone"]
 
-    def test_a_page_that_failed_is_asked_for_again(self, paged: Waiters) -> None:
+    def test_a_page_that_failed_is_polled_again(self, paged: Waiters) -> None:
         """The tasks of a page that was not answered are due again."""
         for name in NAMED[:3]:
             paged.add(name)
@@ -774,7 +772,7 @@ class TestPages:
         assert paged.targets(0.0) == [scan]
 
     def test_an_urgent_task_goes_first_and_alone(self, paged: Waiters) -> None:
-        """An urgent task is not kept waiting by pages for others."""
+        """An urgent task does not wait for pages with other tasks."""
         for name in NAMED[:50]:
             paged.add(name)
         pending = paged.add("other", now=0.0, is_urgent=True)
@@ -786,7 +784,7 @@ class TestPages:
         assert isinstance(second, ListPage)
 
     @pytest.mark.parametrize("count", [30, 300, 900])
-    def test_every_due_task_is_asked_within_its_bound(self, paged: Waiters, count: int) -> None:
+    def test_every_due_task_is_polled_within_its_bound(self, paged: Waiters, count: int) -> None:
         """With a slot a second, no poll is later than the time that polling all pages takes."""
         pendings = [
             paged.add(name, timeout=1e6, backoff=lambda state: 10.0)
@@ -803,20 +801,20 @@ class TestPages:
             worst["listed"] = max(worst["listed"], *(now - each.polled_at for each in listed))
             worst["alone"] = max(worst["alone"], *(now - each.polled_at for each in alone))
         assert worst["listed"] <= 12 + 2 * count / 100 + 20
-        # A page that answers a hundred goes first until one task has waited ten times as long.
+        # A page with a hundred tasks goes first until one task has waited ten times as long.
         assert worst["alone"] <= 10 * (10 + count / 100)
 
 
 class TestFreshTasks:
     def test_the_first_poll_is_after_an_interval(self, paged: Waiters) -> None:
-        """A task that this client started just now is not polled before it can have ended."""
+        """A task that this client just started is not polled before it can have ended."""
         paged.schedule.started.record(ref(), 0, 0.0)
         paged.add()
         assert paged.targets(0.0) == []
         assert paged.schedule.timers.next == 10.0
         assert paged.targets(10.0) == [ref()]
 
-    def test_without_time_it_is_polled_immediately(self, waiters: Waiters) -> None:
+    def test_without_time_a_task_is_polled_immediately(self, waiters: Waiters) -> None:
         """A wait without time still gets one poll."""
         waiters.schedule.started.record(ref(), 0, 0.0)
         waiters.add(timeout=0)
@@ -828,7 +826,7 @@ class TestFreshTasks:
         waiters.add(now=VISIBILITY + 1)
         assert waiters.due(VISIBILITY + 1) == ["a"]
 
-    def test_a_first_poll_in_vain_is_skipped(self, waiters: Waiters) -> None:
+    def test_a_useless_first_poll_is_skipped(self, waiters: Waiters) -> None:
         """While hardly a task ends before its second poll, the first is skipped."""
         waiters.add()
         assert waiters.due(0.0) == ["a"]
@@ -840,7 +838,7 @@ class TestFreshTasks:
         assert waiters.due(39.9) == []
         assert waiters.due(40.0) == ["b"]
 
-    def test_a_first_poll_that_finds_ends_is_made(self, waiters: Waiters) -> None:
+    def test_a_useful_first_poll_is_made(self, waiters: Waiters) -> None:
         """While tasks end before their second poll, the first is made after one interval."""
         waiters.add()
         assert waiters.due(0.0) == ["a"]
@@ -867,8 +865,8 @@ class TestFreshTasks:
         later = reader.read(VISIBILITY + 10.0)
         assert later["task"] == 2
 
-    def test_not_there_yet(self, waiters: Waiters) -> None:
-        """A task that cannot be found is to come if it was started seconds ago, and else is not."""
+    def test_not_found_yet(self, waiters: Waiters) -> None:
+        """An unknown task is awaited if it was started seconds ago, and else not found."""
         waiters.schedule.started.record(ref(), 0, 0.0)
         waiters.add(timeout=1000.0)
         assert waiters.due(10.0) == ["a"]
@@ -877,16 +875,16 @@ class TestFreshTasks:
         assert not waiters.apply_not_found(now=VISIBILITY + 10.0)
         assert not waiters.schedule.apply_not_found(ref("b"), now=0.0, lead=0.0)
 
-    def test_what_was_started_is_forgotten(self, waiters: Waiters) -> None:
-        """Only what may not be visible yet is remembered."""
+    def test_started_tasks_are_forgotten(self, waiters: Waiters) -> None:
+        """Only tasks that may not be visible yet are remembered."""
         for number in range(1000):
             waiters.schedule.started.record(ref(str(number)), 0, float(number))
         assert len(waiters.schedule.started) <= VISIBILITY + 1
 
 
 class TestSummaries:
-    def test_equal_ones_are_one(self, waiters: Waiters) -> None:
-        """A hundred thousand tasks with the same counts share them; rare ones are not hoarded."""
+    def test_equal_summaries_are_shared(self, waiters: Waiters) -> None:
+        """A hundred thousand tasks with the same counts share them; rare ones are not kept."""
         seen = []
         for number in range(600):
             pending = waiters.add(str(number))
@@ -897,8 +895,8 @@ class TestSummaries:
         assert seen[0] is seen[1]
         assert len(waiters.schedule._summaries) <= 257
 
-    def test_news_for_tasks_that_are_not_due_leave_no_entries(self, paged: Waiters) -> None:
-        """Tasks that share a page with some that are polled often do not pile up timers."""
+    def test_answers_for_tasks_that_are_not_due_leave_no_entries(self, paged: Waiters) -> None:
+        """Tasks that share a page with frequently polled ones do not accumulate timers."""
         for name in NAMED[:2]:
             paged.add(name, timeout=1e6, backoff=lambda state: 1.0)
         for name in NAMED[2:100]:
@@ -911,7 +909,7 @@ class TestSummaries:
 
 @dataclass
 class Wait:
-    """What the model knows of one wait."""
+    """What the model records of one wait."""
 
     pending: PendingTask
     deadline: float
@@ -932,7 +930,7 @@ STATUSES = st.sampled_from(["in-progress", "in-progress", "pending", "success", 
 
 @dataclass
 class Model:
-    """What a schedule ought to know."""
+    """The expected state of a schedule."""
 
     now: float = 1000.0
     waits: dict[PendingTask, Wait] = field(default_factory=dict)
@@ -951,7 +949,7 @@ class Model:
 
 
 class ScheduleMachine(RuleBasedStateMachine):
-    """A schedule as the poller drives it: on time, and with one answer for each question."""
+    """A schedule as the poller drives it: on time, and with one answer for each poll."""
 
     pendings = Bundle("pendings")
 
@@ -1015,7 +1013,7 @@ class ScheduleMachine(RuleBasedStateMachine):
             self.model.polling.append(target)
         assert not self.schedule.has_due
 
-    def asked(self, number: int) -> PollTarget:
+    def polled(self, number: int) -> PollTarget:
         return self.model.polling[number % len(self.model.polling)]
 
     @precondition(lambda self: self.model.polling)
@@ -1037,12 +1035,12 @@ class ScheduleMachine(RuleBasedStateMachine):
         lead: float,
         following: str | None,
     ) -> None:
-        target, now = self.asked(number), self.model.now
+        target, now = self.polled(number), self.model.now
         summary = ResultsSummary(total=1, failed=failed)
         if not isinstance(target, ListPage):
             statuses = {target.id: status}
         seen = {name: task(each, summary, name=name) for name, each in statuses.items()}
-        # What a page does not show is given time, too, if it was started just now.
+        # Tasks that a page does not show get time, too, if they were just started.
         for wait in self.model.live():
             wait.lead = max(wait.lead, lead)
         waits = self.model.undecided(*seen)
@@ -1071,7 +1069,7 @@ class ScheduleMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.model.polling)
     @rule(number=st.integers(0, 3), lead=LEADS)
     def fail(self, number: int, lead: float) -> None:
-        target, now = self.asked(number), self.model.now
+        target, now = self.polled(number), self.model.now
         if isinstance(target, ListPage):
             self.schedule.apply_refusal(target, now)
         else:
@@ -1088,8 +1086,8 @@ class ScheduleMachine(RuleBasedStateMachine):
 
     @precondition(lambda self: self.model.polling)
     @rule(number=st.integers(0, 3))
-    def learn_nothing(self, number: int) -> None:
-        self.end_poll(self.asked(number))
+    def end_without_an_answer(self, number: int) -> None:
+        self.end_poll(self.polled(number))
 
     def end_poll(self, target: PollTarget) -> None:
         self.model.polling.remove(target)
@@ -1151,7 +1149,7 @@ class ScheduleMachine(RuleBasedStateMachine):
         assert all(each.size for each in known.pages if not each.is_in_flight)
 
     def teardown(self) -> None:
-        """Whatever happened, in the end everything is delivered and nothing is left behind."""
+        """In the end everything is delivered, and nothing is left behind."""
         if not hasattr(self, "schedule"):
             return
         for target in list(self.model.polling):

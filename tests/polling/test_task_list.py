@@ -15,7 +15,7 @@ from aiotasks.models import Kind, MergeTask
 from tests.profiles import examples
 
 
-# How fast examples are made is the machine's affair.
+# How long Hypothesis takes to make examples depends on the machine.
 SLOW = [HealthCheck.too_slow]
 
 OPTIONS = WaitOptions(1000.0, lambda state: 1.0, lambda pending, outcome: None)
@@ -51,16 +51,16 @@ def list_page(*pendings: PendingTask, created_at: float = 0.0) -> ListPage:
 class TestMembers:
     def test_joining_and_leaving(self) -> None:
         """A page counts its tasks, and those that are due."""
-        due, asked = pending("a"), pending("b", phase=Phase.IN_FLIGHT)
+        due, in_flight = pending("a"), pending("b", phase=Phase.IN_FLIGHT)
         later, failed = pending("c", phase=Phase.WAITING), pending("d", phase=Phase.FETCHING_REASON)
-        page = list_page(due, asked, later, failed)
+        page = list_page(due, in_flight, later, failed)
         assert (page.size, page.due) == (4, 2)
-        assert page.tasks() == [due, asked, later, failed]
+        assert page.tasks() == [due, in_flight, later, failed]
         page.leave(due)
         page.leave(later)
         assert (page.size, page.due) == (2, 1)
-        assert page.tasks() == [asked, failed]
-        assert (due.page, asked.page) == (None, page)
+        assert page.tasks() == [in_flight, failed]
+        assert (due.page, in_flight.page) == (None, page)
 
     def test_a_task_is_on_one_page(self) -> None:
         """A task that joins a page leaves the one it was on."""
@@ -70,8 +70,8 @@ class TestMembers:
         assert (before.size, before.due, before.tasks()) == (0, 0, [])
         assert (after.size, after.due, after.tasks()) == (1, 1, [moved])
 
-    def test_places_that_were_left_are_not_kept(self) -> None:
-        """However many come and go, a page keeps hardly more places than it has tasks."""
+    def test_entries_of_former_tasks_are_not_kept(self) -> None:
+        """However many join and leave, a page keeps hardly more entries than it has tasks."""
         page, stays = list_page(), pending("stays")
         page.join(stays)
         for number in range(2000):
@@ -84,12 +84,12 @@ class TestMembers:
 
 class TestPriority:
     def test_one_task(self) -> None:
-        """News of a task is worth the square of the time since the last."""
+        """The priority of a task is the square of the time since its last poll."""
         assert pending(polled_at=3.0).priority(10.0) == 49
         assert list_page(pending(polled_at=3.0)).priority(10.0) == 49
 
     def test_nothing_due_is_worth_nothing(self) -> None:
-        """A page without a due task is not worth a poll, however many are on it."""
+        """A page without a due task has no priority, however many tasks are on it."""
         assert list_page().priority(100.0) == 0
         assert (
             list_page(*(pending(str(n), phase=Phase.WAITING) for n in range(9))).priority(100.0)
@@ -105,7 +105,7 @@ class TestPriority:
     def test_it_is_the_sum_of_its_tasks(
         self, created_at: float, polled_at: list[float], left: int
     ) -> None:
-        """A page is worth as much as its due tasks together, whichever came and went before."""
+        """The priority of a page is the sum of its due tasks, whichever joined and left before."""
         page = list_page(
             *(pending(str(n), polled_at=when) for n, when in enumerate(polled_at)),
             created_at=created_at,
@@ -141,7 +141,7 @@ class TestIsWorthPolling:
     @pytest.mark.parametrize(
         ("now", "is_soon"), [(15.9, False), (16.0, True), (19.0, True), (20.0, True)]
     )
-    def test_what_is_soon(self, now: float, is_soon: bool) -> None:
+    def test_when_a_task_is_due_soon(self, now: float, is_soon: bool) -> None:
         """A task may be polled when a fifth of its interval is left."""
         assert pending(polled_at=0.0, phase=Phase.WAITING, due_at=20.0).is_due_soon(now) is is_soon
 
@@ -179,7 +179,7 @@ class TestBest:
         known.scan.join(pending())
         assert known.best_page(0.0) is None
 
-    def test_the_one_that_is_most_worth(self) -> None:
+    def test_the_highest_priority(self) -> None:
         """The page with the highest priority is polled, the scan among them."""
         known = task_list()
         old = add_page(known, "old", pending("a"), pending("b"))
@@ -191,8 +191,8 @@ class TestBest:
             known.scan.join(pending(f"scan {number}"))
         assert known.best_page(100.0) is known.scan
 
-    def test_a_page_in_flight_is_passed_over(self) -> None:
-        """A page on its way is passed over."""
+    def test_a_page_in_flight_is_skipped(self) -> None:
+        """A page in flight is not polled again."""
         known = task_list()
         old = add_page(known, "old", pending("a"), pending("b"))
         old.is_in_flight = True
@@ -246,20 +246,23 @@ class TestScan:
         assert known.pages == [kept]
         assert result == ([], [])
 
-    def test_what_is_yet_to_find(self) -> None:
+    def test_tasks_not_yet_scanned(self) -> None:
         """Due tasks that were not polled since the scan began are not yet scanned."""
         known = task_list()
-        old, asked = pending("a", polled_at=1.0), pending("b", polled_at=1.0, phase=Phase.IN_FLIGHT)
+        old, in_flight = (
+            pending("a", polled_at=1.0),
+            pending("b", polled_at=1.0, phase=Phase.IN_FLIGHT),
+        )
         new = pending("new", polled_at=5.0)
         above, seen = pending("above", polled_at=6.0), pending("seen", polled_at=5.0)
         seen.answers = 1
         later = pending("later", polled_at=1.0, phase=Phase.WAITING)
         left = pending("left", polled_at=1.0)
-        for each in (left, old, seen, asked, above, later, new):
+        for each in (left, old, seen, in_flight, above, later, new):
             known.scan.join(each)
         list_page().join(left)
         _ = known.page_for(known.scan, 5.0)
-        assert known.not_yet_scanned() == [old, asked, new]
+        assert known.not_yet_scanned() == [old, in_flight, new]
         assert known.not_yet_scanned(1) == [old]
 
 

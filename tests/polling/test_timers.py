@@ -1,4 +1,4 @@
-"""When tasks wake: in the order of time, and those of one moment together."""
+"""When tasks become due: in the order of time, and those of the same time together."""
 
 import math
 
@@ -12,7 +12,7 @@ from aiotasks._polling.timers import WakeQueue
 from tests.profiles import examples
 
 
-# How fast examples are made is the machine's affair.
+# How long Hypothesis takes to make examples depends on the machine.
 SLOW = [HealthCheck.too_slow]
 
 OPTIONS = WaitOptions(100.0, lambda state: 1.0, lambda pending, outcome: None)
@@ -27,14 +27,14 @@ def popped(timers: WakeQueue, now: float) -> list[tuple[float, list[str]]]:
 
 
 class TestWakeQueue:
-    def test_nothing(self) -> None:
-        """An empty one has no next time and nothing to take out."""
+    def test_empty(self) -> None:
+        """An empty queue has no next time and no entries."""
         timers = WakeQueue()
         assert (len(timers), timers.next) == (0, math.inf)
         assert popped(timers, 1e9) == []
 
     def test_a_row(self) -> None:
-        """Tasks of one moment come out together, in the order in which they were put in."""
+        """Tasks of the same time come out together, in the order in which they were added."""
         timers = WakeQueue()
         for name in "abc":
             timers.put(5.0, pending(name))
@@ -45,13 +45,13 @@ class TestWakeQueue:
         assert (len(timers), timers.next) == (1, 7.0)
 
     def test_never(self) -> None:
-        """What is to wake never costs nothing."""
+        """A task that is never due has no entry."""
         timers = WakeQueue()
         timers.put(math.inf, pending())
         assert (len(timers), timers.next) == (0, math.inf)
 
     def test_a_row_that_is_filled_again_while_it_is_read(self) -> None:
-        """What is put in for the present moment meanwhile comes out too, in a row of its own."""
+        """Entries added for the current time during a read come out too, in a row of their own."""
         timers = WakeQueue()
         timers.put(1.0, pending("a"))
         rows = []
@@ -65,7 +65,7 @@ class TestWakeQueue:
 
     @pytest.mark.parametrize("kept", [set("ace"), set(), set("abcde")], ids=len)
     def test_a_sweep(self, kept: set[str]) -> None:
-        """Outdated entries are removed; the others keep its time and its order."""
+        """Outdated entries are removed; the others keep their time and their order."""
         timers = WakeQueue()
         for when, name in ((2.0, "a"), (1.0, "b"), (2.0, "c"), (2.0, "d"), (3.0, "e")):
             timers.put(when, pending(name))
@@ -90,7 +90,7 @@ class TestWakeQueue:
     )
     @settings(max_examples=examples(100), deadline=None, suppress_health_check=SLOW)
     def test_the_order(self, times: list[float], now: float) -> None:
-        """Entries come out by time and, where that is equal, as they were put in; others stay."""
+        """Entries come out by time and, where that is equal, in the order of adding; others stay."""
         timers = WakeQueue()
         for number, when in enumerate(times):
             timers.put(when, pending(str(number)))

@@ -1,4 +1,4 @@
-"""Hints: unsigned webhooks bring looks forward, prove nothing, and cannot be used to ask often."""
+"""Hints: unsigned webhooks make tasks due earlier, prove nothing, and cannot cause many polls."""
 
 import asyncio
 import json
@@ -13,7 +13,7 @@ from tests.servers import Recorded, connect, now
 
 
 def merged(duplicate_id: int, *, kind: str = "company") -> dict[str, Any]:
-    """What Affinity's webhook says when a record was merged away."""
+    """Return Affinity's webhook for a record that was merged away."""
     name = "organization" if kind == "company" else "person"
     body = {f"removed_{kind}": {"id": duplicate_id, "name": "Old"}, kind: {"id": 1}}
     return {"type": f"{name}.merged", "body": body, "sent_at": 1_700_000_000}
@@ -24,10 +24,8 @@ def merged(duplicate_id: int, *, kind: str = "company") -> dict[str, Any]:
     [dict, json.dumps, lambda hint: json.dumps(hint).encode()],
     ids=["parsed", "text", "bytes"],
 )
-async def test_a_hint_brings_the_look_at_its_task_forward(
-    sandbox: Recorded, client: Client, form: Any
-) -> None:
-    """The task that merges the named record away is looked at when the hint comes, not later."""
+async def test_a_hint_makes_its_task_due(sandbox: Recorded, client: Client, form: Any) -> None:
+    """The task that merges the named record away is polled when the hint arrives, not later."""
     sandbox.duration = 30.0
     urls = [await client.companies.merge(number, number + 1) for number in (1, 3, 5)]
     async with client.tasks.watch(urls, poll_interval=100.0) as watch:
@@ -39,7 +37,7 @@ async def test_a_hint_brings_the_look_at_its_task_forward(
 
 
 async def test_persons_have_hints_too(sandbox: Recorded, client: Client) -> None:
-    """A hint of one kind says nothing of the other."""
+    """A hint of one kind does not affect the other."""
     sandbox.duration = 30.0
     url = await client.persons.merge(1, 2)
     async with client.tasks.watch([url], poll_interval=100.0) as watch:
@@ -50,7 +48,7 @@ async def test_persons_have_hints_too(sandbox: Recorded, client: Client) -> None
 
 
 async def test_a_hint_proves_nothing(sandbox: Recorded, client: Client) -> None:
-    """A forged hint costs a look, and the task goes on to be waited for."""
+    """A forged hint costs a poll, and the task is still waited for."""
     sandbox.duration = 30.0
     url = await client.companies.merge(1, 2)
     async with client.tasks.watch([url], poll_interval=10.0) as watch:
@@ -60,8 +58,8 @@ async def test_a_hint_proves_nothing(sandbox: Recorded, client: Client) -> None:
     assert len(sandbox.polls(url)) >= 3
 
 
-async def test_what_others_started_is_looked_at_as_well(sandbox: Recorded, client: Client) -> None:
-    """Where it is not known which task merges a record, the one that was not seen for longest."""
+async def test_a_hint_for_a_task_of_others(sandbox: Recorded, client: Client) -> None:
+    """Where no task is known for a record, the task that was polled longest ago is polled."""
     [first] = sandbox.start(1, duration=60.0)
     [second] = sandbox.start(1, first=2, duration=60.0)
     async with client.tasks.watch([first], poll_interval=50.0) as watch:
@@ -74,7 +72,7 @@ async def test_what_others_started_is_looked_at_as_well(sandbox: Recorded, clien
         assert sandbox.polls(second) == [5.0]
 
 
-async def test_at_most_one_a_second_is_followed(sandbox: Recorded, client: Client) -> None:
+async def test_at_most_one_hint_per_second_is_followed(sandbox: Recorded, client: Client) -> None:
     """A thousand forged hints do not make a thousand requests."""
     urls = sandbox.start(50, duration=1000.0)
     async with client.tasks.watch(urls, poll_interval=500.0):
@@ -106,7 +104,7 @@ async def test_at_most_one_a_second_is_followed(sandbox: Recorded, client: Clien
     ids=lambda payload: repr(payload)[:30],
 )
 async def test_anything_else_is_ignored(sandbox: Recorded, client: Client, payload: Any) -> None:
-    """Whatever somebody sends to a webhook's address, nothing breaks and nothing is asked."""
+    """Any other payload is ignored, and no request is sent."""
     [url] = sandbox.start(1, duration=60.0)
     async with client.tasks.watch([url], poll_interval=50.0):
         await asyncio.sleep(1.0)
@@ -115,8 +113,8 @@ async def test_anything_else_is_ignored(sandbox: Recorded, client: Client, paylo
     assert sandbox.requests == 1
 
 
-async def test_nobody_waits(sandbox: Recorded, client: Client) -> None:
-    """Where nobody waits nothing is asked; a client that is closed says so."""
+async def test_without_waiters(sandbox: Recorded, client: Client) -> None:
+    """Without waiters a hint sends no request; on a closed client it raises an error."""
     assert not client.hint(merged(2))
     assert sandbox.requests == 0
     async with connect(sandbox) as other:
