@@ -13,7 +13,7 @@ import pytest
 
 
 def _load_benchmarks() -> None:
-    """Make the benchmarks a package, without their folder's parent on the path.
+    """Make the benchmarks a package, without adding their folder's parent to the path.
 
     With it there, the tests would run against the source and not against what was installed.
     """
@@ -31,7 +31,7 @@ def _load_benchmarks() -> None:
 _load_benchmarks()
 
 pytest_plugins = ["tests.profiles", "tests.servers", "tests.processes"]
-# Where Playwright is not installed, the rest can be tested without it.
+# Where Playwright is not installed, the other tests can still run.
 collect_ignore = [] if find_spec("playwright") else ["browser"]
 
 

@@ -1,4 +1,4 @@
-"""Print what of the environments of ``tox.ini`` could not run on this machine, and what it needs."""
+"""Print which environments of ``tox.ini`` could not run on this machine, and what they need."""
 
 import shutil
 import subprocess
@@ -8,7 +8,7 @@ VERSIONS = ("3.11", "3.12", "3.13")
 
 
 def is_there(command: str) -> bool:
-    """Return whether a command runs; one of pyenv's may be there and lead nowhere."""
+    """Return whether a command runs; a shim of pyenv may exist and lead nowhere."""
     path = shutil.which(command)
     if path is None:
         return False
@@ -16,7 +16,7 @@ def is_there(command: str) -> bool:
 
 
 def main() -> None:
-    """Print a line for each, or that all of them ran."""
+    """Print which environments did not run, or that all of them ran."""
     missing = [f"Python {version}" for version in VERSIONS if not is_there(f"python{version}")]
     if not is_there("chromium"):
         missing.append("the tests in a browser (install chromium)")

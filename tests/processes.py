@@ -1,4 +1,4 @@
-"""A sandbox in a process or a thread of its own, for what runs on the real clock."""
+"""A sandbox in a process or a thread of its own, for tests on the real clock."""
 
 import asyncio
 import os

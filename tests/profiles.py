@@ -1,12 +1,12 @@
-"""How hard Hypothesis tries, by profile."""
+"""How many examples Hypothesis tries, by profile."""
 
 from hypothesis import settings
 
 
-# A commit is not to fail for an example that another run would not have tried.
+# A commit must not fail for an example that another run would not have tried.
 settings.register_profile("ci", derandomize=True)
 settings.register_profile("quick", derandomize=True)
-# Each run tries something else, and ten times as much.
+# Each run tries other examples, and ten times as many.
 settings.register_profile("thorough", print_blob=True)
 settings.load_profile("ci")
 

@@ -1,4 +1,4 @@
-"""When to look again, and what is worth sending again."""
+"""When to poll again, and which requests are worth sending again."""
 
 import math
 import random
@@ -39,7 +39,7 @@ from aiotasks.backoff import (
 from tests.profiles import examples
 
 
-# How fast examples are made is the machine's affair.
+# How long Hypothesis takes to make examples depends on the machine.
 SLOW = [HealthCheck.too_slow]
 
 SECONDS = st.floats(0.001, 1e6)
@@ -56,7 +56,7 @@ def most(low: float, high: float) -> float:
 
 class TestPollBackoff:
     def test_the_default_schedule(self) -> None:
-        """Two seconds, then half as much again each time, and never more than thirty."""
+        """The interval starts at two seconds, grows by half each time, and is capped at thirty."""
         backoff = poll_backoff(2.0, 30.0, uniform=least)
         delays = [poll_delay(backoff, attempt) for attempt in range(1, 10)]
         assert delays == pytest.approx([2, 3, 4.5, 6.75, 10.125, 15.1875, 22.78125, 30, 30])
@@ -74,15 +74,15 @@ class TestPollBackoff:
 
     @given(interval=SECONDS, maximum=SECONDS)
     @settings(max_examples=examples(50), deadline=None, suppress_health_check=SLOW)
-    def test_it_never_shortens(self, interval: float, maximum: float) -> None:
+    def test_delays_never_shrink(self, interval: float, maximum: float) -> None:
         """Without jitter, no delay is shorter than the one before it."""
         backoff = poll_backoff(interval, maximum, uniform=least)
         delays = [poll_delay(backoff, attempt) for attempt in range(1, 60)]
         assert delays == sorted(delays)
         assert delays[-1] == pytest.approx(max(MIN_DELAY, interval, maximum))
 
-    def test_its_jitter_only_lengthens(self) -> None:
-        """The jitter adds a tenth at the most and takes nothing off."""
+    def test_jitter_only_lengthens(self) -> None:
+        """The jitter adds a tenth at most and never shortens a delay."""
         assert poll_delay(poll_backoff(10, 30, uniform=least), 1) == pytest.approx(10)
         assert poll_delay(poll_backoff(10, 30, uniform=most), 1) == pytest.approx(11)
         delays = {poll_delay(poll_backoff(10, 30), 1) for _ in range(50)}
@@ -90,14 +90,14 @@ class TestPollBackoff:
         assert all(10 <= delay <= 11 for delay in delays)
 
     def test_a_cap_below_the_interval_is_the_interval(self) -> None:
-        """The interval that was asked for wins over a smaller maximum."""
+        """An interval above the maximum is used as it is."""
         backoff = poll_backoff(60, 30, uniform=least)
         assert [poll_delay(backoff, attempt) for attempt in (1, 2, 9)] == [60, 60, 60]
 
     @pytest.mark.parametrize("value", [0, -1, math.inf, -math.inf, math.nan])
     @pytest.mark.parametrize("name", ["poll_interval", "max_poll_interval"])
     def test_an_interval_is_a_positive_number(self, name: str, value: float) -> None:
-        """An interval that cannot be waited is refused by its name."""
+        """An invalid interval is refused by its name."""
         intervals = {"poll_interval": 2.0, "max_poll_interval": 30.0, name: value}
         with pytest.raises(ConfigurationError, match=f"^{name} must be a positive number"):
             _ = poll_backoff(intervals["poll_interval"], intervals["max_poll_interval"])
@@ -124,21 +124,21 @@ class TestPollDelay:
             pytest.param(lambda state: state.attempt_number * 2, 6, 6, id="function"),
         ],
     )
-    def test_any_strategy_is_asked_with_the_attempt(
+    def test_any_strategy_is_called_with_the_attempt(
         self, strategy: Backoff, low: float, high: float
     ) -> None:
-        """Tenacity's strategies and plain functions answer for the attempt that they are told."""
+        """Tenacity's strategies and plain functions are called with the attempt that they are for."""
         assert low <= poll_delay(strategy, 3) <= max(high, MIN_DELAY)
 
     @pytest.mark.parametrize("answer", [0, -5, -1e300, 1e-300], ids=str)
-    def test_no_answer_makes_it_spin(self, answer: float) -> None:
-        """A strategy that answers nothing or less waits a little all the same."""
+    def test_no_answer_causes_a_busy_loop(self, answer: float) -> None:
+        """A strategy that returns zero or less still waits a minimum."""
         assert poll_delay(lambda state: answer, 1) == MIN_DELAY
         assert poll_delay(tenacity.wait_none(), 1) == MIN_DELAY
 
     @pytest.mark.parametrize("answer", [math.inf, -math.inf, math.nan, "1e999"], ids=repr)
-    def test_no_number_is_a_mistake_of_the_caller(self, answer: Any) -> None:
-        """A strategy whose answer cannot be waited is told as such, with what it answered."""
+    def test_an_invalid_answer_is_an_error_of_the_caller(self, answer: Any) -> None:
+        """A strategy that returns no valid number raises a ConfigurationError with its answer."""
         message = rf"returned {float(answer)} seconds at attempt 7: replace it"
         with pytest.raises(ConfigurationError, match=message):
             _ = poll_delay(lambda state: answer, 7)
@@ -158,14 +158,14 @@ class TestPollDelay:
             ),
         ],
     )
-    def test_a_broken_strategy_is_a_mistake_of_the_caller(self, strategy: Any) -> None:
-        """A strategy that fails is told as a setting that cannot be used, with its own error."""
+    def test_a_strategy_that_raises_is_an_error_of_the_caller(self, strategy: Any) -> None:
+        """A strategy that raises is reported as an invalid setting, with its own error."""
         with pytest.raises(ConfigurationError, match="attempt 4") as caught:
             _ = poll_delay(strategy, 4)
         assert caught.value.__cause__ is not None
 
-    def test_a_strategy_may_keep_count_by_the_state(self) -> None:
-        """A strategy sees nothing but the attempt: there is no outcome to read."""
+    def test_a_strategy_may_read_the_attempt_from_the_state(self) -> None:
+        """The state of a strategy has the attempt only, and no outcome."""
         seen: list[RetryCallState] = []
 
         def remember(state: RetryCallState) -> float:
@@ -180,12 +180,12 @@ class TestRetries:
     @given(attempt=ATTEMPTS)
     @settings(max_examples=examples(100), deadline=None, suppress_health_check=SLOW)
     def test_the_delay_grows_and_is_capped(self, attempt: int) -> None:
-        """A retry waits half a second and twice as long each time, up to four, and half on top."""
+        """A retry waits half a second, doubled each time up to four, and up to half as much more."""
         exact = min(4.0, 0.5 * 2 ** min(attempt - 1, 30))
         assert exact <= retry_delay(attempt) <= exact * 1.5
 
     def test_the_fraction_is_a_setting(self) -> None:
-        """Jitter lengthens any strategy by the fraction that it is given."""
+        """Jitter lengthens any strategy by the given fraction."""
         jittered = Jittered(tenacity.wait_fixed(10), fraction=0.5, uniform=most)
         assert poll_delay(jittered, 1) == pytest.approx(15)
 
@@ -208,8 +208,10 @@ class TestRetries:
         ],
         ids=lambda value: type(value).__name__ if isinstance(value, AffinityError) else str(value),
     )
-    def test_what_is_sent_again(self, error: AffinityError, reads: int, writes: int) -> None:
-        """A merge is repeated only when it certainly did not run; a read after any outage."""
+    def test_which_requests_are_retried(
+        self, error: AffinityError, reads: int, writes: int
+    ) -> None:
+        """A merge is retried only when it certainly did not run; a read after any outage."""
         retries = {
             is_read: sum(
                 is_worth_a_retry(error, attempt, is_read=is_read) for attempt in range(1, 99)

@@ -74,7 +74,7 @@ BASES: dict[type[AffinityError], tuple[type[BaseException], ...]] = {
     NoJobError: (LedgerError,),
 }
 
-# Each error as it is raised, and what it tells the reader to do.
+# Each error as it is raised, and the advice in its message.
 DETAILS = (400, "validation", "Bad id.", "primaryCompanyId", "r-1")
 SAMPLES: list[tuple[AffinityError, str]] = [
     (ResponseError(*DETAILS), "See the API's message"),
@@ -107,7 +107,7 @@ def name_of(value: object) -> str | None:
 
 
 def test_the_tree() -> None:
-    """Every error has the one base, and those that say so are Python's own kinds too."""
+    """Every error has the one base class, and those that say so are built-in errors too."""
     found = {
         value
         for value in vars(errors).values()
@@ -126,15 +126,15 @@ def test_every_error_is_sampled() -> None:
 
 
 @pytest.mark.parametrize("error_class", BASES, ids=lambda each: each.__name__)
-def test_each_says_who_raises_it(error_class: type[AffinityError]) -> None:
+def test_each_says_when_it_is_raised(error_class: type[AffinityError]) -> None:
     """Every error has a docstring of its own that says when it is raised."""
     assert error_class.__doc__
     assert error_class is AffinityError or error_class.__doc__.startswith("Raised ")
 
 
 @pytest.mark.parametrize(("error", "advice"), SAMPLES, ids=name_of)
-def test_what_to_do_next(error: AffinityError, advice: str) -> None:
-    """The text of an error ends in one sentence or more, and says what to do."""
+def test_advice(error: AffinityError, advice: str) -> None:
+    """The message of an error is one sentence or more, and says what to do."""
     assert advice in str(error)
     assert ".." not in str(error)
     assert "None" not in str(error)
@@ -159,11 +159,11 @@ def test_what_to_do_next(error: AffinityError, advice: str) -> None:
     ids=name_of,
 )
 def test_they_survive_copies(error: AffinityError) -> None:
-    """An error goes through ``copy`` and ``pickle`` with all that it carries."""
-    for twin in (copy.copy(error), copy.deepcopy(error), pickle.loads(pickle.dumps(error))):
-        assert type(twin) is type(error)
-        assert (str(twin), repr(twin)) == (str(error), repr(error))
-        assert (twin.args, vars(twin)) == (error.args, vars(error))
+    """An error keeps all its data through ``copy`` and ``pickle``."""
+    for copied in (copy.copy(error), copy.deepcopy(error), pickle.loads(pickle.dumps(error))):
+        assert type(copied) is type(error)
+        assert (str(copied), repr(copied)) == (str(error), repr(error))
+        assert (copied.args, vars(copied)) == (error.args, vars(error))
 
 
 @pytest.mark.parametrize(
@@ -199,7 +199,7 @@ def test_they_survive_copies(error: AffinityError) -> None:
     ids=name_of,
 )
 def test_attributes(error: AffinityError, attributes: dict[str, Any]) -> None:
-    """Each error carries its data as attributes, so that nobody has to read its text."""
+    """Each error carries its data as attributes, so that its message need not be parsed."""
     assert {name: getattr(error, name) for name in attributes} == attributes
 
 
@@ -252,12 +252,12 @@ def test_attributes(error: AffinityError, attributes: dict[str, Any]) -> None:
     ],
 )
 def test_text(error: AffinityError, text: str) -> None:
-    """The text of an error leaves out what is not known and repeats no punctuation."""
+    """The message of an error omits what is unknown and repeats no punctuation."""
     assert str(error) == text
 
 
 def test_a_plan_error_has_more_problems_than_it_shows() -> None:
-    """Nobody reads thousands of lines; the attribute has them all."""
+    """The message shows the first problems only; the attribute has them all."""
     error = PlanError("pairs.csv", tuple(f"pairs.csv:{line}: no" for line in range(2, 500)))
     assert str(error).count("\n") == PlanError.shown + 1
     assert "… and 398 more such problems" in str(error)
@@ -268,7 +268,7 @@ def test_a_plan_error_has_more_problems_than_it_shows() -> None:
     "error_class", [RequestTimeoutError, TaskTimeoutError], ids=lambda each: each.__name__
 )
 def test_timeouts_are_caught_as_such(error_class: type[AffinityError]) -> None:
-    """``except TimeoutError`` catches what ran out of time, and nothing else does."""
+    """``except TimeoutError`` catches the errors of timeouts, and no other."""
     assert issubclass(error_class, TimeoutError)
     others = set(BASES) - {RequestTimeoutError, TaskTimeoutError}
     assert not any(issubclass(other, TimeoutError) for other in others)
@@ -283,5 +283,5 @@ def test_a_wrong_key_is_not_shown(key: str) -> None:
 
 
 def test_a_client_does_not_show_its_key() -> None:
-    """Nothing that prints a client prints its key."""
+    """No text of a client contains its key."""
     assert "s3cr3t" not in repr(aiotasks.Client("s3cr3t"))

@@ -13,7 +13,7 @@ import aiotasks
 
 PACKAGE = Path(aiotasks.__file__).parent
 FILES = sorted(PACKAGE.rglob("*.py"))
-# The URLs and headers that aiotasks gives to aiohttp are yarl's and multidict's: they come with
+# The URLs and headers that aiotasks passes to aiohttp are yarl's and multidict's: they come with
 # aiohttp, as a part of its API.
 CORE = {"aiohttp", "msgspec", "tenacity", "multidict", "yarl"}
 CLI = {"typer", "rich"}
@@ -33,7 +33,7 @@ def imports(file: Path) -> Iterator[str]:
 
 
 def foreign(file: Path) -> set[str]:
-    """Return the packages that a module imports and that Python does not bring along."""
+    """Return the packages that a module imports and that are not in the standard library."""
     names = {name.partition(".")[0] for name in imports(file)}
     return names - sys.stdlib_module_names - {"aiotasks"}
 
@@ -44,7 +44,7 @@ def module_id(file: Path) -> str:
 
 @pytest.mark.parametrize("file", FILES, ids=module_id)
 def test_what_must_be_installed(file: Path) -> None:
-    """The core needs three packages; what an extra brings is for its own package alone."""
+    """The core needs three packages; those of an extra are imported by its own package only."""
     top = file.relative_to(PACKAGE).parts[0]
     extras = {"cli": CLI, "dedupe": DEDUPE}
     assert foreign(file) <= CORE | extras.get(top, set())
@@ -61,7 +61,7 @@ def loaded_by(module: str) -> set[str]:
 
 @pytest.mark.process
 def test_the_core_loads_no_extra() -> None:
-    """``import aiotasks`` needs nothing of the extras and does not load the sandbox's server."""
+    """``import aiotasks`` loads no package of an extra and not the sandbox's server."""
     loaded = loaded_by("aiotasks")
     assert "aiotasks.client" in loaded
     others = {"aiotasks.cli", "aiotasks.dedupe", "aiotasks.sandbox", "aiotasks.web"}

@@ -33,7 +33,7 @@ from aiotasks import (
 from tests.profiles import examples
 
 
-# How fast examples are made is the machine's affair.
+# How long Hypothesis takes to make examples depends on the machine.
 SLOW = [HealthCheck.too_slow]
 
 TASK = MergeTask(id="a", status=TaskStatus.SUCCESS)
@@ -99,7 +99,7 @@ class TestQuota:
         ids=["nothing", "all", "no limits and no resets"],
     )
     def test_it_is_one_readable_line(self, quota: Quota, line: str) -> None:
-        """What is known is told, what is not is told as unknown or left out."""
+        """Known values are shown; unknown ones are shown as unknown or omitted."""
         assert repr(quota) == line
 
 
@@ -113,7 +113,7 @@ class TestTaskStatus:
     @given(st.text())
     @settings(max_examples=examples(100), deadline=None, suppress_health_check=SLOW)
     def test_an_unknown_status_is_kept(self, text: str) -> None:
-        """A status that the server may add is kept as it is, and is known to be unknown."""
+        """An unknown status is kept unchanged, and is recognizable as unknown."""
         assume(text not in {"pending", "in-progress", "success", "failed"})
         status = TaskStatus(text)
         assert isinstance(status, TaskStatus)
@@ -122,14 +122,14 @@ class TestTaskStatus:
         assert hash(status) == hash(text)
         assert status not in list(TaskStatus)
 
-    def test_an_unknown_status_is_not_remembered(self) -> None:
-        """Nothing that a server sends makes the enum grow."""
+    def test_an_unknown_status_is_not_cached(self) -> None:
+        """Unknown statuses do not make the enum grow."""
         _ = TaskStatus("paused")
         assert [*TaskStatus] == ["pending", "in-progress", "success", "failed"]
         assert "paused" not in TaskStatus.__members__
 
     def test_an_unknown_status_goes_through_json(self) -> None:
-        """A task with an unknown status is read and written again as it came."""
+        """A task with an unknown status is decoded and encoded unchanged."""
         body = b'{"id":"a","status":"paused"}'
         task = msgspec.json.decode(body, type=MergeTask)
         assert msgspec.json.decode(msgspec.json.encode(task), type=MergeTask) == task
@@ -138,13 +138,13 @@ class TestTaskStatus:
     def test_it_survives_copies(self, status: str) -> None:
         """A task can be copied and pickled, whatever its status."""
         task = MergeTask(id="a", status=TaskStatus(status))
-        for twin in (copy.copy(task), copy.deepcopy(task), pickle.loads(pickle.dumps(task))):
-            assert twin == task
-            assert type(twin.status) is TaskStatus
+        for copied in (copy.copy(task), copy.deepcopy(task), pickle.loads(pickle.dumps(task))):
+            assert copied == task
+            assert type(copied.status) is TaskStatus
 
     @pytest.mark.parametrize("value", [1, None, b"success"], ids=["number", "none", "bytes"])
-    def test_a_status_is_a_text(self, value: Any) -> None:
-        """What is no text is no status."""
+    def test_a_status_is_text(self, value: Any) -> None:
+        """A value that is not text is no status."""
         with pytest.raises(ValueError, match="is not a valid TaskStatus"):
             _ = TaskStatus(value)
 
@@ -152,22 +152,22 @@ class TestTaskStatus:
 class TestStructs:
     @pytest.mark.parametrize("value", VALUES, ids=lambda value: type(value).__name__)
     def test_they_do_not_change(self, value: msgspec.Struct) -> None:
-        """What is handed out is immutable, hashable and equal to its copies."""
+        """Public values are immutable, hashable and equal to their copies."""
         name = value.__struct_fields__[0]
         with pytest.raises(AttributeError, match="immutable"):
             setattr(value, name, None)
-        twins = [copy.copy(value), copy.deepcopy(value), pickle.loads(pickle.dumps(value))]
-        assert twins == [value] * 3
-        assert {hash(twin) for twin in twins} == {hash(value)}
+        copies = [copy.copy(value), copy.deepcopy(value), pickle.loads(pickle.dumps(value))]
+        assert copies == [value] * 3
+        assert {hash(copied) for copied in copies} == {hash(value)}
 
     @pytest.mark.parametrize("value", VALUES, ids=lambda value: type(value).__name__)
     def test_they_are_made_by_name(self, value: msgspec.Struct) -> None:
-        """Fields are given by name, so that new ones break nobody."""
+        """Fields are given by name, so that new ones break no caller."""
         with pytest.raises(TypeError, match="positional"):
             type(value)("x")
 
     def test_merges_of_both_kinds_are_merge_states(self) -> None:
-        """What is common to both kinds can be read from either."""
+        """The common attributes of both kinds can be read from either."""
         assert issubclass(CompanyMergeState, MergeState)
         assert issubclass(PersonMergeState, MergeState)
 
@@ -202,18 +202,18 @@ class TestOutcomes:
         assert outcomes.index(FAILED) == 2
 
     def test_a_slice(self) -> None:
-        """A part of the outcomes has everything that the whole has."""
+        """A slice of the outcomes has all attributes of the whole."""
         part = Outcomes(ALL)[1:4]
         assert part == Outcomes([SUCCESS, FAILED, SUCCESS])
         assert part.failed == Outcomes([FAILED])
 
     def test_an_index_beyond_the_end(self) -> None:
-        """Outcomes end where they end."""
+        """An index beyond the end raises an IndexError."""
         with pytest.raises(IndexError):
             _ = Outcomes(ALL)[5]
 
     def test_by_state(self) -> None:
-        """Each state has its own part, in the same order."""
+        """Each state has its own attribute, in the same order."""
         outcomes = Outcomes(ALL)
         assert list(outcomes.succeeded) == [SUCCESS, SUCCESS]
         assert list(outcomes.failed) == [FAILED]
@@ -221,7 +221,7 @@ class TestOutcomes:
         assert list(outcomes.unknown) == [UNKNOWN]
 
     def test_they_do_not_change(self) -> None:
-        """What happens to the list that they were made of does not happen to them."""
+        """Changes to the list that outcomes were made of do not affect them."""
         items = [SUCCESS]
         outcomes = Outcomes(items)
         items.append(FAILED)
@@ -239,8 +239,8 @@ class TestOutcomes:
         """Outcomes can be copied and pickled with their errors."""
         outcomes = Outcomes(ALL)
         assert copy.copy(outcomes) == outcomes
-        twin = pickle.loads(pickle.dumps(outcomes))
-        assert [str(one.error) for one in twin] == [str(one.error) for one in outcomes]
+        copied = pickle.loads(pickle.dumps(outcomes))
+        assert [str(one.error) for one in copied] == [str(one.error) for one in outcomes]
 
     @pytest.mark.parametrize(
         ("items", "shown"),
@@ -252,16 +252,16 @@ class TestOutcomes:
         ids=["none", "one state", "all states"],
     )
     def test_repr(self, items: list[Outcome], shown: str) -> None:
-        """Thousands of outcomes are shown as their counts."""
+        """The repr of outcomes shows their counts."""
         assert repr(Outcomes(items)) == shown
 
     @pytest.mark.parametrize("items", [[], [SUCCESS]], ids=["none", "success"])
     def test_nothing_to_raise(self, items: list[Outcome]) -> None:
-        """Where everything succeeded, nothing is raised."""
+        """Where all succeeded, nothing is raised."""
         Outcomes(items).raise_for_failures()
 
     def test_raise_for_failures(self) -> None:
-        """Everything that is not a success is raised in one group, in order."""
+        """Every outcome that is not a success is raised in one group, in order."""
         with pytest.RaisesGroup(
             AffinityError,
             TaskFailedError,

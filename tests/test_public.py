@@ -1,4 +1,4 @@
-"""What can be imported from ``aiotasks``: all that users need, and nothing more."""
+"""The public interface of ``aiotasks``: all that users need, and nothing more."""
 
 import importlib.metadata
 import importlib.resources
@@ -62,8 +62,8 @@ def test_all_names_each_once() -> None:
     assert not any(name.startswith("_") for name in aiotasks.__all__)
 
 
-def test_nothing_else_is_there() -> None:
-    """Whatever has no underscore in ``aiotasks`` is public or a module."""
+def test_nothing_else_is_public() -> None:
+    """Every name without an underscore in ``aiotasks`` is public or a module."""
     names = {
         name
         for name, value in vars(aiotasks).items()
@@ -74,7 +74,7 @@ def test_nothing_else_is_there() -> None:
 
 @pytest.mark.parametrize("name", PUBLIC)
 def test_everything_has_a_docstring(name: str) -> None:
-    """Each class says what it is, and each public call and property what it does."""
+    """Each public class, call and property has a docstring."""
     value = getattr(aiotasks, name)
     assert vars(value).get("__doc__")
     bare = [each for each, member in members(value) if not inspect.getdoc(member)]
@@ -82,7 +82,7 @@ def test_everything_has_a_docstring(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", sorted(SERVICES))
-def test_calls_say_what_they_raise(name: str) -> None:
+def test_calls_list_what_they_raise(name: str) -> None:
     """Each call that can fail lists errors of this library, by names that can be imported."""
     named: set[str] = set()
     for each, member in members(getattr(aiotasks, name)):
@@ -97,7 +97,7 @@ def test_calls_say_what_they_raise(name: str) -> None:
 
 
 def test_signatures_name_public_things() -> None:
-    """Whatever a public call takes or returns can be imported from ``aiotasks`` itself."""
+    """Every type that a public call accepts or returns can be imported from ``aiotasks``."""
     named = {
         (call, name)
         for call, signature in signatures()
@@ -109,7 +109,7 @@ def test_signatures_name_public_things() -> None:
 
 @pytest.mark.parametrize("name", sorted(SERVICES - {"Watch"}))
 def test_at_most_a_pair_is_positional(name: str) -> None:
-    """One thing, or a natural pair, is given by position; all settings by name."""
+    """One argument, or a natural pair, is positional; all settings are keyword-only."""
     for each, member in members(getattr(aiotasks, name)):
         if isinstance(member, types.FunctionType):
             parameters = inspect.signature(member).parameters.values()
@@ -123,7 +123,7 @@ def test_types_ship() -> None:
 
 
 def test_the_distribution() -> None:
-    """The core needs its three packages; all else is asked for as an extra."""
+    """The core requires its three packages; all others are in extras."""
     metadata = importlib.metadata.metadata("affinity-aiotasks")
     needed = importlib.metadata.requires("affinity-aiotasks") or []
     core = {re.split(r"[<>=; ]", each)[0] for each in needed if "extra ==" not in each}

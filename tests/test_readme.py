@@ -56,16 +56,16 @@ class Service:
             return answer.status, await answer.json()
 
     async def merge(self, primary_id: int) -> str:
-        status, told = await self.ask(
+        status, answer = await self.ask(
             "merge", method="POST", primary=primary_id, duplicate=primary_id + 1
         )
         assert status == 200
-        return str(told["task_url"])
+        return str(answer["task_url"])
 
     async def waits(self, task_url: str, count: int) -> list[asyncio.Task[tuple[int, Any]]]:
         """Start requests that wait for a task, and return once the service waits for it."""
         waits = [asyncio.create_task(self.ask("wait", url=task_url)) for _ in range(count)]
-        while ": 0 pending" in repr(self.client):  # noqa: ASYNC110 - nothing tells
+        while ": 0 pending" in repr(self.client):  # noqa: ASYNC110 - no event to wait for
             await asyncio.sleep(0.01)
         return waits
 
@@ -86,7 +86,7 @@ async def with_uvicorn(app: FastAPI) -> AsyncIterator[int]:
     config = uvicorn.Config(app, port=0, log_config=None, timeout_graceful_shutdown=1)
     server = uvicorn.Server(config)
     serving = asyncio.create_task(server.serve())
-    while not server.started:  # noqa: ASYNC110 - nothing tells
+    while not server.started:  # noqa: ASYNC110 - no event to wait for
         await asyncio.sleep(0.01)
     try:
         yield server.servers[0].sockets[0].getsockname()[1]
@@ -125,7 +125,7 @@ async def running(name: str) -> AsyncIterator[Service]:
 @pytest.mark.parametrize("name", SERVERS)
 class TestServices:
     @pytest.mark.slow
-    async def test_many_come_at_once(
+    async def test_many_simultaneous_requests(
         self, name: str, sandbox: Sandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """A service with one client starts merges, peeks and waits for many requests at a time."""
@@ -133,36 +133,36 @@ class TestServices:
 
         async def use(service: Service, primary_id: int) -> None:
             task_url = await service.merge(primary_id)
-            looks = [service.ask("status", url=task_url) for _ in range(5)]
-            for status, told in await asyncio.gather(*looks):
+            peeks = [service.ask("status", url=task_url) for _ in range(5)]
+            for status, answer in await asyncio.gather(*peeks):
                 assert status == 200
-                assert told["status"] in {"in-progress", "success"}
+                assert answer["status"] in {"in-progress", "success"}
             assert await service.ask("wait", url=task_url) == (200, {"status": "success"})
 
         async with running(name) as service, asyncio.TaskGroup() as group:
             for number in range(CLIENTS):
                 _ = group.create_task(use(service, 2 * number + 1))
         assert len(sandbox.merged("company")) == CLIENTS
-        # A merge, a look for the five, and what one wait needs: pages count for many.
+        # A merge, a poll for the five peeks, and what one wait needs: pages count for many.
         assert sandbox.requests < 4 * CLIENTS
 
-    async def test_who_leaves_and_who_stays(
+    async def test_closed_connections(
         self, name: str, sandbox: Sandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """A closed connection affects no other; when the service ends, open waits end at once."""
+        """A closed connection affects no other; when the service ends, open waits end immediately."""
         monkeypatch.chdir(tmp_path)
         sandbox.duration = 600.0
         async with running(name) as service:
-            left_alone, task_url = await service.merge(1), await service.merge(3)
-            for wait in (leaving := await service.waits(left_alone, 10)):
+            abandoned, task_url = await service.merge(1), await service.merge(3)
+            for wait in (leaving := await service.waits(abandoned, 10)):
                 _ = wait.cancel()
             _ = await asyncio.wait(leaving)
-            # FastAPI lets the handlers of those who left run to their end.
+            # FastAPI lets the handlers of closed connections run to their end.
             while name == "aiohttp" and ": 0 pending" not in repr(service.client):  # noqa: ASYNC110
                 await asyncio.sleep(0.01)
             waits = await service.waits(task_url, 20)
-            status, told = await service.ask("status", url=task_url)
-            assert (status, told["status"]) == (200, "in-progress")
+            status, answer = await service.ask("status", url=task_url)
+            assert (status, answer["status"]) == (200, "in-progress")
             assert not any(wait.done() for wait in waits)
             began = asyncio.get_running_loop().time()
         assert asyncio.get_running_loop().time() - began < {"aiohttp": 1.0, "FastAPI": 2.0}[name]
@@ -174,15 +174,15 @@ class TestServices:
         names = {task.get_name() for task in asyncio.all_tasks()}
         assert not {each for each in names if each.startswith("aiotasks")}
 
-    async def test_what_cannot_be_done_is_told(
+    async def test_errors_are_returned(
         self, name: str, sandbox: Sandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """Waiting for a URL of no task is answered with an error, and the service goes on."""
+        """Waiting for a URL that is not of a task returns an error, and the service goes on."""
         monkeypatch.chdir(tmp_path)
         async with running(name) as service:
-            status, told = await service.ask("wait", url="https://example.com/")
+            status, answer = await service.ask("wait", url="https://example.com/")
             assert status == 503
-            assert "example.com" in told["error"]
+            assert "example.com" in answer["error"]
             if name == "aiohttp":
                 assert await service.ask("jobs-in-a-browser/jobs") == (200, {"jobs": []})
         assert sandbox.requests == 0
