@@ -90,7 +90,7 @@ class TestPollBackoff:
         assert all(10 <= delay <= 11 for delay in delays)
 
     def test_a_cap_below_the_interval_is_the_interval(self) -> None:
-        """An interval above the maximum is used as it is."""
+        """An interval above the maximum is used as the maximum."""
         backoff = poll_backoff(60, 30, uniform=least)
         assert [poll_delay(backoff, attempt) for attempt in (1, 2, 9)] == [60, 60, 60]
 
@@ -127,7 +127,7 @@ class TestPollDelay:
     def test_any_strategy_is_called_with_the_attempt(
         self, strategy: Backoff, low: float, high: float
     ) -> None:
-        """Tenacity's strategies and plain functions are called with the attempt that they are for."""
+        """Tenacity's strategies and plain functions are called with the attempt."""
         assert low <= poll_delay(strategy, 3) <= max(high, MIN_DELAY)
 
     @pytest.mark.parametrize("answer", [0, -5, -1e300, 1e-300], ids=str)
@@ -180,7 +180,7 @@ class TestRetries:
     @given(attempt=ATTEMPTS)
     @settings(max_examples=examples(100), deadline=None, suppress_health_check=SLOW)
     def test_the_delay_grows_and_is_capped(self, attempt: int) -> None:
-        """A retry waits half a second, doubled each time up to four, and up to half as much more."""
+        """The delay is half a second, doubled each time up to four, plus half at most."""
         exact = min(4.0, 0.5 * 2 ** min(attempt - 1, 30))
         assert exact <= retry_delay(attempt) <= exact * 1.5
 

@@ -149,7 +149,7 @@ class TestServices:
     async def test_closed_connections(
         self, name: str, sandbox: Sandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """A closed connection affects no other; when the service ends, open waits end immediately."""
+        """A closed connection affects no other, and open waits end with the service."""
         monkeypatch.chdir(tmp_path)
         sandbox.duration = 600.0
         async with running(name) as service:

@@ -94,7 +94,7 @@ async def cancel(call: Awaitable[object], *, after: float) -> None:
 async def test_a_call_is_cancelled_at_any_stage(
     sandbox: Recorded, client: Client, monkeypatch: Patch, stage: Stage, call: Call
 ) -> None:
-    """Cancelling ends a call immediately in whatever stage it is, and the client remaining usable."""
+    """Cancelling ends a call immediately in whatever stage it is, and the client stays usable."""
     (url,) = sandbox.start(1, duration=math.inf)
     with monkeypatch.context() as patch:
         await stage(sandbox, client, patch)
@@ -135,18 +135,18 @@ async def test_a_wait_is_cancelled_between_polls(sandbox: Recorded, client: Clie
     assert sandbox.requests == before
 
 
-@pytest.mark.parametrize("is_asked", [False, True], ids=["collecting", "asking"])
+@pytest.mark.parametrize("is_requested", [False, True], ids=["collecting", "requesting"])
 async def test_a_wait_is_cancelled_before_the_reason_arrives(
-    sandbox: Recorded, client: Client, is_asked: bool
+    sandbox: Recorded, client: Client, is_requested: bool
 ) -> None:
-    """The reason of a failure without a waiter is not fetched, and the next failure gets its reason."""
+    """A failure without a waiter gets no reason, and the next failure gets its own."""
     first, second = sandbox.start(2, duration=0.0, reason="Locked")
     (running,) = sandbox.start(1, first=3, duration=math.inf)
     sandbox.latency = 3.0
     await cancel(
-        client.tasks.wait_many([first, running], timeout=None), after=14.0 if is_asked else 4.0
+        client.tasks.wait_many([first, running], timeout=None), after=14.0 if is_requested else 4.0
     )
-    assert sandbox.calls["merges"] == is_asked
+    assert sandbox.calls["merges"] == is_requested
     with pytest.raises(TaskFailedError, match="Locked"):
         await client.tasks.wait(second)
     await assert_idle(client)
@@ -261,7 +261,7 @@ async def work_in_a_fresh_scope(sandbox: Recorded) -> None:
 
 
 async def test_leaving_is_cancelled(sandbox: Recorded, monkeypatch: Patch) -> None:
-    """If leaving is cancelled while the session closes, the scope is left and the session closed."""
+    """If leaving is cancelled while the session closes, both are closed in the end."""
     closing = asyncio.Event()
     close = aiohttp.ClientSession.close
 

@@ -49,7 +49,7 @@ def test_a_client_is_made_without_a_loop() -> None:
     ids=str,
 )
 def test_invalid_settings_are_named(settings: dict[str, Any], message: str) -> None:
-    """A setting that cannot be used raises a ConfigurationError that names it and never shows the key."""
+    """An invalid setting raises a ConfigurationError that names it and does not show the key."""
     with pytest.raises(ConfigurationError, match=message) as caught:
         Client(**{"api_key": "secret-key", **settings})
     assert "secret" not in str(caught.value)
@@ -157,7 +157,7 @@ async def test_a_proxy_of_the_session_is_used(sandbox: Recorded) -> None:
 async def test_it_is_entered_and_left_in_different_tasks(
     sandbox: Recorded, *, is_borrowed: bool
 ) -> None:
-    """A client may be entered and left in different tasks; waits in a third one raise when it closes."""
+    """Entering, leaving and waiting may be in different tasks; the waits raise when it closes."""
     running, ending = *sandbox.start(1, duration=math.inf), *sandbox.start(1, first=2)
     async with aiohttp.ClientSession() as session:
         client = connect(sandbox, **({"session": session} if is_borrowed else {}))
@@ -207,7 +207,7 @@ async def test_the_headers_of_a_session_do_not_replace_the_key(sandbox: Recorded
         connect(sandbox, session=session) as client,
     ):
         await client.tasks.get(url)
-    assert [asked.is_authorized for asked in sandbox.log] == [True]
+    assert [request.is_authorized for request in sandbox.log] == [True]
 
 
 async def test_a_session_that_is_closed_during_the_scope(sandbox: Recorded) -> None:
@@ -376,12 +376,14 @@ async def test_leaving_the_scope_with_a_cancelled_call_in_the_queue() -> None:
         (url,) = sandbox.start(1)
         async with connect(sandbox) as client:
             await client.tasks.get(url)
-            stays, goes = [asyncio.create_task(client.tasks.get(url)) for _ in range(2)]
+            remaining, cancelled_wait = [
+                asyncio.create_task(client.tasks.get(url)) for _ in range(2)
+            ]
             await asyncio.sleep(5)
-            goes.cancel()
-        await asyncio.wait([stays, goes])
-        assert goes.cancelled()
-        assert isinstance(stays.exception(), ClosedError)
+            cancelled_wait.cancel()
+        await asyncio.wait([remaining, cancelled_wait])
+        assert cancelled_wait.cancelled()
+        assert isinstance(remaining.exception(), ClosedError)
 
 
 async def test_leaving_the_scope_ends_the_retries_of_others(sandbox: Recorded) -> None:

@@ -169,9 +169,9 @@ async def test_a_body_that_stalls_times_out() -> None:
 
 async def test_a_refused_connection(sandbox: Recorded) -> None:
     """Refused connections are retried a few times and then raised, with the next step."""
-    async with Sandbox() as gone:
-        url = gone.start_merge("company", 1, 2)
-    async with connect(gone) as client:
+    async with Sandbox() as closed:
+        url = closed.start_merge("company", 1, 2)
+    async with connect(closed) as client:
         with pytest.raises(ConnectError, match="Check base_url") as caught:
             await client.tasks.get(url)
         assert not caught.value.was_sent

@@ -109,7 +109,7 @@ async def test_the_key_goes_to_the_origin_alone() -> None:
             sandbox.inject(Fault.content(body))
             with pytest.raises(DecodeError):
                 _ = [task async for task in client.tasks.list("company")]
-            assert {asked.is_authorized for asked in sandbox.log} == {True}
+            assert {request.is_authorized for request in sandbox.log} == {True}
         assert (foreign.connections, foreign.received) == (0, [])
 
 
@@ -132,7 +132,7 @@ BODIES: dict[str, tuple[Fault, str]] = {
 async def test_unreadable_answers_raise_decode_errors(
     sandbox: Recorded, client: Client, name: str
 ) -> None:
-    """An answer that is not the documented JSON raises a DecodeError with the next step, without retry."""
+    """An answer that is not the documented JSON raises a DecodeError and is not retried."""
     fault, message = BODIES[name]
     (url,) = sandbox.start(1)
     sandbox.inject(fault, times=None)
@@ -197,7 +197,7 @@ async def test_a_decompressed_body_is_limited_too() -> None:
     ids=range(10),
 )
 async def test_broken_http_is_a_network_error(data: bytes) -> None:
-    """An answer that is not HTTP raises an AffinityError after retries, as a broken connection does."""
+    """An answer that is not HTTP is handled as a broken connection, with retries."""
     async with (
         host(saying(data, then_close=True)) as server,
         Client("key", base_url=server.url) as client,

@@ -177,7 +177,7 @@ async def test_a_refusal_during_a_job(
 
 
 async def test_the_monthly_quota_ends_during_a_job() -> None:
-    """When the monthly quota ends, merges raise immediately, and pending tasks are returned as running."""
+    """At the end of the monthly quota merges raise, and pending tasks are returned as running."""
     debug_off()
     async with (
         Recorded(quota=900, latency=0.1, month_quota=200, duration=math.inf) as sandbox,
@@ -201,7 +201,7 @@ async def test_the_monthly_quota_ends_during_a_job() -> None:
 
 
 async def test_a_call_during_a_bulk_job_is_answered_soon() -> None:
-    """An interactive call waits for the next slot, not for the job, while the window has calls left."""
+    """While the window has calls left, an interactive call waits for the next slot only."""
     debug_off()
     async with (
         Recorded(quota=900, latency=0.2, duration=20.0, companies=6000) as sandbox,
@@ -230,7 +230,7 @@ async def test_nothing_is_sent_into_an_exhausted_window(latency: float, offset: 
         assert len(outcomes.succeeded) == 120
         assert sandbox.refused == client.quota.refused == 0
         assert all(outcome.error is None for outcome in outcomes)
-        windows = [math.floor((asked.at - offset) / 60.0) for asked in sandbox.log]
+        windows = [math.floor((request.at - offset) / 60.0) for request in sandbox.log]
         assert max(windows.count(window) for window in windows) == 50
 
 
@@ -315,7 +315,7 @@ async def test_retry_after_is_capped(sandbox: Recorded, client: Client) -> None:
 
 
 async def test_a_limit_on_concurrency_is_found() -> None:
-    """After refusals for concurrency the client sends fewer at a time, and completes all requests."""
+    """After refusals for concurrency fewer requests are sent at a time, and all are completed."""
     async with (
         Recorded(quota=0, max_concurrent=3, latency=1.0, duration=0.0) as sandbox,
         connect(sandbox) as client,
@@ -350,7 +350,7 @@ async def test_missing_or_invalid_headers_are_ignored(text: str | None) -> None:
 
 
 async def test_the_end_of_the_monthly_quota_loses_no_outcome() -> None:
-    """When the monthly quota ends, the rest is returned as running, with the error that says why."""
+    """At the end of the monthly quota the rest is returned as running, with the error."""
     async with Recorded(month_quota=40, latency=0.1) as sandbox, connect(sandbox) as client:
         urls = sandbox.start(10, duration=0.0) + sandbox.start(50, first=11, duration=math.inf)
         outcomes = await client.tasks.wait_many(urls, timeout=None)
@@ -452,7 +452,7 @@ async def test_merges_and_polls_alternate_without_a_known_limit() -> None:
             for number in range(40):
                 group.create_task(client.companies.merge(2 * number + 1, 2 * number + 2))
         assert len((await job).succeeded) == 30
-        methods = [asked.method for asked in sandbox.log[1:]]
+        methods = [request.method for request in sandbox.log[1:]]
         assert methods == ["POST", "GET"] * 30 + ["POST"] * 10
 
 

@@ -42,22 +42,22 @@ async def test_a_merge_returns_its_task_url(sandbox: Recorded, client: Client, k
 async def test_the_callback_before_a_merge_is_sent(sandbox: Recorded) -> None:
     """The callback for recording a merge is awaited once, when the limits let the merge go."""
     sandbox.set_quota(3)
-    noted: list[float] = []
+    called_at: list[float] = []
 
-    async def note() -> None:
-        noted.append(now())
+    async def record_call() -> None:
+        called_at.append(now())
         await asyncio.sleep(0.5)
 
     async with connect(sandbox) as client:
         _ = await asyncio.gather(
-            *(client.companies.merge(n, n + 1, before_send=note) for n in (1, 3, 5, 7))
+            *(client.companies.merge(n, n + 1, before_send=record_call) for n in (1, 3, 5, 7))
         )
         await assert_idle(client)
-    posts = [asked.at for asked in sandbox.log if asked.method == "POST"]
-    assert posts == [pytest.approx(each + 0.5) for each in sorted(noted)]
-    assert len(noted) == 4
+    posts = [request.at for request in sandbox.log if request.method == "POST"]
+    assert posts == [pytest.approx(each + 0.5) for each in sorted(called_at)]
+    assert len(called_at) == 4
     # The fourth waited for the next window, and its callback was called only then.
-    assert max(noted) >= 59.0
+    assert max(called_at) >= 59.0
 
 
 @pytest.mark.parametrize("error", [RuntimeError("no"), asyncio.CancelledError()], ids=repr)
@@ -79,13 +79,13 @@ async def test_a_callback_that_raises(
 async def test_a_refused_merge_is_reported_once(sandbox: Recorded, client: Client) -> None:
     """A merge that is sent again after a refusal for a limit calls its callback once."""
     sandbox.inject(Fault.rate_limit(retry_after=1), on="merge")
-    noted: list[float] = []
+    called_at: list[float] = []
 
-    async def note() -> None:
-        noted.append(now())
+    async def record_call() -> None:
+        called_at.append(now())
 
-    _ = await client.companies.merge(1, 2, before_send=note)
-    assert (len(noted), sandbox.calls["merge"]) == (1, 2)
+    _ = await client.companies.merge(1, 2, before_send=record_call)
+    assert (len(called_at), sandbox.calls["merge"]) == (1, 2)
 
 
 async def test_a_record_that_was_merged_away_names_its_successor(

@@ -35,7 +35,7 @@ OUTAGES = {
 async def test_an_outage_delays_a_wait(
     sandbox: Recorded, client: Client, name: str, count: int
 ) -> None:
-    """Minutes without an answer cost few requests and no outcome, and polling resumes soon after."""
+    """An outage of minutes costs few requests and no outcome, and polling resumes soon after."""
     urls = sandbox.start(count, duration=10.0)
     loop = asyncio.get_running_loop()
     loop.call_at(5.0, lambda: sandbox.inject(OUTAGES[name], times=None))
@@ -44,13 +44,13 @@ async def test_an_outage_delays_a_wait(
     assert len(outcomes.succeeded) == count
     # The longest pause is six seconds; a request that hangs times out after half a minute.
     assert 185.0 <= now() <= 185.0 + 6.0 + 30.0 * (name == "hangs")
-    during = [asked for asked in sandbox.log if 5.0 <= asked.at < 185.0]
+    during = [request for request in sandbox.log if 5.0 <= request.at < 185.0]
     # A GET on a dead connection is repeated by aiohttp itself.
     assert 3 <= len(during) <= 50 * (1 + (name == "disconnects"))
     await assert_idle(client)
 
 
-async def test_five_minutes_of_503_in_the_middle_of_a_job() -> None:
+async def test_five_minutes_of_503_during_a_job() -> None:
     """A long outage costs few calls and no outcome, and a minute later the pace is normal again."""
     debug_off()
     async with (
@@ -67,7 +67,7 @@ async def test_five_minutes_of_503_in_the_middle_of_a_job() -> None:
         assert len(outcomes.succeeded) == 400
         assert max(outcome.waited for outcome in outcomes[:300]) <= 316.0
         assert now() <= 10.0 + 340.0 + 33.0
-        during = [asked for asked in sandbox.log if 20.0 <= asked.at < 320.0]
+        during = [request for request in sandbox.log if 20.0 <= request.at < 320.0]
         assert 20 <= len(during) <= 80
         assert sandbox.calls["tasks"] <= len(during) + 60
         assert sandbox.calls["task"] <= 10
@@ -118,16 +118,16 @@ async def test_simultaneous_failures_count_as_one(sandbox: Recorded, client: Cli
     loop.call_at(3.65, sandbox.clear_faults)
     outcomes = await client.tasks.wait_many(urls, backoff=wait_fixed(3))
     assert len(outcomes.succeeded) == 100
-    assert len([asked for asked in sandbox.log if 3.25 < asked.at < 3.65]) >= 16
+    assert len([request for request in sandbox.log if 3.25 < request.at < 3.65]) >= 16
     assert now() <= 8.0
 
 
 @pytest.mark.parametrize("seconds", [300.0, None])
 async def test_a_server_that_was_never_reached_ends_the_waits(seconds: float | None) -> None:
-    """Without a single answer, a wait ends after a few attempts with the error of the connection."""
-    async with Sandbox() as gone:
-        urls = [gone.start_merge("company", 2 * n + 1, 2 * n + 2) for n in range(20)]
-    async with connect(gone) as client:
+    """Without a single answer, a wait ends with the connection error after a few attempts."""
+    async with Sandbox() as closed:
+        urls = [closed.start_merge("company", 2 * n + 1, 2 * n + 2) for n in range(20)]
+    async with connect(closed) as client:
         with pytest.raises(ConnectError, match="Check base_url"):
             await client.tasks.wait(urls[0], timeout=seconds)
         assert 3.0 <= now() <= 4.5
@@ -170,7 +170,7 @@ async def test_failures_are_reset_by_an_answer(sandbox: Recorded, client: Client
 
 
 async def test_a_get_during_an_outage_is_not_delayed(sandbox: Recorded, client: Client) -> None:
-    """A call ignores the poller's pauses: it is tried immediately, with its usual number of attempts."""
+    """A call ignores the poller's pauses and has its usual number of attempts."""
     (url,) = sandbox.start(1, duration=math.inf)
     waiting = asyncio.create_task(client.tasks.wait(url, timeout=None))
     await asyncio.sleep(1.0)

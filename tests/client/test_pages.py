@@ -143,7 +143,7 @@ async def test_a_suspended_list_is_tried_with_one_page(sandbox: Recorded, client
     sandbox.list_lag = math.inf
     urls = sandbox.start(10, duration=500.0)
     await client.tasks.wait_many(urls, timeout=None, backoff=wait_fixed(10))
-    tries = [asked.at for asked in sandbox.log if asked.path == FIRST]
+    tries = [request.at for request in sandbox.log if request.path == FIRST]
     assert tries == [0.0, 10.0, 20.0, 80.0, 200.0, 440.0]
     assert all(sandbox.polls(url) == [10.0 * n for n in range(51)] for url in urls)
 
@@ -168,7 +168,7 @@ async def test_a_list_that_lags_is_polled_once_for_all_due_soon() -> None:
 
 
 async def test_the_list_has_tasks_of_others_between_ours(sandbox: Recorded, client: Client) -> None:
-    """The scan goes on only while it is worth polling; tasks that it does not reach are polled by GET."""
+    """A scan ends when it is not worth polling; tasks that it did not reach are polled by GET."""
     debug_off()
     oldest = sandbox.start(1, duration=20.0)
     sandbox.start(450, first=2)
@@ -253,7 +253,7 @@ async def test_a_refused_list_is_tried_again_rarely(
     outcomes = await client.tasks.wait_many(urls, timeout=None, backoff=wait_fixed(10))
     assert len(outcomes.succeeded) == 10
     assert now() == 1000.0
-    tries = [asked.at for asked in sandbox.log if asked.path == FIRST]
+    tries = [request.at for request in sandbox.log if request.path == FIRST]
     assert tries == [0.0, 60.0, 180.0, 420.0, 900.0]
     assert all(outcome.polls == 101 for outcome in outcomes)
     assert logged(caplog) == [
@@ -264,7 +264,7 @@ async def test_a_refused_list_is_tried_again_rarely(
 async def test_a_list_is_used_again(
     sandbox: Recorded, client: Client, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A suspended list whose try is worth it is used again, with one log line."""
+    """A suspended list is used again after one try that is worth it, with one log line."""
     caplog.set_level(logging.INFO, "aiotasks")
     sandbox.refuse_lists()
     asyncio.get_running_loop().call_at(100.0, sandbox.clear_faults)
@@ -272,7 +272,7 @@ async def test_a_list_is_used_again(
     outcomes = await client.tasks.wait_many(urls, timeout=None, backoff=wait_fixed(10))
     assert len(outcomes.succeeded) == 10
     assert all(sandbox.polls(url)[-1] == 170.0 for url in urls)
-    tries = [asked.at for asked in sandbox.log if asked.path == FIRST]
+    tries = [request.at for request in sandbox.log if request.path == FIRST]
     assert tries == [0.0, 60.0, *(180.0 + 10.0 * n for n in range(13))]
     assert logged(caplog) == [
         "The list of company merge tasks is not worth its calls: polling each task",
@@ -298,16 +298,16 @@ async def test_a_page_that_hangs_delays_only_its_own_tasks(sandbox: Recorded) ->
     urls = sandbox.start(20, duration=0.0)
     people = [sandbox.start_merge("person", 2 * n + 1, 2 * n + 2, duration=5.0) for n in range(20)]
     sandbox.inject(Fault.hang(), on="tasks")
-    settled: dict[str, float] = {}
+    ended_at: dict[str, float] = {}
     async with connect(sandbox, request_timeout=30.0) as client:
         await client.tasks.get(urls[0])
         outcomes = await client.tasks.wait_many(
             urls + people,
-            on_progress=lambda progress: settled.setdefault(progress.outcome.url, now()),
+            on_progress=lambda progress: ended_at.setdefault(progress.outcome.url, now()),
         )
     assert len(outcomes.succeeded) == 40
-    assert max(settled[url] for url in people) <= 5.6
-    assert 30.0 <= max(settled[url] for url in urls) <= 32.0
+    assert max(ended_at[url] for url in people) <= 5.6
+    assert 30.0 <= max(ended_at[url] for url in urls) <= 32.0
 
 
 async def test_absence_from_the_list_is_no_outcome(sandbox: Recorded, client: Client) -> None:
@@ -353,13 +353,13 @@ async def test_a_hundred_failures_cost_one_call_for_the_reasons() -> None:
             sandbox.start_merge("company", 2 * n + 1, 2 * n + 2, duration=n / 20)
             for n in range(100)
         ]
-        settled: list[float] = []
+        ended_at: list[float] = []
         outcomes = await client.tasks.wait_many(
-            urls, backoff=wait_fixed(1), on_progress=lambda _progress: settled.append(now())
+            urls, backoff=wait_fixed(1), on_progress=lambda _progress: ended_at.append(now())
         )
         assert {outcome.reason for outcome in outcomes} == {"Primary company not found"}
         assert sandbox.calls["merges"] == 1
-        assert max(settled) == 5.0
+        assert max(ended_at) == 5.0
 
 
 async def test_a_single_wait_gets_its_reason_immediately(sandbox: Recorded, client: Client) -> None:
@@ -375,19 +375,19 @@ async def test_a_single_wait_gets_its_reason_immediately(sandbox: Recorded, clie
 
 
 async def watched(client: Client, urls: list[str], **settings: Any) -> dict[str, float]:
-    settled = {}
+    ended_at = {}
     async with client.tasks.watch(urls, **settings) as watch:
         async for outcome in watch:
-            settled[outcome.url] = now()
-    return settled
+            ended_at[outcome.url] = now()
+    return ended_at
 
 
 async def test_a_short_poll_interval_is_used_for_pages_too() -> None:
     """The caller's own interval is used for any number of tasks, while polls are cheap."""
     debug_off()
     async with Recorded(quota=0, duration=7.3) as sandbox, connect(sandbox) as client:
-        settled = await watched(client, sandbox.start(300), backoff=wait_fixed(0.5))
-        assert set(settled.values()) == {7.5}
+        ended_at = await watched(client, sandbox.start(300), backoff=wait_fixed(0.5))
+        assert set(ended_at.values()) == {7.5}
         assert sandbox.calls == {"tasks": 16 * 3}
 
 

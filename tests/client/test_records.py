@@ -1,4 +1,4 @@
-"""Records: a hundred per call, and what became of those that are gone."""
+"""Records: a hundred per call, and what became of those that were merged away."""
 
 from typing import Any
 
@@ -50,7 +50,7 @@ async def test_the_data_of_fields_is_requested(sandbox: Recorded, client: Client
     _ = [each async for each in client.companies.records([3, 4])]
     _ = await client.companies.get_record(3)
     types = "fieldTypes=enriched&fieldTypes=global&fieldTypes=relationship-intelligence"
-    assert [asked.path for asked in sandbox.log] == [
+    assert [request.path for request in sandbox.log] == [
         f"/v2/companies?limit=100&ids=3&ids=4&{types}",
         f"/v2/companies/3?{types}",
     ]
@@ -59,7 +59,7 @@ async def test_the_data_of_fields_is_requested(sandbox: Recorded, client: Client
 async def test_records_that_are_gone_are_left_out_and_explained(
     sandbox: Recorded, client: Client
 ) -> None:
-    """A record that was merged away or never existed is left out, and a single request says which."""
+    """A record that was merged away or never existed is left out; a GET of it says which."""
     _ = sandbox.start_merge("company", 1, 2, duration=0.0)
     listed = client.companies.records([1, 2, 999_999])
     assert [record.profile.id async for record in listed] == [1]

@@ -44,7 +44,7 @@ async def timed_out(client: Client, task_url: str, **settings: Any) -> TaskTimeo
 async def test_polls_follow_the_backoff(
     sandbox: Recorded, client: Client, settings: dict[str, float], expected: list[float]
 ) -> None:
-    """Polls are immediate, then after the interval, 1.5 times it and so on to the cap, and at the deadline."""
+    """A task is polled immediately, then after growing intervals up to the cap, and at the deadline."""
     (url,) = sandbox.start(1, duration=math.inf)
     await timed_out(client, url, timeout=200.0, **settings)
     polls = sandbox.polls(url)
@@ -57,7 +57,7 @@ async def test_polls_follow_the_backoff(
 
 
 async def test_jitter_spreads_the_polls(sandbox: Recorded, client: Client) -> None:
-    """Jitter gives two waits that begin together different polls."""
+    """Jitter separates the polls of two waits that begin together."""
     first, second = sandbox.start(2, duration=math.inf)
     await asyncio.gather(timed_out(client, first), timed_out(client, second))
     assert sandbox.log[0].path == "/v2/tasks/company-merges?limit=100"

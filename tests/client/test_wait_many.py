@@ -28,7 +28,7 @@ from tests.servers import Recorded, assert_idle, client_tasks, connect, debug_of
 @pytest.mark.slow
 @pytest.mark.parametrize(("is_listed", "calls", "most"), [(True, 30, 1), (False, 3001, 16)])
 async def test_thousands_are_waited_for_together(is_listed: bool, calls: int, most: int) -> None:
-    """Three thousand tasks cost a record each, no asyncio task and no connection, and keep their order."""
+    """Three thousand tasks cost a record each, but no asyncio task or connection each."""
     debug_off()
     seen: list[int] = []
 
@@ -210,19 +210,19 @@ async def test_the_timeout_is_for_all_together(sandbox: Recorded, client: Client
 
 
 async def test_one_slow_answer_delays_no_other_task(sandbox: Recorded) -> None:
-    """A request that hangs costs its own task a poll, and the others nothing."""
+    """A request that hangs delays its own task only."""
     urls = sandbox.start(20, duration=5.0)
     sandbox.refuse_lists()
     async with connect(sandbox, request_timeout=60.0) as client:
         await client.tasks.get(urls[0])
         sandbox.inject(Fault.hang(), on="task")
-        settled: dict[str, float] = {}
+        ended_at: dict[str, float] = {}
         outcomes = await client.tasks.wait_many(
-            urls, on_progress=lambda progress: settled.setdefault(progress.outcome.url, now())
+            urls, on_progress=lambda progress: ended_at.setdefault(progress.outcome.url, now())
         )
     assert len(outcomes.succeeded) == 20
-    assert sorted(settled.values())[-2] <= 10.0
-    assert max(settled.values()) >= 60.0
+    assert sorted(ended_at.values())[-2] <= 10.0
+    assert max(ended_at.values()) >= 60.0
 
 
 async def test_one_broken_answer_costs_only_its_task(sandbox: Recorded, client: Client) -> None:
@@ -256,12 +256,12 @@ async def test_failures_wait_briefly_for_each_other(sandbox: Recorded, client: C
         sandbox.start_merge("company", 3, 4, duration=1.0, reason="Two"),
         sandbox.start_merge("company", 5, 6, duration=50.0),
     ]
-    settled: list[float] = []
+    ended_at: list[float] = []
     outcomes = await client.tasks.wait_many(
-        urls, backoff=wait_fixed(1), on_progress=lambda _progress: settled.append(now())
+        urls, backoff=wait_fixed(1), on_progress=lambda _progress: ended_at.append(now())
     )
     assert [outcome.reason for outcome in outcomes] == ["One", "Two", None]
-    assert settled == [10.0, 10.0, 50.0]
+    assert ended_at == [10.0, 10.0, 50.0]
     assert sandbox.calls["merges"] == 1
 
 
@@ -428,18 +428,18 @@ async def test_a_cancelled_waiter_does_not_affect_the_others(
 ) -> None:
     """Cancelling one of several waits for the same tasks does not affect the others."""
     urls = sandbox.start(5, duration=10.0)
-    stays = asyncio.create_task(client.tasks.wait_many(urls))
-    goes = asyncio.create_task(client.tasks.wait_many(urls))
+    remaining = asyncio.create_task(client.tasks.wait_many(urls))
+    cancelled_wait = asyncio.create_task(client.tasks.wait_many(urls))
     await asyncio.sleep(5)
-    goes.cancel()
-    outcomes = await stays
+    cancelled_wait.cancel()
+    outcomes = await remaining
     assert len(outcomes.succeeded) == 5
-    assert goes.cancelled()
+    assert cancelled_wait.cancelled()
     await assert_idle(client)
 
 
 async def test_two_jobs_share_a_client(sandbox: Recorded, client: Client) -> None:
-    """Waits with different settings run concurrently; an interval counts from the last poll of any."""
+    """Waits with different settings run together; an interval counts from the last poll of any."""
     urls = sandbox.start(4, duration=math.inf)
     short, long = await asyncio.gather(
         client.tasks.wait_many(urls, timeout=5.0, backoff=wait_fixed(2)),

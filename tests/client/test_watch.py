@@ -40,7 +40,7 @@ async def test_urls_are_added_while_it_runs(sandbox: Recorded, client: Client) -
     assert watch.count == 4
 
 
-async def test_after_an_add_it_stays_open_until_closed(sandbox: Recorded, client: Client) -> None:
+async def test_after_an_add_a_watch_is_open_until_closed(sandbox: Recorded, client: Client) -> None:
     """After an ``add`` the iteration waits for more URLs or for ``close``."""
     first, second = sandbox.start(2, duration=0.0)
     loop = asyncio.get_running_loop()

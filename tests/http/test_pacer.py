@@ -501,7 +501,7 @@ class TestOthers:
         assert pacer.delay(90, Lane.INTERACTIVE) == math.inf
 
     def test_one_request_updates_an_old_count(self) -> None:
-        """With nothing in flight one request updates the count, unless a burst may have used it up."""
+        """With nothing in flight one request refreshes an old count, if any may remain."""
         pacer = self.shared()
         sent(pacer, 61)
         answered(pacer, 61, minute(100, 59))
@@ -650,7 +650,7 @@ class TestRefusals:
                 pacer.end(was_answered=False)
 
     def test_a_limit_on_concurrency_is_found(self) -> None:
-        """Refused with calls remaining, concurrency rises fast to half of what was refused, then slowly."""
+        """After a refusal concurrency rises fast to half of what was refused, then slowly."""
         pacer = opened(max_in_flight=16)
         for _ in range(20):
             sent(pacer, 0)
@@ -818,7 +818,7 @@ class TestQuota:
         assert Pacer(max_in_flight=4).quota(0) == Quota()
 
     def test_all_that_is_known(self) -> None:
-        """Requests in flight are subtracted from the remaining ones, and resets are seconds from now."""
+        """Requests in flight are subtracted from remaining, and resets are seconds from now."""
         pacer = Pacer(max_in_flight=4)
         sent(pacer, 0)
         answered(pacer, 0, RateLimits(900, 800, 60, 100_000, 5_000, 1000))
@@ -1056,7 +1056,7 @@ class TestSimulated:
     @given(seed=SEEDS, offset=OFFSETS, limit=st.sampled_from([100, 300, 900]))
     @settings(max_examples=examples(8), deadline=None, suppress_health_check=SLOW)
     def test_no_lane_starves(self, seed: int, offset: float, limit: int) -> None:
-        """Polls get their share beside a queue of merges, merges the rest, interactive calls any slot."""
+        """Polls get their share, merges the rest, and interactive calls the next slot."""
         calls = [number * 80 / (0.01 * limit) for number in range(60)]
         server = Server(limit, offset, random=Random(seed))
         job = Job(Pacer(max_in_flight=16), server, 4 * limit, has_polls=True, calls=calls).run()
@@ -1073,7 +1073,7 @@ class TestSimulated:
         polled = [when for when, lane in job.sends if lane is Lane.POLL]
         gaps = [after - before for before, after in pairwise(polled)]
         assert max(gaps) <= 4 * 60 / (0.073 * limit)
-        # An interactive call waits for a slot or a probe; where its reserve has shrunk below one call,
+        # An interactive call waits for a slot or a probe; if its reserve is below one call,
         # for the next window, and never for the job.
         assert max(job.call_waits) <= 60 / (0.01 * limit) + 1.5
 

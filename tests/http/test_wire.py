@@ -114,7 +114,7 @@ class TestParseBaseUrl:
         ],
     )
     def test_plain_http_is_for_loopback_only(self, given_url: str) -> None:
-        """Plain HTTP is accepted for loopback only, so that the key never goes unencrypted over a network."""
+        """Plain HTTP is for loopback only, so that no network sees the key unencrypted."""
         with pytest.raises(ConfigurationError, match="use https"):
             _ = urls.parse_base_url(given_url)
 
@@ -268,7 +268,7 @@ class TestParseTaskUrl:
         ],
     )
     def test_hostile_shapes_are_refused(self, url: object) -> None:
-        """Any URL that is not exactly a task URL of a known host is refused, with a short message."""
+        """A URL that is not exactly a task URL of a known host is refused, with a short message."""
         with pytest.raises(ConfigurationError) as caught:
             _ = urls.parse_task_url(url, ORIGIN)
         assert len(str(caught.value)) < 600

@@ -1,4 +1,4 @@
-"""Repeated peeks: a known state is returned with its age, and a task is polled once per interval."""
+"""Repeated peeks return a known state with its age, and poll once per interval."""
 
 import asyncio
 import itertools
@@ -116,7 +116,7 @@ async def test_a_cancelled_peek_does_not_affect_the_others(
 
 
 async def test_a_poll_that_takes_too_long(sandbox: Recorded, client: Client) -> None:
-    """If a poll takes too long, a known state is returned with its age; without one the peek times out."""
+    """If a poll takes too long, a peek returns the known state or times out."""
     [url, other] = sandbox.start(2, duration=600.0)
     _ = await client.tasks.peek(url)
     await asyncio.sleep(5.0)

@@ -162,7 +162,7 @@ class TestOutcomeState:
             pytest.param(task(""), OutcomeState.UNKNOWN, id="empty"),
         ],
     )
-    def test_what_a_task_has_come_to(self, seen: MergeTask, state: OutcomeState) -> None:
+    def test_the_state_of_a_task(self, seen: MergeTask, state: OutcomeState) -> None:
         """Only a known end finishes a task, and a partial failure is no success."""
         assert OutcomeState.of(seen) is state
 
@@ -1172,7 +1172,7 @@ TestScheduleMachine.settings = settings(
 
 
 def test_a_scan_goes_on_without_the_task_that_kept_it_going() -> None:
-    """Tasks that were skipped while a page was in flight are polled, whatever becomes of others."""
+    """Tasks skipped while a page was in flight are polled, whatever becomes of the others."""
     schedule = Schedule()
     outcomes: list[Outcome] = []
     options = WaitOptions(1000.0, tenacity.wait_fixed(5), lambda _, end: outcomes.append(end))

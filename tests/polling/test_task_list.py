@@ -1,4 +1,4 @@
-"""Which page is worth polling, and where the scan goes."""
+"""Which page is worth polling, and where the scan continues."""
 
 import logging
 
@@ -75,9 +75,9 @@ class TestMembers:
         page, stays = list_page(), pending("stays")
         page.join(stays)
         for number in range(2000):
-            goes = pending(str(number))
-            page.join(goes)
-            page.leave(goes)
+            leaving = pending(str(number))
+            page.join(leaving)
+            page.leave(leaving)
             assert len(page.members) <= 2 * page.size + 256 + 1
         assert page.tasks() == [stays]
 

@@ -69,14 +69,14 @@ class TestWakeQueue:
         timers = WakeQueue()
         for when, name in ((2.0, "a"), (1.0, "b"), (2.0, "c"), (2.0, "d"), (3.0, "e")):
             timers.put(when, pending(name))
-        asked: list[tuple[float, str]] = []
+        checked: list[tuple[float, str]] = []
 
         def is_current(when: float, each: PendingTask) -> bool:
-            asked.append((when, each.id))
+            checked.append((when, each.id))
             return each.id in kept
 
         timers.sweep(is_current)
-        assert sorted(asked) == [(1.0, "b"), (2.0, "a"), (2.0, "c"), (2.0, "d"), (3.0, "e")]
+        assert sorted(checked) == [(1.0, "b"), (2.0, "a"), (2.0, "c"), (2.0, "d"), (3.0, "e")]
         assert len(timers) == len(kept)
         rows = popped(timers, 9.0)
         expected = [(1.0, "b"), (2.0, "acd"), (3.0, "e")]
