@@ -1,4 +1,4 @@
-"""The commands for dedupe jobs, as a user meets them: real files, and a sandbox to merge in."""
+"""The commands for dedupe jobs, with real files and a sandbox to merge in."""
 
 import csv
 import inspect
@@ -46,14 +46,14 @@ from tests.processes import in_thread
 
 pytestmark = pytest.mark.real_time
 
-# What the tests merge takes hundredths of a second, and so should all that waits for it.
-HURRY = ("--poll-interval", "0.05")
+# Merges of the tests take hundredths of a second, so they are polled as often.
+POLL_SOON = ("--poll-interval", "0.05")
 KIND = ("--kind", "company")
 
 
 @pytest.fixture
 def serve(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Sandbox]]:
-    """Serve a sandbox with settings of its own, and point the environment to it."""
+    """Serve a sandbox with the given settings, and point the environment to it."""
     monkeypatch.setattr(reconciler, "_BACKOFF", poll_backoff(0.05, 0.2))
     opened = []
 
@@ -74,13 +74,13 @@ def serve(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Sandbox]]:
 
 @pytest.fixture
 def sandbox(serve: Callable[..., Sandbox]) -> Sandbox:
-    """A sandbox of a hundred companies, in which merges are quick."""
+    """A sandbox with a hundred companies and short merges."""
     return serve()
 
 
 @pytest.fixture
 def pairs(tmp_path: Path) -> Path:
-    """Three pairs, one of them the end of a chain, with a note to each."""
+    """Three pairs with a column of notes; one pair is the end of a chain."""
     return write(tmp_path, "1,2,sure", "2,3,=SUM(A1)", "5,6,")
 
 
@@ -91,7 +91,7 @@ def write(folder: Path, *rows: str, header: str = "primary_id,duplicate_id,note"
 
 
 def run(*arguments: str | Path, stdin: str | None = None) -> Result:
-    arguments += HURRY if arguments[0] in {"merge", "resume"} else ()
+    arguments += POLL_SOON if arguments[0] in {"merge", "resume"} else ()
     done = CliRunner().invoke(app, [str(each) for each in arguments], input=stdin)
     assert done.exception is None or isinstance(done.exception, SystemExit), done.exception
     return done
@@ -119,7 +119,7 @@ def is_nothing_done(sandbox: Sandbox, pairs: Path) -> bool:
 
 
 def test_plan(sandbox: Sandbox, pairs: Path, tmp_path: Path) -> None:
-    """A plan shows names, rewrites, what is left out or gone, and the cost; it merges nothing."""
+    """A plan shows names, rewrites, skipped and missing records, and the cost; it merges nothing."""
     write(tmp_path, "1,2", "2,3", "1,2", "5,6", "7,999", "9,10", header="primary_id,duplicate_id")
     never = tmp_path / "never.txt"
     _ = never.write_text("6  # the bank\n")
@@ -127,7 +127,7 @@ def test_plan(sandbox: Sandbox, pairs: Path, tmp_path: Path) -> None:
     done = run("plan", pairs, *KIND, "--protect", never)
 
     shown = " ".join(done.stdout.split())
-    assert "4 companies" not in shown  # one of the four is not there
+    assert "4 companies" not in shown  # one of the four does not exist
     assert "3 companies would be merged into 2" in shown
     assert "1 Amber" in shown.replace("  ", " ") or "(" in shown  # names with domains
     assert "line 3: is merged into 1, since 2 is a duplicate itself" in shown
@@ -141,7 +141,7 @@ def test_plan(sandbox: Sandbox, pairs: Path, tmp_path: Path) -> None:
 
 
 def test_a_file_with_mistakes(sandbox: Sandbox, tmp_path: Path) -> None:
-    """All mistakes of a file are told at once, by their places, and nothing is asked or merged."""
+    """All mistakes of a file are reported together with their lines, and no request is sent."""
     pairs = write(tmp_path, "1,x", "2,2", "3,\x1b[31m", "4,5", "6,5")
 
     done = merge(pairs)
@@ -172,7 +172,7 @@ def test_a_file_that_is_not_there(
 def test_names_cannot_steer_the_terminal(
     sandbox: Sandbox, pairs: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What a record is called reaches the terminal without what would steer it."""
+    """Control characters in the name of a record do not reach the terminal."""
     directory = sandbox._app.states["company"].directory
     record = directory.record
     evil = {"name": "\x1b]0;evil\x07\x9b31m"}
@@ -188,7 +188,7 @@ def test_names_cannot_steer_the_terminal(
 
 
 def test_merging(sandbox: Sandbox, pairs: Path) -> None:
-    """With --yes a job runs to its end, beside its input, and says what became of it."""
+    """With ``--yes`` a job runs to its end, with its ledger beside the input, and a summary."""
     done = merge(pairs)
 
     assert sandbox.merged("company") == {2: 1, 3: 1, 6: 5}
@@ -202,8 +202,8 @@ def test_merging(sandbox: Sandbox, pairs: Path) -> None:
     assert sandbox.calls["merge"] == 3
 
 
-def test_nobody_to_ask(sandbox: Sandbox, pairs: Path) -> None:
-    """Without a terminal and without --yes nothing is done."""
+def test_no_terminal_to_ask_on(sandbox: Sandbox, pairs: Path) -> None:
+    """Without a terminal and without ``--yes`` nothing is merged."""
     done = run("merge", pairs, *KIND)
 
     assert "--yes" in done.stderr
@@ -213,9 +213,9 @@ def test_nobody_to_ask(sandbox: Sandbox, pairs: Path) -> None:
 
 
 def on_a_terminal(*arguments: str | Path, answer: str) -> tuple[int, str]:
-    """Run the command on a terminal, answer its question, and return its code and what it drew."""
+    """Run the command on a terminal, answer its question, and return its exit code and output."""
     ours, theirs = pty.openpty()
-    command = [sys.executable, "-m", "aiotasks", *map(str, arguments), *HURRY]
+    command = [sys.executable, "-m", "aiotasks", *map(str, arguments), *POLL_SOON]
     drawn = b""
     with subprocess.Popen(
         command, stdin=theirs, stdout=subprocess.DEVNULL, stderr=theirs, start_new_session=True
@@ -231,9 +231,9 @@ def on_a_terminal(*arguments: str | Path, answer: str) -> tuple[int, str]:
             while more := os.read(ours, 65536):
                 drawn += more
         except OSError:
-            pass  # so Linux says that nobody writes any more
+            pass  # Linux reports so that the other end of the terminal is closed.
         finally:
-            # A test that fails is not to wait for it.
+            # Do not wait for the process if the test fails.
             with suppress(subprocess.TimeoutExpired):
                 _ = process.wait(5)
             process.kill()
@@ -242,7 +242,7 @@ def on_a_terminal(*arguments: str | Path, answer: str) -> tuple[int, str]:
 
 
 def interrupt(process: subprocess.Popen[bytes]) -> None:
-    """Press Ctrl-C until it is noticed: just before the answer is waited for it may not be."""
+    """Press Ctrl-C until it takes effect: right before the prompt it may be lost."""
     for _ in range(10):
         process.send_signal(signal.SIGINT)
         with suppress(subprocess.TimeoutExpired):
@@ -252,7 +252,7 @@ def interrupt(process: subprocess.Popen[bytes]) -> None:
 
 @pytest.mark.process
 def test_yes_on_a_terminal(sandbox: Sandbox, pairs: Path) -> None:
-    """A job begins when that is agreed to, and its progress is drawn."""
+    """A job begins once the user confirms it, and its progress is drawn."""
     code, drawn = on_a_terminal("merge", pairs, *KIND, answer="y\n")
 
     assert "PERMANENT" in drawn
@@ -265,7 +265,7 @@ def test_yes_on_a_terminal(sandbox: Sandbox, pairs: Path) -> None:
 @pytest.mark.process
 @pytest.mark.parametrize("answer", ["n\n", "\n", "\x03"])
 def test_anything_else_on_a_terminal(sandbox: Sandbox, pairs: Path, answer: str) -> None:
-    """Any answer but a yes, Ctrl-C included, leaves everything as it was."""
+    """Any answer but yes, Ctrl-C included, changes nothing."""
     code, drawn = on_a_terminal("merge", pairs, *KIND, answer=answer)
 
     assert "Nothing was merged" in drawn
@@ -274,7 +274,7 @@ def test_anything_else_on_a_terminal(sandbox: Sandbox, pairs: Path, answer: str)
 
 
 def test_the_plan_that_was_shown(sandbox: Sandbox, pairs: Path) -> None:
-    """With a fingerprint only the plan that it was shown for is merged."""
+    """With a fingerprint only the plan with this fingerprint is merged."""
     shown = run("plan", pairs, *KIND).stdout
     (fingerprint,) = [line.split()[1] for line in shown.splitlines() if "Fingerprint" in line]
     with pairs.open("a") as file:
@@ -285,7 +285,7 @@ def test_the_plan_that_was_shown(sandbox: Sandbox, pairs: Path) -> None:
     assert fingerprint in refused.stderr
     assert refused.exit_code == Exit.WRONG_USE
     assert is_nothing_done(sandbox, pairs)
-    # An empty shell variable is the beginning of every fingerprint.
+    # An empty shell variable is a prefix of every fingerprint.
     assert "takes the 12 characters" in merge(pairs, "--fingerprint", "").stderr
     assert is_nothing_done(sandbox, pairs)
     _ = pairs.write_text(pairs.read_text().replace("7,8,\n", ""))
@@ -308,7 +308,7 @@ def test_rules(sandbox: Sandbox, tmp_path: Path) -> None:
 
 
 def test_nothing_to_merge(sandbox: Sandbox, pairs: Path, tmp_path: Path) -> None:
-    """What was merged already is no job any more; what cannot be merged is none either."""
+    """If all pairs are merged already, or none can be merged, no job begins."""
     assert merge(pairs).exit_code == Exit.SUCCEEDED
     ledger_of(pairs).unlink()
 
@@ -323,7 +323,7 @@ def test_nothing_to_merge(sandbox: Sandbox, pairs: Path, tmp_path: Path) -> None
 
 
 def test_standard_input(sandbox: Sandbox, pairs: Path, tmp_path: Path) -> None:
-    """Pairs can come from standard input, if the job is given a place."""
+    """Pairs can come from standard input if a path for the ledger is given."""
     ledger = tmp_path / "job.db"
     text = pairs.read_text()
     arguments = ("merge", "-", *KIND, "--yes")
@@ -338,11 +338,11 @@ def test_standard_input(sandbox: Sandbox, pairs: Path, tmp_path: Path) -> None:
     assert "standard input" in run("status", ledger).stdout
 
 
-# Going on
+# Resuming
 
 
 def test_the_ledger_of_another_job(sandbox: Sandbox, pairs: Path) -> None:
-    """A ledger goes on only with what it was begun with."""
+    """A job continues only with the input that it was begun with."""
     assert merge(pairs).exit_code == Exit.SUCCEEDED
     with pairs.open("a") as file:
         _ = file.write("7,8,\n")
@@ -363,7 +363,7 @@ def test_the_settings_of_a_job(command: Callable[..., None]) -> None:
 
 
 def test_a_setting_out_of_its_range(sandbox: Sandbox, pairs: Path) -> None:
-    """A setting that only the library refuses is wrong use, too, and named."""
+    """A setting that only the library refuses is a usage error, too, and is named."""
     done = merge(pairs, "--grace", "inf")
     assert "grace must be" in done.stderr
     assert done.exit_code == Exit.WRONG_USE
@@ -371,7 +371,7 @@ def test_a_setting_out_of_its_range(sandbox: Sandbox, pairs: Path) -> None:
 
 
 def test_no_ledger(tmp_path: Path) -> None:
-    """A ledger that is not there is no job, and is not made."""
+    """A missing ledger is an error, and is not created."""
     for command in ("resume", "status", "report"):
         done = run(command, tmp_path / "none.job.db")
         assert "There is no ledger" in done.stderr
@@ -380,7 +380,7 @@ def test_no_ledger(tmp_path: Path) -> None:
 
 
 def test_a_ledger_without_a_job(sandbox: Sandbox, tmp_path: Path) -> None:
-    """A ledger in which nothing was begun says so."""
+    """A ledger without a job is reported as such."""
     ledger = tmp_path / "empty.job.db"
     ledger.touch()
     for command in ("resume", "status", "report"):
@@ -390,7 +390,7 @@ def test_a_ledger_without_a_job(sandbox: Sandbox, tmp_path: Path) -> None:
 
 
 def test_stopping_by_itself(serve: Callable[..., Sandbox], tmp_path: Path) -> None:
-    """A job stops when too many merges fail; what failed can be tried again from the ledger."""
+    """A job stops when too many merges fail; failed pairs can be retried from the ledger."""
     sandbox = serve(failure_rate=1.0)
     pairs = write(tmp_path, *(f"{number},{number + 1}," for number in range(1, 60, 2)))
 
@@ -420,7 +420,7 @@ def test_stopping_by_itself(serve: Callable[..., Sandbox], tmp_path: Path) -> No
 
 
 def test_the_next_step(sandbox: Sandbox, pairs: Path, tmp_path: Path) -> None:
-    """A plan ends with the command that merges just this one, where it has a file to name."""
+    """``plan`` ends with the command that merges exactly this plan if its input is a file."""
     never = tmp_path / "ids of ours.txt"
     _ = never.write_text("6\n")
     shown = run("plan", pairs, *KIND, "--protect", never).stdout.splitlines()[-1]
@@ -432,7 +432,7 @@ def test_the_next_step(sandbox: Sandbox, pairs: Path, tmp_path: Path) -> None:
 
 
 def test_cost(serve: Callable[..., Sandbox], tmp_path: Path) -> None:
-    """What takes its time is told with why, and that a month has not enough calls."""
+    """A plan reports why it takes long, and if the monthly quota is too small for it."""
     _ = serve(quota=1000, month_quota=20)
     many = write(tmp_path, *(f"{number},{number + 1}," for number in range(1, 60, 2)))
     assert "MORE than the organization has in a month" in run("plan", many, *KIND).stdout
@@ -444,7 +444,7 @@ def test_cost(serve: Callable[..., Sandbox], tmp_path: Path) -> None:
 
 
 def test_the_summary(serve: Callable[..., Sandbox], tmp_path: Path) -> None:
-    """What had been merged before is told apart, and of many reasons only the first are said."""
+    """Earlier merges are counted separately, and of many reasons only the first are printed."""
     sandbox = serve()
     _ = sandbox.start_merge("company", 1, 2, duration=0.0)
     missing = [f"{number},{1000 + number}," for number in range(11, 25, 2)]
@@ -461,8 +461,8 @@ def test_the_summary(serve: Callable[..., Sandbox], tmp_path: Path) -> None:
     assert both.exit_code == Exit.WRONG_USE
 
 
-def test_status_names_who_runs_it() -> None:
-    """Beside a running job it is told which process that is; else why it was stopped."""
+def test_status_names_the_holder() -> None:
+    """The status names the process that runs the job, or else the reason why it stopped."""
     job = JobInfo(
         kind="person",
         origin="https://api.affinity.co",
@@ -485,7 +485,7 @@ def test_status_names_who_runs_it() -> None:
 
 
 def test_a_month_that_is_used_up(serve: Callable[..., Sandbox], tmp_path: Path) -> None:
-    """A job stops when the month's calls are used up, and leaves the rest for the next one."""
+    """A job stops when the monthly quota is used up; the next run does the rest."""
     sandbox = serve(month_quota=20)
     pairs = write(tmp_path, *(f"{number},{number + 1}," for number in range(1, 60, 2)))
 
@@ -503,7 +503,7 @@ def test_a_month_that_is_used_up(serve: Callable[..., Sandbox], tmp_path: Path) 
 def test_a_key_that_may_not_merge(
     serve: Callable[..., Sandbox], pairs: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A key that is refused before or within a job is told apart from failures."""
+    """A key that is refused before or during a job has its own exit code."""
     sandbox = serve()
     sandbox.permissions = False
     refused = merge(pairs)
@@ -519,7 +519,7 @@ def test_a_key_that_may_not_merge(
 def test_what_cannot_be_settled(
     sandbox: Sandbox, pairs: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Pairs of which nothing can be learned are told as such, and how to ask again."""
+    """Pairs that stay unsettled are reported as such, with the command that retries them."""
     monkeypatch.setattr(reconciler, "PATIENCE", 0.2)
     monkeypatch.setattr(MergeListScan, "is_absent", lambda *_, **__: False)
     sandbox.inject("disconnect@merge", times=None)
@@ -534,7 +534,7 @@ def test_what_cannot_be_settled(
 
 @pytest.mark.parametrize("times", [1, 2])
 def test_ctrl_c(serve: Callable[..., Sandbox], pairs: Path, times: int) -> None:
-    """Ctrl-C stops a job, at once when given twice; nothing is lost."""
+    """Ctrl-C stops a job, immediately when given twice; nothing is lost."""
     sandbox = serve(duration=0.5 if times == 1 else 100.0)
 
     def interrupt() -> None:
@@ -557,7 +557,7 @@ def test_ctrl_c(serve: Callable[..., Sandbox], pairs: Path, times: int) -> None:
 
 
 def test_a_merge_that_was_cut_off(sandbox: Sandbox, pairs: Path) -> None:
-    """What was being sent when a job was ended is looked for by the next run, and sent if absent."""
+    """The next run reconciles a merge that was in flight, and sends it again if it is absent."""
     sandbox.inject("hang@merge")
 
     def interrupt() -> None:
@@ -581,7 +581,7 @@ def test_a_merge_that_was_cut_off(sandbox: Sandbox, pairs: Path) -> None:
 
 
 def test_ctrl_c_before_the_job(sandbox: Sandbox, pairs: Path) -> None:
-    """Ctrl-C while the records are looked at ends the command, and nothing was merged."""
+    """Ctrl-C during the preview ends the command, and nothing was merged."""
     sandbox.inject("hang@records", times=None)
 
     def interrupt() -> None:
@@ -600,11 +600,11 @@ def test_ctrl_c_before_the_job(sandbox: Sandbox, pairs: Path) -> None:
     assert is_nothing_done(sandbox, pairs)
 
 
-# What became of it
+# Results
 
 
 def test_report(sandbox: Sandbox, pairs: Path) -> None:
-    """A report has a row for each pair: its own columns, names, state, merge and times."""
+    """A report has a row for each pair: the input's columns, names, state, merge and times."""
     assert merge(pairs).exit_code == Exit.SUCCEEDED
 
     rows = {row["duplicate_id"]: row for row in table(pairs)}
@@ -622,7 +622,7 @@ def test_report(sandbox: Sandbox, pairs: Path) -> None:
 
 
 def test_a_report_runs_no_formulas(sandbox: Sandbox, tmp_path: Path) -> None:
-    """Cells that a spreadsheet would run are text in a report; numbers stay what they are."""
+    """Cells that a spreadsheet would evaluate are text in a report; numbers remain numbers."""
     formulas = ("=1+1", "+A1", "-A1", "@SUM(A1)", "-5", "+1,5")
     rows = [f'{2 * n + 1},{2 * n + 2},"{text}"' for n, text in enumerate(formulas)]
     pairs = write(tmp_path, *rows)
@@ -634,7 +634,7 @@ def test_a_report_runs_no_formulas(sandbox: Sandbox, tmp_path: Path) -> None:
 
 
 def test_failed_rows_are_input_again(serve: Callable[..., Sandbox], pairs: Path) -> None:
-    """What failed can be given to another job as it was reported."""
+    """A report of failed pairs is valid input for another job."""
     sandbox = serve(failure_rate=1.0)
     assert merge(pairs, "--max-failure-rate", "1").exit_code == Exit.FAILED
     failed = run("report", ledger_of(pairs), "--only", "failed").stdout
@@ -648,7 +648,7 @@ def test_failed_rows_are_input_again(serve: Callable[..., Sandbox], pairs: Path)
 
 
 def test_snapshots(sandbox: Sandbox, pairs: Path) -> None:
-    """The records as they were before can be had when they are gone."""
+    """Snapshots of the records can be exported after the duplicates are merged."""
     assert merge(pairs).exit_code == Exit.SUCCEEDED
 
     lines = run("report", ledger_of(pairs), "--snapshots").stdout.splitlines()
@@ -660,7 +660,7 @@ def test_snapshots(sandbox: Sandbox, pairs: Path) -> None:
 
 
 def test_suggestions(sandbox: Sandbox, tmp_path: Path) -> None:
-    """The server's suggestions are a file of pairs, as it is or by what found them."""
+    """The server's suggestions are exported as pairs, all of them or those of one criterion."""
     everything = run("suggestions", *KIND)
     some = run("suggestions", *KIND, "--criteria", "domain-match")
     pairs = tmp_path / "pairs.csv"
@@ -674,15 +674,15 @@ def test_suggestions(sandbox: Sandbox, tmp_path: Path) -> None:
     assert f"{len(rows)} companies would be merged" in run("plan", pairs, *KIND).stdout
 
 
-def test_no_suggestions_to_be_had(sandbox: Sandbox) -> None:
-    """A list that broke off is told to be incomplete by its exit code."""
+def test_suggestions_that_break_off(sandbox: Sandbox) -> None:
+    """The exit code of a list that broke off reports that it is incomplete."""
     done = run("suggestions", *KIND, "--api-version", "2024-01-01")
 
     assert "404" in done.stderr
     assert done.exit_code == Exit.FAILED
 
 
-# How it looks while it runs
+# Progress
 
 
 def progress(**settings: Any) -> JobProgress:
@@ -690,19 +690,19 @@ def progress(**settings: Any) -> JobProgress:
     return JobProgress(totals=totals, **settings)
 
 
-async def test_an_outage_is_told(capsys: pytest.CaptureFixture[str]) -> None:
-    """When the API stops to answer, and when it answers again, that is said once."""
+async def test_an_outage_is_reported(capsys: pytest.CaptureFixture[str]) -> None:
+    """The beginning and the end of an outage are each reported once."""
     screen = JobProgressBar()
     with screen:
         for is_cut_off in (False, True, True, False):
             screen.show(progress(is_cut_off=is_cut_off))
-    told = capsys.readouterr().err
-    assert told.count("No answer from the API. The job waits") == 1
-    assert told.count("The API answers again.") == 1
+    reported = capsys.readouterr().err
+    assert reported.count("No answer from the API. The job waits") == 1
+    assert reported.count("The API answers again.") == 1
 
 
 async def test_lines_of_progress(capsys: pytest.CaptureFixture[str]) -> None:
-    """Without a terminal there is a line every half minute, with what matters."""
+    """Without a terminal a line of progress is printed every half minute."""
     screen = JobProgressBar()
     with screen:
         for _ in range(3):
@@ -749,5 +749,5 @@ def test_progress_on_a_terminal(
     [(0.4, "0 s"), (119, "119 s"), (120, "2.0 min"), (7199, "120.0 min"), (7200, "2.0 h")],
 )
 def test_durations(seconds: float, text: str) -> None:
-    """A time is told in the unit that suits it."""
+    """A duration is printed in a suitable unit."""
     assert duration(seconds) == text

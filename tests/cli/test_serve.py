@@ -1,4 +1,4 @@
-"""The commands that show jobs in a browser: a server of its own, the page of a run, a saved page."""
+"""The commands that show jobs in a browser: the server, the page of a run, the saved page."""
 
 import asyncio
 import json
@@ -70,7 +70,7 @@ def server() -> Iterator[Sandbox]:
 
 @pytest.fixture
 def sandbox(server: Sandbox, monkeypatch: pytest.MonkeyPatch) -> Sandbox:
-    """A sandbox in which merges are quick, and to which the environment points."""
+    """A sandbox with short merges, to which the environment points."""
     for name in [name for name in os.environ if name.startswith(("AFFINITY_", "AIOTASKS_"))]:
         monkeypatch.delenv(name)
     monkeypatch.setenv("AFFINITY_BASE_URL", server.url)
@@ -81,7 +81,7 @@ def sandbox(server: Sandbox, monkeypatch: pytest.MonkeyPatch) -> Sandbox:
 
 @pytest.fixture
 def links(monkeypatch: pytest.MonkeyPatch) -> "Queue[str]":
-    """The links that commands print."""
+    """Collect the links that commands print."""
     found: Queue[str] = Queue()
 
     def record(text: str) -> None:
@@ -118,7 +118,7 @@ def ledger_of(pairs: Path) -> Path:
 
 
 def ask(url: str, *, body: bytes | None = None, accept: str = "application/json") -> Any:
-    """Ask as a program does, or as a browser; a refusal is its status."""
+    """Send a request as a program or a browser does; return the status of a refusal."""
     request = urllib.request.Request(url, body, {"Accept": accept})
     try:
         with urllib.request.urlopen(request, timeout=5) as answer:
@@ -138,7 +138,7 @@ class TestServe:
     def test_from_the_link_to_ctrl_c(
         self, sandbox: Sandbox, command: Command, tmp_path: Path, pairs: Path
     ) -> None:
-        """The first line is the link; Ctrl-C ends all at once, and what ran goes on later."""
+        """The first line is the link; Ctrl-C ends the server and its jobs, which can be resumed."""
         sandbox.duration, before = 100.0, sandbox.calls["merge"]
         with command("serve", str(tmp_path), "--token", "secret") as process:
             assert process.stdout is not None
@@ -185,7 +185,7 @@ class TestServe:
         assert done.exit_code == Exit.WRONG_USE
 
     def test_no_folder(self, sandbox: Sandbox, tmp_path: Path) -> None:
-        """A folder that is not there is not made, and nothing is asked of the API."""
+        """A missing folder is not created, and no request is sent to the API."""
         before = sandbox.requests
         done = run("serve", tmp_path / "none")
         assert "There is no folder" in done.stderr
@@ -207,7 +207,7 @@ class TestServe:
     def test_an_api_that_does_not_answer(
         self, sandbox: Sandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: str
     ) -> None:
-        """Without the API, jobs can still be shown, and a message explains it."""
+        """If the API does not answer, jobs can still be shown, and a message explains it."""
         monkeypatch.setattr(serve_module, "_KEY_CHECK_SECONDS", 0.3)
         monkeypatch.chdir(tmp_path)
         sandbox.inject(fault)
@@ -239,7 +239,7 @@ class TestPage:
     def test_beside_a_merge(
         self, sandbox: Sandbox, pairs: Path, links: "Queue[str]", tmp_path: Path
     ) -> None:
-        """A job serves its page while it runs, and an open page receives its end."""
+        """A job serves its page while it runs, and an open page receives the ``done`` event."""
         sandbox.duration, threads_before = 0.5, threading.active_count()
         _ = (tmp_path / "other.job.db").write_bytes(b"")
 
@@ -273,7 +273,7 @@ class TestPage:
         assert (refused, other) == ([404, 405], 404)
         assert sum('"state":"succeeded"' in event for event in events) == 3
         assert events[-1] == "event: done"
-        # The command still has the ledger then, which is no other program.
+        # The command still holds the ledger then, and is not reported as another program.
         assert (state["phase"], state["holder"]) == ("finished", None)
         assert threading.active_count() <= threads_before
 
@@ -281,7 +281,7 @@ class TestPage:
     def test_stopping_on_the_page(
         self, sandbox: Sandbox, pairs: Path, links: "Queue[str]", times: int
     ) -> None:
-        """The page stops the job as Ctrl-C does: the second time at once; resume goes on."""
+        """The page stops the job as Ctrl-C does, the second time immediately; it can be resumed."""
         sandbox.duration = 0.5 if times == 1 else 100.0
 
         answers: list[Any] = []
@@ -290,7 +290,7 @@ class TestPage:
             link = links.get(timeout=10)
             while not ask(link)["totals"]["started"]:
                 time.sleep(0.02)
-            # The second time, the page ends with the job, before or after it has answered.
+            # The second time, the server ends with the job, before or after its response.
             with suppress(OSError):
                 for _ in range(times):
                     answers.append(ask(f"{link}/stop", body=b"{}"))  # noqa: PERF401 - one by one
@@ -308,14 +308,14 @@ class TestPage:
         again = run("resume", ledger_of(pairs), "--page", "--settle-after", "1")
         assert again.exit_code == Exit.SUCCEEDED
         assert links.get_nowait()
-        # What has ended already has nothing to be watched.
+        # A job that has ended already has no page.
         assert run("resume", ledger_of(pairs), "--page").exit_code == Exit.SUCCEEDED
         assert links.empty()
 
-    def test_a_client_that_stays_is_not_waited_for_long(
+    def test_a_client_that_remains_connected_delays_only_briefly(
         self, sandbox: Sandbox, pairs: Path, links: "Queue[str]", monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """A client that stays after the `done` event delays the command only briefly."""
+        """A client that stays connected after the `done` event delays the command only briefly."""
         monkeypatch.setattr(_single_job, "_SHUTDOWN_NOTICE_SECONDS", 0.1)
         sandbox.duration = 0.3
 
@@ -334,7 +334,7 @@ class TestReport:
     def test_a_page_as_one_file(
         self, sandbox: Sandbox, pairs: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """A ledger alone, without key or network, gives a page that makes no requests."""
+        """A page is saved from a ledger alone, without key or network, and makes no requests."""
         assert run("merge", pairs, *KIND, "--yes").exit_code == Exit.SUCCEEDED
         monkeypatch.delenv("AFFINITY_API_KEY")
         monkeypatch.delenv("AFFINITY_BASE_URL")

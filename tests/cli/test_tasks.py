@@ -1,4 +1,4 @@
-"""The command line, as a user meets it."""
+"""The commands for tasks, run as processes."""
 
 import asyncio
 import json
@@ -34,7 +34,7 @@ Command = Callable[..., AbstractContextManager[subprocess.Popen[str]]]
 Serve = Callable[..., AbstractContextManager[str]]
 
 UNKNOWN = "00000000-0000-4000-8000-000000000000"
-# Sandboxes are shared by the tests of a module, so each test merges records of its own.
+# The tests of a module share a sandbox, so each test merges other records.
 DUPLICATES = iter(range(2, 2000, 2))
 
 
@@ -47,7 +47,7 @@ def lines(output: str) -> list[dict[str, Any]]:
 
 
 async def start_merge(url: str, primary_id: int, duplicate_id: int) -> str:
-    """Start a merge with nothing of the client, and return its task URL."""
+    """Start a merge without the client, and return its task URL."""
     body = {"primaryCompanyId": primary_id, "duplicateCompanyId": duplicate_id}
     headers = {"Authorization": "Bearer sandbox-key"}
     async with (
@@ -66,19 +66,19 @@ async def task_url(environment: str) -> str:
 
 @pytest.fixture
 async def failing_url(environment: str) -> str:
-    """A task that will fail, for there is no such duplicate."""
+    """A task that will fail because its duplicate does not exist."""
     return await start_merge(environment, 1, 999_999)
 
 
 def test_version_and_help() -> None:
-    """The command tells its version, and the help of each command its exit codes."""
+    """``--version`` prints the version, and the help of each command lists its exit codes."""
     assert re.fullmatch(r"aiotasks \d+\.\d+\.\d+\n", run("--version").output)
     for command in ("wait", "get", "tasks", "demo"):
         assert "3 still running or interrupted" in " ".join(run(command, "--help").output.split())
 
 
 def test_wait_prints_an_outcome_for_each_task(task_url: str, failing_url: str) -> None:
-    """Outcomes go to standard output as JSON lines, the sum of them to standard error."""
+    """Outcomes go to standard output as JSON lines, the summary to standard error."""
     done = run("wait", task_url, failing_url, "--poll-interval", "0.2")
 
     outcomes = {line["url"]: line for line in lines(done.stdout)}
@@ -90,12 +90,12 @@ def test_wait_prints_an_outcome_for_each_task(task_url: str, failing_url: str) -
 
 
 def test_wait_succeeds_when_all_succeed(task_url: str) -> None:
-    """The exit code is 0 when all succeeded."""
+    """The exit code is 0 when all tasks succeeded."""
     assert run("wait", task_url, "--poll-interval", "0.2").exit_code == Exit.SUCCEEDED
 
 
 def test_wait_reads_files_and_names_the_line(task_url: str, tmp_path: Path) -> None:
-    """A bad line of a file is named by its place and costs the other lines nothing."""
+    """A bad line of a file is named by its number and does not affect the other lines."""
     file = tmp_path / "urls.txt"
     file.write_text(f"\ufeff# tasks\n\n{task_url}\nnonsense\n", "utf-8")
 
@@ -107,15 +107,15 @@ def test_wait_reads_files_and_names_the_line(task_url: str, tmp_path: Path) -> N
 
 
 def test_wait_reads_standard_input(task_url: str) -> None:
-    """Without URLs and a file, they come from standard input."""
+    """Without arguments and a file, URLs are read from standard input."""
     done = run("wait", "--poll-interval", "0.2", stdin=f"{task_url}\n")
 
     assert [line["state"] for line in lines(done.stdout)] == ["success"]
 
 
 @pytest.mark.usefixtures("environment")
-def test_wait_wants_urls(tmp_path: Path) -> None:
-    """No URL at all, or a file that is not there, is wrong use, and said in a sentence."""
+def test_wait_requires_urls(tmp_path: Path) -> None:
+    """No URL or a missing file is a usage error with a one-line message."""
     nothing = run("wait", stdin="")
     missing = run("wait", "--file", str(tmp_path / "none.txt"))
 
@@ -125,8 +125,8 @@ def test_wait_wants_urls(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("environment")
-def test_many_problems_are_summed_up() -> None:
-    """Of many problems only the first are said; standard output has them all."""
+def test_many_problems_are_summarised() -> None:
+    """Of many problems only the first are printed; standard output has all of them."""
     done = run("wait", stdin="\n".join(f"nonsense-{number}" for number in range(20)))
 
     assert len(lines(done.stdout)) == 20
@@ -134,7 +134,7 @@ def test_many_problems_are_summed_up() -> None:
 
 
 def test_wait_says_what_still_runs(task_url: str) -> None:
-    """A task that did not end in time is a result of its own."""
+    """A task that did not end before the timeout has its own state and exit code."""
     done = run("wait", task_url, "--timeout", "0.1")
 
     assert lines(done.stdout)[0]["state"] == "running"
@@ -144,7 +144,7 @@ def test_wait_says_what_still_runs(task_url: str) -> None:
 @pytest.mark.process
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="only Linux has a disk that is full")
 def test_a_full_disk_below_the_output(task_url: str) -> None:
-    """What cannot be written is said in a sentence, and is no success."""
+    """Output that cannot be written is an error with a one-line message."""
     command = [sys.executable, "-m", "aiotasks", "wait", task_url, "--poll-interval", "0.2"]
     with Path("/dev/full").open("w") as full:
         done = subprocess.run(
@@ -157,7 +157,7 @@ def test_a_full_disk_below_the_output(task_url: str) -> None:
 
 
 def test_output_that_cannot_be_written() -> None:
-    """A disk that is full is told; whoever has read enough of a pipe needs not be told."""
+    """A full disk is reported; a pipe that its reader has closed is not."""
 
     async def fail(error: OSError) -> None:
         raise error
@@ -170,7 +170,7 @@ def test_output_that_cannot_be_written() -> None:
 
 
 def test_a_wrong_key(task_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A key that is refused is told apart from a failure, once for all tasks."""
+    """A refused key has its own exit code, and is reported once for all tasks."""
     monkeypatch.setenv("AFFINITY_API_KEY", "another-key")
 
     done = run("wait", task_url, f"{task_url[:-4]}0000")
@@ -181,7 +181,7 @@ def test_a_wrong_key(task_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_no_key(task_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without a key, the message names the variable to set."""
+    """Without a key, the message names the environment variable to set."""
     monkeypatch.delenv("AFFINITY_API_KEY")
 
     done = run("wait", task_url)
@@ -193,7 +193,7 @@ def test_no_key(task_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.slow
 @pytest.mark.usefixtures("environment")
 @pytest.mark.parametrize("command", ["get", "wait"])
-def test_nobody_answers(command: str) -> None:
+def test_an_unreachable_api(command: str) -> None:
     """An API that cannot be reached ends the command soon, not at the timeout."""
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
@@ -205,7 +205,7 @@ def test_nobody_answers(command: str) -> None:
 
 
 def test_get(task_url: str, failing_url: str) -> None:
-    """The exit code of a look is that of the task it saw."""
+    """The exit code of ``get`` is that of the task's status."""
     assert run("get", task_url).exit_code == Exit.RUNNING
     assert run("wait", task_url, failing_url, "--poll-interval", "0.2").exit_code == Exit.FAILED
     succeeded, failed = run("get", task_url), run("get", failing_url)
@@ -216,7 +216,7 @@ def test_get(task_url: str, failing_url: str) -> None:
 
 
 def test_get_of_no_task(environment: str) -> None:
-    """A task that is not there is a sentence, not a traceback."""
+    """An unknown task gives a one-line message, not a traceback."""
     done = run("get", f"{environment}/v2/tasks/company-merges/{UNKNOWN}")
 
     assert "HTTP 404" in done.stderr
@@ -224,7 +224,7 @@ def test_get_of_no_task(environment: str) -> None:
 
 
 def test_tasks(task_url: str, failing_url: str) -> None:
-    """Tasks are listed newest first, by the URLs that the other commands take."""
+    """Tasks are listed newest first, with the URLs that the other commands accept."""
     newest = lines(run("tasks", "--kind", "company", "--limit", "1").stdout)
     failed = lines(run("tasks", "--kind", "company", "--status", "failed").stdout)
 
@@ -237,7 +237,7 @@ def test_tasks(task_url: str, failing_url: str) -> None:
 @pytest.mark.process
 @pytest.mark.usefixtures("environment")
 def test_a_month_that_is_used_up(serve: Serve) -> None:
-    """A used-up month stops the command with the code that says: go on later."""
+    """An exhausted monthly quota stops the command with the exit code for "try again later"."""
     with serve("--month-quota", "1") as url:
         task = f"{url}/v2/tasks/company-merges/{UNKNOWN}"
         assert run("get", task, "--base-url", url).exit_code == Exit.FAILED
@@ -250,7 +250,7 @@ def test_a_month_that_is_used_up(serve: Serve) -> None:
 @pytest.mark.process
 @pytest.mark.usefixtures("environment")
 async def test_ctrl_c_ends_with_what_is_known(serve: Serve, command: Command) -> None:
-    """An interrupted wait prints what it knows within a second, and says that tasks go on."""
+    """An interrupted wait prints its outcomes within a second, and that the tasks continue."""
     with serve("--duration", "100") as url:
         running = await start_merge(url, 1, 2)
         with command("wait", running, "nonsense", "--base-url", url) as process:
@@ -270,7 +270,7 @@ async def test_ctrl_c_ends_with_what_is_known(serve: Serve, command: Command) ->
 @pytest.mark.process
 @pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
 def test_sandbox(command: Command, stop: signal.Signals) -> None:
-    """The first line of the sandbox is its URL, and being stopped is its normal end."""
+    """The first line of the sandbox is its URL, and a signal to stop is its normal end."""
     with command("sandbox", "--duration", "1-2", "--latency", "0.01") as process:
         assert process.stdout is not None
         url = process.stdout.readline().strip()
@@ -291,7 +291,7 @@ def test_sandbox(command: Command, stop: signal.Signals) -> None:
     ],
 )
 def test_sandbox_refuses_wrong_settings(arguments: list[str], message: str) -> None:
-    """A setting that makes no sense is named."""
+    """An invalid setting is named."""
     done = run("sandbox", *arguments)
 
     assert message in done.stderr
@@ -299,7 +299,7 @@ def test_sandbox_refuses_wrong_settings(arguments: list[str], message: str) -> N
 
 
 def test_sandbox_says_that_its_port_is_taken() -> None:
-    """A port that somebody else listens on is a sentence."""
+    """A port that is in use gives a one-line message."""
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
@@ -311,7 +311,7 @@ def test_sandbox_says_that_its_port_is_taken() -> None:
 
 @pytest.mark.slow
 def test_demo() -> None:
-    """The demo merges, waits and sums up, with nothing but itself."""
+    """The demo merges, waits and prints a summary, without any settings."""
     done = run("demo", "--merges", "40")
 
     assert "40 duplicates in" in done.stdout
@@ -334,7 +334,7 @@ def run_on_a_terminal(*arguments: str) -> tuple[int, str, str]:
 
 @pytest.mark.process
 def test_progress_on_a_terminal(task_url: str) -> None:
-    """On a terminal progress is drawn while it waits; it leaves the outcomes alone."""
+    """On a terminal progress is drawn during the wait, and does not mix with the outcomes."""
     code, output, drawn = run_on_a_terminal("wait", task_url, "--poll-interval", "1")
 
     assert [line["state"] for line in lines(output)] == ["success"]
@@ -346,7 +346,7 @@ def test_progress_on_a_terminal(task_url: str) -> None:
 @pytest.mark.process
 @pytest.mark.usefixtures("environment")
 async def test_progress_says_what_it_waits_for(serve: Serve) -> None:
-    """While the minute is used up, the line of progress says so."""
+    """The line of progress says so while the per-minute window is used up."""
     with serve("--quota", "2", "--window", "4", "--duration", "3") as url:
         task = await start_merge(url, 1, 2)
         wait = ("wait", task, "--poll-interval", "1", "--base-url", url)
@@ -357,7 +357,7 @@ async def test_progress_says_what_it_waits_for(serve: Serve) -> None:
 
 
 def test_the_summary_names_each_reason_once(capsys: pytest.CaptureFixture[str]) -> None:
-    """Failures are summed up by their reasons, the frequent ones first."""
+    """Failures are grouped by their reasons, the most frequent first."""
     summary = OutcomeSummary()
     for reason in ("Locked", "Gone", "Locked", None):
         summary.add(Outcome(url="", state=OutcomeState.FAILED, reason=reason))
@@ -376,7 +376,7 @@ def test_the_summary_names_each_reason_once(capsys: pytest.CaptureFixture[str]) 
 @pytest.mark.usefixtures("environment")
 @pytest.mark.parametrize("version", ["current", "2024-01-01"])
 def test_quota(serve: Serve, version: str) -> None:
-    """One call tells what is left, also where the API has no call for just that."""
+    """One call reports the remaining quota, even if the API has no endpoint for it."""
     with serve("--quota", "500") as url:
         done = run("quota", "--base-url", url, "--api-version", version)
 
@@ -392,7 +392,7 @@ def forget_the_command_line(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_extra_is_named_when_it_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without its extra, the command says what to install."""
+    """Without its optional dependencies, the command says what to install."""
     forget_the_command_line(monkeypatch)
     monkeypatch.setitem(sys.modules, "typer", None)
 
@@ -401,7 +401,7 @@ def test_the_extra_is_named_when_it_is_missing(monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_other_missing_modules_are_not_blamed_on_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A module that is missing for another reason is told as it is."""
+    """The error of a module that is missing for another reason is raised unchanged."""
     forget_the_command_line(monkeypatch)
     monkeypatch.setitem(sys.modules, "msgspec", None)
 
