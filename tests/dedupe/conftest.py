@@ -1,4 +1,4 @@
-"""A server that remembers, and a job that is run against it and judged by what it remembers."""
+"""A server that records merges, and helpers that run a job and check its ledger against them."""
 
 import asyncio
 import json
@@ -33,7 +33,7 @@ _EPOCH = 1_800_000_000.0
 
 
 class Server(Sandbox):
-    """A sandbox that finds repeated merges, and can be interrupted at each request."""
+    """A sandbox that records repeated merges and calls ``interrupt`` at each request."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -56,17 +56,17 @@ class Server(Sandbox):
 
     @property
     def merges(self) -> list[Any]:
-        """All merges of companies, oldest first, as the server knows them."""
+        """All merges of companies at the server, oldest first."""
         return self._app.states["company"].merges
 
     @property
     def posts(self) -> list[LoggedRequest]:
-        """The requests for merges, refused ones and lost ones too."""
+        """The requests for merges, including refused and lost ones."""
         return [request for request in self.log if request.method == "POST"]
 
 
 class Network:
-    """The way to all servers, which can be cut."""
+    """The network to all servers, which can be cut."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.is_cut = False
@@ -80,7 +80,7 @@ class Network:
         monkeypatch.setattr(aiohappyeyeballs, "start_connection", start)
 
     def cut(self, server: Server) -> None:
-        """Break the connections that are open, and let no new one come about."""
+        """Break all open connections and refuse new ones."""
         self.is_cut = True
         server.inject(Fault.disconnect(), on=None, times=None)
 
@@ -91,20 +91,20 @@ class Network:
 
 
 class Seen:
-    """What a job has reported while it ran."""
+    """Records what a job reports while it runs."""
 
     def __init__(self) -> None:
         self.events: list[JobEvent] = []
         self.snapshots: list[JobProgress] = []
 
     def of(self, state: PairState) -> list[int]:
-        """Return the numbers of the pairs that came into a state, in order."""
+        """Return the numbers of the pairs that entered a state, in order."""
         transitions = [event.pair for event in self.events if isinstance(event, PairChanged)]
         return [pair.number for pair in transitions if pair.state is state]
 
     @property
     def waited_for(self) -> set[str | None]:
-        """Return all that was waited for."""
+        """Return everything that the job waited for."""
         return {snapshot.waiting_for for snapshot in self.snapshots}
 
 
@@ -119,12 +119,12 @@ def clock() -> float:
 
 
 def plan_of(count: int, *more: tuple[int, int]) -> Plan:
-    """Return a plan of merges of neighbours, and of more."""
+    """Return a plan that merges neighbouring records, and further pairs."""
     return Plan.of([*((2 * n - 1, 2 * n) for n in range(1, count + 1)), *more], kind="company")
 
 
 def star(primary_id: int, *duplicate_ids: int) -> list[tuple[int, int]]:
-    """Return pairs that all go into one record."""
+    """Return pairs with the same primary."""
     return [(primary_id, duplicate_id) for duplicate_id in duplicate_ids]
 
 
@@ -134,7 +134,7 @@ def connect(server: Sandbox, **settings: Any) -> Client:
 
 
 async def begin(client: Client, job: Path, plan: Plan) -> None:
-    """Begin a job, and start nothing of it."""
+    """Begin a job without starting a merge."""
     async with Ledger(job, connect=inline.connect) as ledger:
         preview = await dedupe.preview(client, plan)
         await ledger.begin(
@@ -152,7 +152,7 @@ async def go(
     client: Client | None = None,
     **settings: Any,
 ) -> JobResult:
-    """Run a plan, or go on with what a ledger has, as a process of its own would."""
+    """Run a plan, or resume the job of a ledger, with a new client as a new process would have."""
     seen = seen or Seen()
     job = {name: settings.pop(name) for name in {*settings} & {*JobSettings.__struct_fields__}}
     settings = {
@@ -185,11 +185,11 @@ async def states(path: Path) -> list[PairState]:
     return [pair.state for pair in await read(path)]
 
 
-async def judge(server: Server, path: Path, *, repeated: int = 0) -> Counter[PairState]:
-    """Hold a ledger against what the server has done, and return its totals.
+async def check_ledger(server: Server, path: Path, *, repeated: int = 0) -> Counter[PairState]:
+    """Check a ledger against the merges of the server, and return its totals.
 
-    The server has merged exactly what the ledger says, nothing of it twice, and no two merges of
-    one cluster at a time. Nor was it even asked for a merge that was running or done.
+    The server has merged exactly what the ledger says, nothing twice, and no two merges of one
+    cluster at a time. No merge was requested that was running or done.
     """
     assert len(server.repeated) == repeated
     pairs = await read(path)
@@ -229,7 +229,7 @@ async def server() -> AsyncIterator[Server]:
 
 @pytest.fixture
 def job(tmp_path: Path) -> Path:
-    """Where a ledger is to be."""
+    """The path of a new ledger."""
     return tmp_path / "job.db"
 
 

@@ -1,6 +1,6 @@
-"""Runs of a job in processes of their own, each as soon as a line asks for it.
+"""Run a job in a forked process for each line of standard input.
 
-Only what runs a job is imported, and that once: each run is a fork, so that a test can afford to
+Only what runs a job is imported, and only once: each run is a fork, so that a test can afford to
 kill fifty of them. Each prints its process id first, and its exit code when it has ended.
 """
 
@@ -17,7 +17,7 @@ from aiotasks.dedupe._run import reconciler
 
 
 async def work(pairs: str, ledger: str, url: str, settings: dict[str, Any]) -> int:
-    """Do what ``aiotasks merge`` does, and return 0 when all pairs have succeeded."""
+    """Run a job like ``aiotasks merge``, and return 0 when all pairs have succeeded."""
     plan = Plan.read(pairs, kind="company")
     try:
         async with Ledger(ledger) as opened, Client("sandbox-key", base_url=url) as client:
@@ -29,11 +29,11 @@ async def work(pairs: str, ledger: str, url: str, settings: dict[str, Any]) -> i
 
 
 def main() -> None:
-    """Fork for each line, and print how that ended."""
+    """Fork for each line, and print the exit code."""
     for line in sys.stdin:
         request = json.loads(line)
         if (pid := os.fork()) == 0:
-            # Merges that take hundredths of a second are reconciled sooner.
+            # Merges of the tests take hundredths of a second, so they are reconciled sooner.
             reconciler._BACKOFF = poll_backoff(0.05, 0.2)
             os._exit(asyncio.run(work(**request)))
         _ = sys.stdout.write(f"{pid}\n")

@@ -1,4 +1,4 @@
-"""Lists of pairs and of ids: what can be read, and what is said of the rest."""
+"""Lists of pairs and of ids: what can be read, and which problems are reported."""
 
 import csv
 import io
@@ -47,11 +47,11 @@ class TestColumns:
         ],
     )
     def test_names(self, header: str, kind: Kind) -> None:
-        """Of a name only the letters count, and the API's own names will do."""
+        """In column names only the letters count, and the API's names are accepted."""
         assert ids(f"{header}\n1,2\n".encode(), kind=kind) == [(2, 1, 2)]
 
     def test_any_order(self) -> None:
-        """Columns may stand in any order, with others between them, which are kept by name."""
+        """Columns may be in any order; other columns are kept by name."""
         pairs = read(b"name,duplicate_id, owner ,primary_id\nAcme,2,Ann,1\n")
         assert pairs.columns == FURTHER
         extra = {"name": "Acme", "owner": "Ann"}
@@ -59,28 +59,28 @@ class TestColumns:
 
     @pytest.mark.parametrize("delimiter", [",", ";", "\t"])
     def test_separators(self, delimiter: str) -> None:
-        """The separator is that which separates the ids in the header, whatever else is in names."""
+        """The delimiter is the one between the ids in the header."""
         header = delimiter.join(["primary_id", '"a,b;c\td"', "e f", "duplicate_id"])
         pairs = read(f"{header}\n1{delimiter}x{delimiter}y{delimiter}2\n".encode())
         assert pairs.columns == ("a,b;c\td", "e f")
         assert [(row.primary_id, row.duplicate_id) for row in pairs.rows] == [(1, 2)]
 
     def test_separators_in_names(self) -> None:
-        """More commas within names than semicolons between them do not mislead."""
+        """Many commas within the names of columns are not taken for the delimiter."""
         assert ids(b"primary_id;duplicate_id;Name, first, last\n1;2;x\n") == [(2, 1, 2)]
 
     def test_a_very_long_header(self) -> None:
-        """A header longer than csv's limit is a problem, not a crash."""
+        """A header longer than the field limit of ``csv`` is a problem, not a crash."""
         assert "cannot be read (field larger than field limit" in problems(b"x" * 200_000)[0]
 
     def test_names_that_come_twice(self) -> None:
-        """No column is lost for its name: those that come twice or have none get one."""
+        """No column is lost: a repeated or empty name is replaced by a unique one."""
         pairs = read(b"a,primary_id,a,duplicate_id,a (2),,a\n1,2,3,4,5,6,7\n")
         assert pairs.columns == ("a", "a (2)", "a (2) (2)", "column 6", "a (3)")
         assert list(pairs.rows[0].extra.values()) == ["1", "3", "5", "6", "7"]
 
     def test_a_report_as_input(self) -> None:
-        """What a report wrote itself is dropped, so that the next one has it once."""
+        """Columns that a report added are dropped, so that the next report has them once."""
         names = ["primary_id", "duplicate_id", *REPORT_COLUMNS, "state (2)", "owner"]
         cells = ["1", "2", *("x" for _ in REPORT_COLUMNS), "NY", "Ann"]
         pairs = read("\n".join([",".join(names), ",".join(cells)]).encode())
@@ -88,12 +88,12 @@ class TestColumns:
         assert pairs.rows[0].extra == {"state (2)": "NY", "owner": "Ann"}
 
     def test_a_reports_names_elsewhere(self) -> None:
-        """A column that only happens to be called as a report's is kept, beside the report's."""
+        """A column that only has the name of a report's column is kept, beside the report's."""
         pairs = read(b"primary_id,duplicate_id,state\n1,2,NY\n")
         assert pairs.rows[0].extra == {"state (2)": "NY"}
 
     def test_missing(self) -> None:
-        """A missing column is one problem, which shows an example of a header."""
+        """A missing column is one problem, with an example of a header."""
         hint = "the first row has to name the columns, as in primary_id;duplicate_id"
         assert problems(b"\nprimary_id;name\n1;x\nx;y\n") == [
             f"pairs.csv:2: there is no column duplicate_id among primary_id, name: {hint}"
@@ -102,7 +102,7 @@ class TestColumns:
         assert problems(b"id;name\n1;x\n") == [f"pairs.csv:1: {both} among id, name: {hint}"]
 
     def test_no_header(self) -> None:
-        """A first row of numbers is said to be no header."""
+        """A first row of numbers is reported as a missing header."""
         assert problems(b"1\t2\n3\t4\n") == [
             (
                 "pairs.csv:1: there is no header: the first row has to name the columns, "
@@ -115,14 +115,14 @@ class TestColumns:
         [("company", "Person", "persons"), ("person", "Company", "companies")],
     )
     def test_the_other_kind(self, kind: Kind, other: str, plural: str) -> None:
-        """The API's names for the other kind are refused, each of them, and nothing else said."""
+        """The API's column names for the other kind are each refused, without further problems."""
         names = [f"primary{other}Id", f"duplicate{other}Id"]
         assert problems(f"{','.join(names)}\nx,y\n".encode(), kind=kind) == [
             f"pairs.csv:1: '{name}' names {plural}, but the kind is {kind}" for name in names
         ]
 
     def test_a_role_twice(self) -> None:
-        """Two columns for one role are refused, as it is unclear which is meant."""
+        """Two columns for one role are refused as ambiguous."""
         assert problems(b"primary_id,duplicate_id,primaryCompanyId\n1,2,3\n") == [
             (
                 "pairs.csv:1: 'primary_id' and 'primaryCompanyId' both name the primary: "
@@ -134,7 +134,7 @@ class TestColumns:
 class TestCells:
     @pytest.mark.parametrize("cell", ["7", " 7 ", "007", "\t7", '"7"'])
     def test_numbers(self, cell: str) -> None:
-        """An id is ASCII digits, with or without spaces around and zeros before."""
+        """An id is ASCII digits, with optional spaces around it and leading zeros."""
         assert ids(HEADER + f"{cell},{MAX_ID}\n".encode()) == [(2, 7, MAX_ID)]
 
     @pytest.mark.parametrize(
@@ -154,21 +154,21 @@ class TestCells:
             (" ", "it is empty"),
         ],
     )
-    def test_what_is_no_id(self, cell: str, flaw: str) -> None:
-        """What is no id is named with its place and shown, short and without control characters."""
+    def test_invalid_ids(self, cell: str, flaw: str) -> None:
+        """An invalid id is shown with its place, shortened and without control characters."""
         assert problems(HEADER + f"1,{cell}\n".encode()) == [
             f"pairs.csv:2, column 2 (duplicate_id): {flaw}"
         ]
 
     @pytest.mark.parametrize("cell", ["12.0", '"1,234"', "1.234", "1 234", "1.2E+06", "1\u202f234"])
     def test_what_spreadsheets_make_of_ids(self, cell: str) -> None:
-        """A number that a spreadsheet has formatted comes with the way to undo it."""
+        """A number that a spreadsheet has formatted is a problem that says how to undo it."""
         (problem,) = problems(HEADER + f"{cell},1\n".encode())
         assert problem.startswith("pairs.csv:2, column 1 (primary_id): '")
         assert problem.endswith(": format the column as a number without decimals and separators")
 
     def test_all_at_once(self) -> None:
-        """All problems are reported, even two of one row, in the order of their lines."""
+        """All problems are reported in the order of their lines, even two of one row."""
         content = HEADER + b"x,y\n1,2\n3,3\n5\n6,7,8\n\xe9,1\n"
         assert problems(content) == [
             "pairs.csv:2, column 1 (primary_id): 'x' is not a whole number",
@@ -190,16 +190,16 @@ class TestCells:
 
 class TestRows:
     def test_blank_rows(self) -> None:
-        """Rows without any text are skipped, before the header and after, and lines still count."""
+        """Blank rows are skipped, before the header and after it, but count as lines."""
         assert ids(b"\n ,\n" + HEADER + b"\n,\n \n1,2\n\n") == [(7, 1, 2)]
 
     def test_short_rows(self) -> None:
-        """A row may end after its ids; it has no text for the columns that follow."""
+        """A row may end after its ids; the columns that follow are empty."""
         pairs = read(b"primary_id,duplicate_id,name,owner\n1,2,x\n3,4\n")
         assert [dict(row.extra) for row in pairs.rows] == [{"name": "x"}, {}]
 
     def test_line_breaks_in_cells(self) -> None:
-        """A row is where it begins, though its cells have line breaks, quotes and separators."""
+        """The line of a row is its first, even if its cells have line breaks and quotes."""
         content = b'primary_id,duplicate_id,"a\nnote"\n1,2,"x\r\n""y"", z"\n3,4,w\n'
         pairs = read(content)
         assert pairs.columns == ("a\nnote",)
@@ -210,11 +210,11 @@ class TestRows:
 
     @pytest.mark.parametrize("ending", [b"\n", b"\r\n", b"\r"])
     def test_line_endings(self, ending: bytes) -> None:
-        """Lines end as on any system, also the last one without an ending."""
+        """Line endings of any system are accepted, and the last line needs none."""
         assert ids(ending.join([HEADER.strip(), b"1,2", b"3,4"])) == [(2, 1, 2), (3, 3, 4)]
 
     def test_a_quote_that_is_not_closed(self) -> None:
-        """An open quote is named by the row that opens it, with the lines that it swallows."""
+        """A quote that is not closed is reported with its first line and the lines after it."""
         assert problems(HEADER + b'x,1\n3,"4\n5,6\n') == [
             "pairs.csv:2, column 1 (primary_id): 'x' is not a whole number",
             (
@@ -224,7 +224,7 @@ class TestRows:
         ]
 
     def test_a_quote_within_quoted_text(self) -> None:
-        """A row that csv cannot read costs only itself."""
+        """A row that ``csv`` cannot read does not affect the other rows."""
         content = b'primary_id,duplicate_id,name\n1,2,"a"b\n3,y\n'
         assert problems(content) == [
             (
@@ -235,7 +235,7 @@ class TestRows:
         ]
 
     def test_a_header_that_cannot_be_read(self) -> None:
-        """What follows an unreadable header is not taken for one."""
+        """The row after an unreadable header is not taken for a header."""
         assert len(problems(b'"a"b,c\n1,2\n3,4\n')) == 1
 
     @pytest.mark.parametrize("content", [b"", b"\n \n", b"\xef\xbb\xbf", HEADER, HEADER + b",\n"])
@@ -248,14 +248,14 @@ class TestRows:
 
 class TestBytes:
     def test_a_byte_order_mark(self) -> None:
-        """A BOM changes nothing, except that the digest is that of all bytes."""
+        """A BOM changes nothing but the digest, which is that of all bytes."""
         content = b"\xef\xbb\xbf" + HEADER + b"1,2\n"
         pairs = read(content)
         assert pairs.rows == read(content[3:]).rows
         assert pairs.digest == sha256(content).hexdigest()
 
     def test_encodings(self) -> None:
-        """The first byte that is not UTF-8 is named, and how many lines more have such bytes."""
+        """The first byte that is not UTF-8 is reported, with the number of further such lines."""
         content = (
             b"\xef\xbb\xbfprimary_id,duplicate_id,caf\xe9\n1,2,x\n3,4,\xc3\xbc\xff\n5,6,\xfc\n"
         )
@@ -277,11 +277,11 @@ class TestBytes:
         ],
     )
     def test_other_formats(self, content: bytes, what: str) -> None:
-        """What spreadsheets write otherwise is named, with what to save it as instead."""
+        """Other formats of spreadsheets are named, with the format to save instead."""
         assert problems(content) == [f'pairs.csv: it is {what}: save the file as "CSV UTF-8"']
 
     def test_streaming(self) -> None:
-        """Lines are read one after the other: what is read is in no larger a piece."""
+        """Lines are read one at a time."""
         taken: list[bytes] = []
 
         def lines() -> Iterator[bytes]:
@@ -297,7 +297,7 @@ class TestBytes:
         st.binary(max_size=80), st.sampled_from([b"", HEADER, b"{", b"primary_id;duplicate_id\n"])
     )
     def test_anything(self, noise: bytes, start: bytes) -> None:
-        """No bytes at all bring down the reader: there are rows, or problems, or both."""
+        """No bytes make the parser crash: the result has rows, problems, or both."""
         pairs = read(start + noise)
         assert pairs.rows or pairs.problems
         assert all(0 < row.primary_id <= MAX_ID for row in pairs.rows)
@@ -305,7 +305,7 @@ class TestBytes:
 
 class TestJson:
     def test_objects(self) -> None:
-        """Each line is an object; its other values are kept as texts, whatever they are."""
+        """Each line is an object; its other values are kept as texts, whatever their type."""
         content = (
             b'\n {"primaryCompanyId": 1, "duplicate_id": " 2 ", "name": "\xc3\xa9", "n": 1.5}\n'
             b'\n{"b": {"x": [true]}, "duplicate_id": 3, "primary_id": 1, "name": null}\n'
@@ -323,7 +323,7 @@ class TestJson:
         ]
 
     def test_a_report_as_input(self) -> None:
-        """What a report wrote itself is dropped here too."""
+        """Columns that a report added are dropped here, too."""
         row = {"primary_id": 1, "duplicate_id": 2, "owner": "Ann"} | dict.fromkeys(REPORT_COLUMNS)
         assert read(json.dumps(row).encode()).columns == ("owner",)
 
@@ -358,7 +358,7 @@ class TestJson:
         ],
     )
     def test_problems(self, line: str, problem: str) -> None:
-        """A line that cannot be used is a problem, and those after it are read."""
+        """An invalid line is a problem, and the lines after it are read."""
         content = f'{{"primary_id": 1, "duplicate_id": 2}}\n{line}\nnull\n'.encode()
         found = problems(content, source="pairs.jsonl")
         assert found[0].startswith(f"pairs.jsonl:2{problem}")
@@ -374,7 +374,7 @@ class TestJson:
         ]
 
     def test_an_array(self) -> None:
-        """An array of objects is refused with what to give instead."""
+        """An array of objects is refused with the format to use instead."""
         assert problems(b'\n[{"primary_id": 1}]') == [
             "pairs.csv:2: this is a JSON array: give one JSON object a line instead"
         ]
@@ -382,13 +382,13 @@ class TestJson:
 
 class TestIds:
     def test_lines(self) -> None:
-        """Ids come one a line, with comments and blank lines between them."""
+        """A list of ids has one id a line, and may have comments and blank lines."""
         content = b"\xef\xbb\xbf# ours\n1\n\n 2 # the bank\r\n1\n"
         assert read_ids(io.BytesIO(content), source="never.txt") == {1, 2}
         assert read_ids([], source="never.txt") == frozenset()
 
     def test_problems(self) -> None:
-        """All lines that are no ids are reported together, in their order."""
+        """All invalid lines are reported together, in their order."""
         with pytest.raises(PlanError) as caught:
             _ = read_ids(io.BytesIO(b"x\n1\n\xff# y\n2,3\n"), source="never.txt")
         assert caught.value.source == "never.txt"
@@ -418,7 +418,7 @@ def written(rows: Iterable[Iterable[object]], header: Iterable[str], delimiter: 
 def test_what_csv_writes_is_read(
     rows: list[tuple[int, int, str, str]], order: list[int], delimiter: str
 ) -> None:
-    """Whatever a CSV writer writes, in whatever order of columns, is read as it was meant."""
+    """Whatever a CSV writer writes, in whatever order of columns, is read back unchanged."""
     names = ("primary_id", "duplicate_id", *FURTHER)
     shuffled = [[row[index] for index in order] for row in rows]
     content = written(shuffled, (names[index] for index in order), delimiter)
@@ -433,7 +433,7 @@ def test_what_csv_writes_is_read(
 
 @given(rows_of_text)
 def test_json_says_the_same(rows: list[tuple[int, int, str, str]]) -> None:
-    """JSON lines and CSV with the same rows differ in nothing but line numbers and digest."""
+    """JSON lines and CSV with the same rows differ only in line numbers and digest."""
     names = ("primary_id", "duplicate_id", *FURTHER)
     lines = [json.dumps(dict(zip(names, row, strict=True))) for row in rows]
     from_json, from_csv = read("\n".join(lines).encode()), read(written(rows, names, ","))

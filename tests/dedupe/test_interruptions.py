@@ -1,4 +1,4 @@
-"""A job that is interrupted anywhere continues, and merges nothing twice."""
+"""A job that is interrupted at any point can be resumed, and merges nothing twice."""
 
 import asyncio
 from collections.abc import Iterator
@@ -18,7 +18,7 @@ from aiotasks import AffinityError
 from aiotasks.dedupe import PairState, Plan
 from aiotasks.sandbox import Fault
 from benchmarks import inline
-from tests.dedupe.conftest import Server, go, judge, plan_of, star
+from tests.dedupe.conftest import Server, check_ledger, go, plan_of, star
 from tests.profiles import examples
 
 
@@ -27,15 +27,15 @@ OPEN = {PLANNED, SENDING, STARTED, UNSETTLED}
 
 
 class Crash(Struct, frozen=True):
-    """A moment: so many of the loop's steps after the n-th time that something happened."""
+    """A time: so many iterations of the loop after the n-th request or commit."""
 
     after: str
     count: int
-    steps: int
+    iterations: int
 
 
 class Crasher:
-    """Ends a run as ``kill -9`` does: what its ledger's file is at that moment is what is left."""
+    """Ends a run as ``kill -9`` does: the ledger remains as its file is at that time."""
 
     def __init__(self, server: Server, path: Path, crash: Crash | None) -> None:
         self._server = server
@@ -43,19 +43,19 @@ class Crasher:
         self._crash = crash
         self._left = crash.count if crash else 0
         self._runner: asyncio.Task[Any] | None = None
-        self._striker: asyncio.Task[None] | None = None
+        self._crash_task: asyncio.Task[None] | None = None
         self.left_behind: Path | None = None
 
     async def run(self, plan: Plan, **terms: Any) -> Path:
-        """Run or go on with a job, and return where its ledger is afterwards."""
+        """Run or resume a job, and return the path of its ledger afterwards."""
         self._server.interrupt = lambda _: self._count("request")
         with counting_commits(lambda: self._count("commit")):
             self._runner = asyncio.create_task(go(self._server, self._path, plan, **terms))
             with suppress(AffinityError, asyncio.CancelledError):
                 await self._runner
-            if self._striker is not None:
-                _ = self._striker.cancel()
-                _ = await asyncio.wait([self._striker])
+            if self._crash_task is not None:
+                _ = self._crash_task.cancel()
+                _ = await asyncio.wait([self._crash_task])
         self._server.interrupt = lambda _: None
         return self.left_behind or self._path
 
@@ -64,10 +64,10 @@ class Crasher:
             return
         self._left -= 1
         if self._left == 0:
-            self._striker = asyncio.create_task(self._strike(self._crash.steps))
+            self._crash_task = asyncio.create_task(self._crash_after(self._crash.iterations))
 
-    async def _strike(self, steps: int) -> None:
-        for _ in range(steps):
+    async def _crash_after(self, iterations: int) -> None:
+        for _ in range(iterations):
             await asyncio.sleep(0)
         assert self._runner is not None
         if not self._runner.done():
@@ -76,12 +76,12 @@ class Crasher:
 
 
 @contextmanager
-def counting_commits(tell: Any) -> Iterator[None]:
+def counting_commits(notify: Any) -> Iterator[None]:
     commit = inline.Connection.commit
 
     async def count(self: inline.Connection) -> None:
         await commit(self)
-        tell()
+        notify()
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(inline.Connection, "commit", count)
@@ -89,7 +89,7 @@ def counting_commits(tell: Any) -> Iterator[None]:
 
 
 def salvage(path: Path) -> Path:
-    """Copy what is on disk, as it is at this moment."""
+    """Copy the files of a ledger as they are on disk now."""
     copy = path.with_name(f"{path.stem}+.db")
     for suffix in ("", "-wal"):
         if (source := path.with_name(path.name + suffix)).exists():
@@ -98,11 +98,11 @@ def salvage(path: Path) -> Path:
 
 
 async def finish(server: Server, path: Path, plan: Plan, **terms: Any) -> None:
-    """Let the job come to its end undisturbed, and judge all."""
+    """Run the job to its end without faults, and check its ledger."""
     server.clear_faults()
     result = await go(server, path, plan, **terms)
     assert result.stopped is None
-    totals = await judge(server, path)
+    totals = await check_ledger(server, path)
     assert not OPEN & {state for state in totals if totals[state]}
     assert sum(totals.values()) == len(plan.merges)
 
@@ -112,7 +112,7 @@ class TestCancellation:
     @pytest.mark.parametrize("after", ["request", "commit"])
     @pytest.mark.parametrize("is_crash", [True, False])
     async def test_at_any_moment(self, tmp_path: Path, after: str, is_crash: bool) -> None:
-        """Wherever a run was interrupted, the next one continues and repeats nothing."""
+        """Wherever a run is interrupted, the next one continues and repeats nothing."""
         asyncio.get_running_loop().set_debug(False)
         plan = plan_of(3, *star(101, 102, 103))
         for count in range(1, 24):
@@ -124,13 +124,15 @@ class TestCancellation:
                 assert server.posted("company").total() == 5
 
     async def test_between_two_steps_of_the_loop(self, tmp_path: Path) -> None:
-        """It may be any step at all of the event loop."""
+        """A run may be interrupted at any iteration of the event loop."""
         asyncio.get_running_loop().set_debug(False)
         plan = plan_of(2, *star(101, 102, 103))
-        for steps in range(0, 600, 11):
-            path = tmp_path / f"{steps}.db"
+        for iterations in range(0, 600, 11):
+            path = tmp_path / f"{iterations}.db"
             async with Server(quota=0, month_quota=0, duration=0.5) as server:
-                left = await Crasher(server, path, Crash("request", 2, steps)).run(plan, canary=0)
+                left = await Crasher(server, path, Crash("request", 2, iterations)).run(
+                    plan, canary=0
+                )
                 await finish(server, left, plan)
                 assert server.posted("company").total() == 4
 
@@ -151,12 +153,12 @@ FAULTS = {
     "truncated": Fault.truncate(),
     "malformed": Fault.malformed(),
 }
-# Of these operations a refusal would be the answer, and not a failure.
+# A refusal of these operations would be an answer, and not a failure.
 OPERATIONS = ("merge", "merges", "task", "tasks", "record", "records", None)
 
 
-class Struck(Struct, frozen=True):
-    """A fault that comes with a request, once or with some of those that follow."""
+class InjectedFault(Struct, frozen=True):
+    """A fault for the next request of an operation, or for a share of several requests."""
 
     fault: str
     on: str | None
@@ -165,27 +167,27 @@ class Struck(Struct, frozen=True):
 
 
 class Round(Struct, frozen=True):
-    """One run, what happens in it, and how long nothing runs afterwards."""
+    """One run with its faults and its crash, and the pause after it."""
 
-    faults: list[Struck]
+    faults: list[InjectedFault]
     crash: Crash | None
     pause: float
     retry_failed: bool
 
 
-class Script(Struct, frozen=True):
-    """A job and all its misfortunes."""
+class Scenario(Struct, frozen=True):
+    """A job with the faults and crashes of its runs."""
 
     singles: int
     cluster: int
     canary: int
     max_open: int
-    world: dict[str, Any]
+    sandbox: dict[str, Any]
     rounds: list[Round]
 
 
-strikes = st.builds(
-    Struck,
+injected_faults = st.builds(
+    InjectedFault,
     fault=st.sampled_from(sorted(FAULTS)),
     on=st.sampled_from(OPERATIONS),
     times=st.sampled_from([1, 1, 2, 4, 8, 50]),
@@ -195,16 +197,16 @@ crashes = st.builds(
     Crash,
     after=st.sampled_from(["request", "commit"]),
     count=st.integers(1, 25),
-    steps=st.integers(0, 40),
+    iterations=st.integers(0, 40),
 )
 rounds = st.builds(
     Round,
-    faults=st.lists(strikes, max_size=4),
+    faults=st.lists(injected_faults, max_size=4),
     crash=crashes | crashes | st.none(),
     pause=st.sampled_from([0.0, 0.0, 7.0, 100.0]),
     retry_failed=st.booleans(),
 )
-worlds = st.fixed_dictionaries(
+sandboxes = st.fixed_dictionaries(
     {
         "duration": st.sampled_from([0.0, 2.0, (0.0, 10.0), (5.0, 60.0)]),
         "failure_rate": st.sampled_from([0.0, 0.0, 0.3]),
@@ -216,32 +218,32 @@ worlds = st.fixed_dictionaries(
         "seed": st.integers(0, 3),
     }
 )
-scripts = st.builds(
-    Script,
+scenarios = st.builds(
+    Scenario,
     singles=st.integers(0, 5),
     cluster=st.integers(1, 4),
     canary=st.sampled_from([0, 2]),
     max_open=st.sampled_from([1, 3, 200]),
-    world=worlds,
+    sandbox=sandboxes,
     rounds=st.lists(rounds, min_size=1, max_size=4),
 )
 
 
-async def play(script: Script, folder: Path) -> None:
-    """Let a script happen, then let the job end undisturbed, and judge it."""
-    plan = plan_of(script.singles, *star(101, *range(102, 102 + script.cluster)))
+async def play(scenario: Scenario, folder: Path) -> None:
+    """Play a scenario, then run the job to its end without faults, and check its ledger."""
+    plan = plan_of(scenario.singles, *star(101, *range(102, 102 + scenario.cluster)))
     terms = {
-        "canary": script.canary,
-        "max_open": script.max_open,
+        "canary": scenario.canary,
+        "max_open": scenario.max_open,
         "max_failure_rate": 1.0,
         "settle_after": 30.0,
     }
     path = folder / "job.db"
-    async with Server(month_quota=0, **script.world) as server:
-        for each in script.rounds:
-            for struck in each.faults:
-                fault = FAULTS[struck.fault]
-                server.inject(fault, on=struck.on, times=struck.times, share=struck.share)
+    async with Server(month_quota=0, **scenario.sandbox) as server:
+        for each in scenario.rounds:
+            for injected in each.faults:
+                fault = FAULTS[injected.fault]
+                server.inject(fault, on=injected.on, times=injected.times, share=injected.share)
             crasher = Crasher(server, path, each.crash)
             path = await crasher.run(plan, retry_failed=each.retry_failed, **terms)
             server.clear_faults()
@@ -249,19 +251,19 @@ async def play(script: Script, folder: Path) -> None:
         await finish(server, path, plan, **terms)
 
 
-def check(script: Script) -> None:
+def check(scenario: Scenario) -> None:
     with (
         TemporaryDirectory() as folder,
         asyncio.Runner(loop_factory=async_solipsism.EventLoop) as runner,
     ):
-        runner.run(play(script, Path(folder)))
+        runner.run(play(scenario, Path(folder)))
 
 
 class TestMachine:
     @settings(
         max_examples=examples(40), deadline=None, suppress_health_check=[HealthCheck.too_slow]
     )
-    @given(scripts)
-    def test_no_misfortune_merges_twice(self, script: Script) -> None:
-        """Crashes, lost answers, resets, delayed lists and failures cost time, and nothing else."""
-        check(script)
+    @given(scenarios)
+    def test_no_fault_merges_twice(self, scenario: Scenario) -> None:
+        """Crashes, lost answers, resets, lagging lists and failures cost time, and nothing else."""
+        check(scenario)

@@ -44,10 +44,10 @@ from tests.dedupe.conftest import (
     Seen,
     Server,
     begin,
+    check_ledger,
     clock,
     connect,
     go,
-    judge,
     now,
     plan_of,
     read,
@@ -60,7 +60,7 @@ PLANNED, SENDING, STARTED, SUCCEEDED, FAILED, REFUSED, UNSETTLED = PairState
 
 
 def later(seconds: float, action: Callable[[], object]) -> None:
-    """Do something in the middle of what follows."""
+    """Call a function after some seconds, during what follows."""
     _ = asyncio.get_running_loop().call_later(seconds, action)
 
 
@@ -70,11 +70,11 @@ def all_of(result: JobResult, state: PairState) -> bool:
 
 class TestRun:
     async def test_it_merges_what_the_plan_says(self, server: Server, job: Path) -> None:
-        """Each pair is merged once, and the ledger has its task, its merge and its times."""
+        """Each pair is merged once, and the ledger has its task, merge id and times."""
         plan = plan_of(30, *star(101, 102, 103, 104))
         result = await go(server, job, plan)
         assert (result.stopped, result.error) == (None, None)
-        assert await judge(server, job) == {SUCCEEDED: 33}
+        assert await check_ledger(server, job) == {SUCCEEDED: 33}
         assert server.posted("company") == {
             (merge.primary_id, merge.duplicate_id): 1 for merge in plan.merges
         }
@@ -88,7 +88,7 @@ class TestRun:
         assert server.merged("person") == {2: 1, 4: 3}
 
     async def test_snapshots_come_first(self, server: Server, job: Path) -> None:
-        """What the records were is in the ledger before the first merge."""
+        """The snapshots of the records are in the ledger before the first merge."""
         _ = await go(server, job, plan_of(60))
         first = next(place for place, asked in enumerate(server.log) if asked.method == "POST")
         assert [asked.path.partition("?")[0] for asked in server.log[:first]] == [
@@ -107,7 +107,7 @@ class TestRun:
         assert server.calls["records"] == 1
 
     async def test_a_preview_of_another_plan_is_refused(self, server: Server, job: Path) -> None:
-        """The preview must be that of the plan."""
+        """A preview of another plan is refused."""
         async with connect(server) as client:
             preview = await dedupe.preview(client, plan_of(2))
         with pytest.raises(ConfigurationError, match="another plan"):
@@ -122,8 +122,8 @@ class TestRun:
         assert result.stopped is None
         assert server.posts == []
 
-    async def test_a_job_that_is_done_is_left_alone(self, server: Server, job: Path) -> None:
-        """Running it again changes nothing and asks nothing."""
+    async def test_a_job_that_is_done_sends_no_requests(self, server: Server, job: Path) -> None:
+        """Running a job that is done changes nothing and sends no requests."""
         plan = plan_of(3)
         _ = await go(server, job, plan)
         asked = server.requests
@@ -132,7 +132,7 @@ class TestRun:
         assert (server.requests, result.calls) == (asked, 0)
 
     async def test_never_too_many_are_open(self, server: Server, job: Path) -> None:
-        """No more merges are open than was asked for."""
+        """At most ``max_open`` merges are open at a time."""
         server.duration = (1.0, 30.0)
         seen = Seen()
         _ = await go(server, job, plan_of(40), seen=seen, canary=0, max_open=7)
@@ -141,14 +141,14 @@ class TestRun:
         assert max(snapshot.open for snapshot in seen.snapshots) <= 7
         assert "open merges to end (at most 7 at once)" in seen.waited_for
 
-    async def test_a_cluster_goes_one_by_one(self, server: Server, job: Path) -> None:
-        """Of a cluster one merge is open at a time, also for a server that would refuse two."""
+    async def test_a_cluster_is_merged_one_by_one(self, server: Server, job: Path) -> None:
+        """One merge of a cluster is open at a time, as a server may refuse two."""
         server.exclusive_primary = True
         server.duration = (0.0, 9.0)
         seen = Seen()
         plan = plan_of(0, *star(1, *range(2, 12)), *star(21, *range(22, 27)))
         _ = await go(server, job, plan, seen=seen)
-        assert await judge(server, job) == {SUCCEEDED: 15}
+        assert await check_ledger(server, job) == {SUCCEEDED: 15}
         assert seen.of(REFUSED) == []
         assert "the open merges of their clusters to end" in seen.waited_for
 
@@ -167,13 +167,13 @@ class TestRun:
         ],
     )
     def test_settings_are_checked(self, setting: str, value: float) -> None:
-        """A setting that is out of its range is refused by its name, before a job can use it."""
+        """A setting out of its range is refused with its name, before a job can use it."""
         settings: dict[str, Any] = {setting: value}
         with pytest.raises(ConfigurationError, match=f"{setting} must be"):
             _ = JobSettings(**settings)
 
     async def test_another_plan_is_refused(self, server: Server, job: Path) -> None:
-        """The ledger of one plan does not take another."""
+        """A ledger refuses any plan but its own."""
         _ = await go(server, job, plan_of(1))
         with pytest.raises(LedgerError, match="the ledger of another job"):
             _ = await go(server, job, plan_of(2))
@@ -191,7 +191,7 @@ class TestRun:
     async def test_without_a_job_there_is_nothing_to_resume(
         self, server: Server, job: Path
     ) -> None:
-        """A ledger that is empty has nothing to go on with."""
+        """An empty ledger cannot be resumed."""
         with pytest.raises(LedgerError, match="no job in it yet"):
             _ = await go(server, job)
 
@@ -208,8 +208,8 @@ class TestCanary:
         assert seen.events.count(CanaryPassed(ended=10)) == 1
         assert "the first 10 merges to end (canary)" in seen.waited_for
 
-    async def test_nobody_has_to_want_one(self, server: Server, job: Path) -> None:
-        """Without a canary all start immediately."""
+    async def test_it_can_be_switched_off(self, server: Server, job: Path) -> None:
+        """Without a canary all pairs start immediately."""
         server.duration = 30.0
         seen = Seen()
         _ = await go(server, job, plan_of(25), seen=seen, canary=0)
@@ -217,7 +217,7 @@ class TestCanary:
         assert not any(isinstance(event, CanaryPassed) for event in seen.events)
 
     async def test_it_counts_over_runs(self, server: Server, job: Path) -> None:
-        """A later run does not try again what has been tried."""
+        """Pairs that ended in an earlier run count for the canary of a later one."""
         _ = await stopped_after(server, job, plan_of(40), ended=10)
         tried = len(server.posts)
         server.duration = 30.0
@@ -228,7 +228,7 @@ class TestCanary:
     async def test_what_was_merged_before_has_tried_nothing(
         self, server: Server, job: Path
     ) -> None:
-        """Pairs that are merged already are no canary."""
+        """Pairs that were merged before the job do not count for the canary."""
         for n in range(1, 11):
             _ = server.start_merge("company", 2 * n - 1, 2 * n, duration=0.0)
         server.failure_rate = 1.0
@@ -237,7 +237,7 @@ class TestCanary:
         assert result.stopped is StopReason.FAILURES
 
     async def test_a_stop_is_no_pass(self, server: Server, job: Path) -> None:
-        """A job that was stopped reports no ``CanaryPassed``: the others may not start."""
+        """A job that was stopped reports no ``CanaryPassed``, as the other pairs may not start."""
         stop = asyncio.Event()
         later(1.0, stop.set)
         seen = Seen()
@@ -248,7 +248,7 @@ class TestCanary:
 
 
 async def stopped_after(server: Server, job: Path, plan: Plan, *, ended: int) -> JobResult:
-    """Stop a run when so many pairs have ended, and let the open ones end."""
+    """Stop a run when so many pairs have ended, and wait for the open ones."""
     stop = asyncio.Event()
     ends = count(1)
 
@@ -261,19 +261,19 @@ async def stopped_after(server: Server, job: Path, plan: Plan, *, ended: int) ->
 
 class TestFailures:
     async def test_a_canary_that_fails_stops_the_job(self, server: Server, job: Path) -> None:
-        """When the first ones fail, nothing more is started, and all is written down."""
+        """When the canary fails, no more merges start, and all transitions are recorded."""
         server.failure_rate = 1.0
         seen = Seen()
         result = await go(server, job, plan_of(25), seen=seen)
         assert (result.stopped, result.error) == (StopReason.FAILURES, None)
-        assert await judge(server, job) == {FAILED: 10, PLANNED: 15}
+        assert await check_ledger(server, job) == {FAILED: 10, PLANNED: 15}
         assert len(server.posts) == 10
         assert seen.events.count(Stopping(reason=StopReason.FAILURES, grace=30.0)) == 1
         failed = [pair for pair in await read(job) if pair.state is FAILED]
         assert all(pair.reason and pair.merge_id for pair in failed)
 
     async def test_open_merges_are_waited_for(self, server: Server, job: Path) -> None:
-        """What is open when too many have failed gets its grace, and is written down."""
+        """When too many merges have failed, open ones get the grace period, and are recorded."""
         server.duration = (5.0, 20.0)
         seen = Seen()
 
@@ -283,26 +283,26 @@ class TestFailures:
         server.interrupt = turn
         result = await go(server, job, plan_of(200), seen=seen, max_open=30)
         assert result.stopped is StopReason.FAILURES
-        totals = await judge(server, job)
+        totals = await check_ledger(server, job)
         assert totals[STARTED] == totals[SENDING] == 0
         assert totals[PLANNED] > 0
         assert totals[SUCCEEDED] + totals[FAILED] == len(server.posts)
         assert "the open merges to end (grace)" in seen.waited_for
 
     async def test_a_few_may_fail(self, server: Server, job: Path) -> None:
-        """As many as were allowed stop nothing."""
+        """Failures up to ``max_failure_rate`` do not stop the job."""
         server.failure_rate = 1.0
         result = await go(server, job, plan_of(25), max_failure_rate=1.0)
         assert result.stopped is None
-        assert await judge(server, job) == {FAILED: 25}
+        assert await check_ledger(server, job) == {FAILED: 25}
 
-    async def test_the_canary_comes_again(self, server: Server, job: Path) -> None:
-        """After such a stop the next ones have to show that it has become better."""
+    async def test_the_canary_runs_again(self, server: Server, job: Path) -> None:
+        """After a stop for failures the next run has a canary of its own."""
         server.duration = 2.0
         server.interrupt = lambda _: setattr(server, "failure_rate", float(len(server.posts) > 20))
         _ = await go(server, job, plan_of(100), max_open=20)
         server.interrupt = lambda _: None
-        assert (await judge(server, job))[SUCCEEDED] >= 10
+        assert (await check_ledger(server, job))[SUCCEEDED] >= 10
         server.failure_rate = 1.0
         tried = len(server.posts)
         result = await go(server, job, max_open=20)
@@ -311,12 +311,12 @@ class TestFailures:
         server.failure_rate = 0.0
         result = await go(server, job)
         assert result.stopped is None
-        _ = await judge(server, job)
+        _ = await check_ledger(server, job)
 
-    async def test_a_crash_within_the_grace_forgets_no_stop(
+    async def test_a_crash_within_the_grace_period_keeps_the_stop(
         self, server: Server, job: Path
     ) -> None:
-        """That it was stopped is known to the next run, even if this one did not live on."""
+        """A stop for failures is in the ledger even if the run crashes within the grace period."""
         server.duration = 5.0
         server.failure_rate = 1.0
         seen = Seen()
@@ -335,7 +335,7 @@ class TestFailures:
             assert (await ledger.notes())["stopped"] == StopReason.FAILURES
 
     async def test_failed_pairs_are_tried_again(self, server: Server, job: Path) -> None:
-        """On demand, what failed or was refused is planned anew, and nothing else is."""
+        """With ``retry_failed`` exactly the failed and refused pairs are planned again."""
         server.failure_rate = 1.0
         server.inject(Fault.status(400), on="merge")
         plan = Plan.of([(n, n + 1) for n in range(1, 12, 2)], kind="company", protect=[12])
@@ -345,8 +345,8 @@ class TestFailures:
         assert (await go(server, job)).totals[SUCCEEDED] == 0
         result = await go(server, job, retry_failed=True)
         assert result.totals[SUCCEEDED] == 5
-        # What the plan has left out stays so.
-        assert (await judge(server, job)) == {SUCCEEDED: 5, REFUSED: 1}
+        # Pairs that the plan left out are not retried.
+        assert (await check_ledger(server, job)) == {SUCCEEDED: 5, REFUSED: 1}
         pairs = await read(job)
         assert all(pair.reason is None and pair.merge_id for pair in pairs if pair.is_planned)
 
@@ -360,7 +360,7 @@ class TestKey:
     async def test_a_key_that_is_refused_stops_the_job(
         self, server: Server, job: Path, how: tuple[str, object, type[Exception]], at: float
     ) -> None:
-        """Nothing is lost when the key is taken away, and the next run completes the job."""
+        """Nothing is lost when the key is revoked, and the next run completes the job."""
         setting, value, error = how
         server.duration = (1.0, 20.0)
         before = getattr(server, setting)
@@ -371,22 +371,22 @@ class TestKey:
         assert isinstance(result.error, error)
         assert result.totals[REFUSED] == result.totals[FAILED] == result.totals[UNSETTLED] == 0
         assert len(seen.of(SENDING)) < 60
-        # Nothing is waited for: nothing could be learned.
+        # The job does not wait, as no request would succeed.
         assert result.seconds < at + 20.0
         setattr(server, setting, before)
         assert (await go(server, job)).stopped is None
-        assert await judge(server, job) == {SUCCEEDED: 62}
+        assert await check_ledger(server, job) == {SUCCEEDED: 62}
 
     async def test_a_key_that_is_refused_at_the_start_is_an_error(
         self, server: Server, job: Path
     ) -> None:
-        """Without a preview, no job is begun."""
+        """A key that is refused for the preview raises, and no job is begun."""
         with pytest.raises(AuthenticationError):
             _ = await go(server, job, plan_of(1), client=connect(server, api_key="wrong"))
         async with Ledger(job, connect=inline.connect) as ledger:
             assert ledger.job is None
 
-    async def test_a_key_that_is_refused_to_the_settler(self, server: Server, job: Path) -> None:
+    async def test_a_key_that_is_refused_while_reconciling(self, server: Server, job: Path) -> None:
         """A key that is refused while a merge is reconciled stops the job, too."""
         server.inject(Fault.disconnect(after_work=True), on="merge")
         server.inject(Fault.status(403), on="merges", times=None)
@@ -408,19 +408,19 @@ class TestKey:
             (Fault.rate_limit(cause="month"), StopReason.MONTH),
         ],
     )
-    async def test_a_merge_that_is_refused_for_good_stays_planned(
+    async def test_a_merge_that_the_limits_refuse_remains_planned(
         self, server: Server, job: Path, fault: Fault, reason: StopReason
     ) -> None:
-        """What is refused to the key or for the month certainly did not run, and is not lost."""
+        """A merge refused for the key or the monthly quota did not run, and remains planned."""
         server.inject(fault, on="merge", times=None)
         result = await go(server, job, plan_of(1))
         assert result.stopped is reason
-        assert await judge(server, job) == {PLANNED: 1}
+        assert await check_ledger(server, job) == {PLANNED: 1}
         server.clear_faults()
         assert all_of(await go(server, job), SUCCEEDED)
 
     async def test_an_exhausted_month_stops_the_job(self, server: Server, job: Path) -> None:
-        """When the month is used up nothing is lost, and the next run completes the job."""
+        """When the monthly quota is used up nothing is lost, and the next run completes the job."""
         server.duration = (1.0, 20.0)
         later(2.0, lambda: server.inject(Fault.rate_limit(cause="month"), on=None, times=None))
         result = await go(server, job, plan_of(60, *star(201, 202, 203)), max_open=20)
@@ -429,16 +429,16 @@ class TestKey:
         assert result.totals[REFUSED] == result.totals[FAILED] == result.totals[UNSETTLED] == 0
         server.clear_faults()
         assert (await go(server, job)).stopped is None
-        assert await judge(server, job) == {SUCCEEDED: 62}
+        assert await check_ledger(server, job) == {SUCCEEDED: 62}
 
 
 class TestOutage:
     @pytest.mark.parametrize("minutes", [1, 5, 9])
     @pytest.mark.parametrize("at", [0.05, 3.0, 7.0])
-    async def test_an_outage_is_sat_out(
+    async def test_an_outage_is_waited_out(
         self, server: Server, network: Network, job: Path, minutes: int, at: float
     ) -> None:
-        """Minutes without a network cost time, and nothing else."""
+        """Some minutes without a network cost time, and nothing else."""
         server.duration = (1.0, 20.0)
         server.latency = 0.02
         later(at, lambda: network.cut(server))
@@ -446,7 +446,7 @@ class TestOutage:
         seen = Seen()
         result = await go(server, job, plan_of(60, *star(201, 202, 203)), seen=seen, max_open=20)
         assert result.stopped is None
-        assert await judge(server, job) == {SUCCEEDED: 62}
+        assert await check_ledger(server, job) == {SUCCEEDED: 62}
         assert result.seconds < 60.0 * minutes + 150.0
         assert minutes == 1 or "the API to answer again" in seen.waited_for
 
@@ -464,10 +464,10 @@ class TestOutage:
         assert result.totals[UNSETTLED] == 0
         network.restore(server)
         assert (await go(server, job)).stopped is None
-        assert await judge(server, job) == {SUCCEEDED: 30}
+        assert await check_ledger(server, job) == {SUCCEEDED: 30}
 
     async def test_a_server_that_is_down_is_an_outage_too(self, server: Server, job: Path) -> None:
-        """A job that only gets 503 while all is open stops after ten minutes, with that error."""
+        """A job whose polls all get 503 stops after ten minutes, with that error."""
         server.duration = 2000.0
         later(10.0, lambda: server.inject(Fault.status(503), on=None, times=None))
         result = await go(server, job, plan_of(3))
@@ -476,7 +476,7 @@ class TestOutage:
         assert result.totals[STARTED] == 3
 
     async def test_tasks_that_can_never_be_read(self, server: Server, job: Path) -> None:
-        """If only the list of the tasks fails, and all is silent, it stops for that as well."""
+        """If only the task list fails, and no merge ends, the job stops for that as well."""
         later(10.0, lambda: server.inject(Fault.status(503), on="tasks", times=None))
         server.duration = 60.0
         result = await go(server, job, plan_of(9))
@@ -484,13 +484,13 @@ class TestOutage:
         assert result.totals[STARTED] == 9
 
     async def test_tasks_that_are_refused_by_the_page(self, server: Server, job: Path) -> None:
-        """If only the list of the tasks is refused, each is asked for by itself."""
+        """If only the task list is refused, each task is polled by itself."""
         server.inject(Fault.status(403), on="tasks", times=None)
         server.duration = 1000.0
         assert all_of(await go(server, job, plan_of(3)), SUCCEEDED)
 
     async def test_long_merges_are_no_outage(self, server: Server, job: Path) -> None:
-        """Merges of an hour's half are waited for, by a call a minute more."""
+        """Merges of half an hour are waited for, with one extra call a minute."""
         server.duration = 1800.0
         result = await go(server, job, plan_of(3))
         assert all_of(result, SUCCEEDED)
@@ -500,12 +500,12 @@ class TestOutage:
     async def test_merges_that_are_always_refused_for_a_limit(
         self, server: Server, job: Path
     ) -> None:
-        """If the limit never lets a merge through, the job stops after ten minutes, too."""
+        """If every merge gets a 429, the job stops after ten minutes, too."""
         server.inject(Fault.rate_limit(cause="concurrency"), on="merge", times=None)
         result = await go(server, job, plan_of(3))
         assert result.stopped is StopReason.UNREACHABLE
         assert isinstance(result.error, RateLimitError)
-        # The grace ends in the middle of the tries.
+        # The grace period ends between two attempts.
         assert result.totals[PLANNED] + result.totals[SENDING] == 3
         server.clear_faults()
         assert all_of(await go(server, job), SUCCEEDED)
@@ -514,7 +514,7 @@ class TestOutage:
     async def test_a_refusal_ends_an_outage(
         self, server: Server, network: Network, job: Path
     ) -> None:
-        """What is refused was answered: two short outages are not one long one."""
+        """A refusal is an answer and ends an outage: two short outages are not one long one."""
         async with connect(server) as client:
             await begin(client, job, plan_of(0, *star(1, 2, 3, 4)))
         for duplicate_id in (2, 3, 4):
@@ -540,7 +540,7 @@ class TestOutage:
     async def test_a_server_that_never_was_there(
         self, server: Server, network: Network, job: Path
     ) -> None:
-        """When a run with open merges finds no server, it ends immediately."""
+        """A run that resumes open merges ends immediately if it cannot reach the server."""
         server.duration = 600.0
         stop = asyncio.Event()
         later(5.0, stop.set)
@@ -569,20 +569,22 @@ class TestOutage:
 
 class TestStop:
     async def test_nothing_more_is_started(self, server: Server, job: Path) -> None:
-        """After a stop what is open gets its grace, and the next run does the rest."""
+        """After a stop open merges get the grace period, and the next run does the rest."""
         server.duration = 10.0
         stop = asyncio.Event()
         later(5.0, stop.set)
         seen = Seen()
         result = await go(server, job, plan_of(30), seen=seen, stop=stop)
         assert (result.stopped, result.error) == (StopReason.INTERRUPTED, None)
-        assert await judge(server, job) == {SUCCEEDED: 10, PLANNED: 20}
+        assert await check_ledger(server, job) == {SUCCEEDED: 10, PLANNED: 20}
         assert seen.events.count(Stopping(reason=StopReason.INTERRUPTED, grace=30.0)) == 1
         assert (await go(server, job)).stopped is None
-        assert await judge(server, job) == {SUCCEEDED: 30}
+        assert await check_ledger(server, job) == {SUCCEEDED: 30}
 
-    async def test_what_waits_for_its_turn_is_not_sent(self, server: Server, job: Path) -> None:
-        """Merges that wait for the next minute when the job is stopped stay where they are."""
+    async def test_merges_that_wait_for_a_slot_are_not_sent(
+        self, server: Server, job: Path
+    ) -> None:
+        """Merges that wait for the next window when the job is stopped remain planned."""
         server.set_quota(20)
         server.duration = 1.0
         stop = asyncio.Event()
@@ -590,34 +592,34 @@ class TestStop:
         result = await go(server, job, plan_of(60), stop=stop, grace=100.0, canary=0)
         sent = len(server.posts)
         assert 0 < sent < 20
-        assert await judge(server, job) == {SUCCEEDED: sent, PLANNED: 60 - sent}
+        assert await check_ledger(server, job) == {SUCCEEDED: sent, PLANNED: 60 - sent}
         assert result.stopped is StopReason.INTERRUPTED
         server.set_quota(0)
         assert all_of(await go(server, job), SUCCEEDED)
 
     async def test_grace_ends(self, server: Server, job: Path) -> None:
-        """What has not ended within the grace is left to the next run."""
+        """Merges that have not ended within the grace period are resumed by the next run."""
         server.duration = 100.0
         stop = asyncio.Event()
         later(5.0, stop.set)
         result = await go(server, job, plan_of(30), stop=stop, grace=7.0)
         assert result.stopped is StopReason.INTERRUPTED
         assert result.seconds == pytest.approx(12.0, abs=1.0)
-        assert await judge(server, job) == {STARTED: 10, PLANNED: 20}
+        assert await check_ledger(server, job) == {STARTED: 10, PLANNED: 20}
         assert all_of(await go(server, job), SUCCEEDED)
         assert len(server.posts) == 30
 
     async def test_a_stop_that_was_set_before(self, server: Server, job: Path) -> None:
-        """A job that is stopped at its start sends at most what was on its way."""
+        """A job that is stopped at its start sends at most one merge per sender."""
         stop = asyncio.Event()
         stop.set()
         result = await go(server, job, plan_of(30), stop=stop)
         assert result.stopped is StopReason.INTERRUPTED
         assert result.totals[PLANNED] >= 14
-        _ = await judge(server, job)
+        _ = await check_ledger(server, job)
 
     async def test_a_stop_at_the_end_stopped_nothing(self, server: Server, job: Path) -> None:
-        """If all pairs end within the grace, the job was not stopped."""
+        """If all pairs end within the grace period, the job is not reported as stopped."""
         server.duration = 10.0
         stop = asyncio.Event()
         later(5.0, stop.set)
@@ -625,8 +627,8 @@ class TestStop:
         assert result.stopped is None
         assert all_of(result, SUCCEEDED)
 
-    async def test_a_cancelled_run_writes_down_no_end(self, server: Server, job: Path) -> None:
-        """A run that is cancelled leaves what is open as it is."""
+    async def test_a_cancelled_run_records_no_end(self, server: Server, job: Path) -> None:
+        """A run that is cancelled does not change the state of open pairs."""
         server.duration = 100.0
         running = asyncio.create_task(go(server, job, plan_of(3)))
         await asyncio.sleep(5.0)
@@ -641,9 +643,9 @@ class SpoiledError(Exception):
     """What a callback raises."""
 
 
-class TestTelling:
-    async def test_the_events_tell_all(self, server: Server, job: Path) -> None:
-        """The events have every transition that the ledger has, in its order."""
+class TestCallbacks:
+    async def test_the_events_have_all_transitions(self, server: Server, job: Path) -> None:
+        """The events have every transition of the ledger, in its order."""
         server.failure_rate = 0.2
         server.inject(Fault.disconnect(after_work=True), on="merge", times=None, share=0.2)
         seen = Seen()
@@ -651,8 +653,10 @@ class TestTelling:
         transitions = [event for event in seen.events if isinstance(event, PairChanged)]
         async with Ledger.reading(job, connect=inline.connect) as ledger:
             history = await ledger.history()
-            told = sorted((event.seq, event.pair.number, event.pair.state) for event in transitions)
-            assert told == [
+            reported = sorted(
+                (event.seq, event.pair.number, event.pair.state) for event in transitions
+            )
+            assert reported == [
                 (each.seq, each.transition.number, each.transition.state) for each in history
             ]
             last = {event.pair.number: event.pair for event in transitions}
@@ -661,7 +665,7 @@ class TestTelling:
                 assert (known.state, known.task_url) == (pair.state, pair.task_url)
                 assert (known.reason, known.ended_at) == (pair.reason, pair.ended_at)
 
-    async def test_progress_is_told_each_second(self, server: Server, job: Path) -> None:
+    async def test_progress_is_reported_each_second(self, server: Server, job: Path) -> None:
         """Snapshots come once a second and at the end, and each counts every pair once."""
         server.duration = 10.0
         server.set_quota(900)
@@ -675,8 +679,8 @@ class TestTelling:
         assert seen.snapshots[-1].calls == result.calls - 1
         assert seen.snapshots[-1].month_used is None
 
-    async def test_the_month_is_told(self, job: Path) -> None:
-        """The snapshots have the monthly quota if the API reports it."""
+    async def test_the_monthly_quota_is_reported(self, job: Path) -> None:
+        """Progress has the monthly quota if the API reports it."""
         async with Server(quota=0, month_quota=1000) as server:
             seen = Seen()
             _ = await go(server, job, plan_of(3), seen=seen)
@@ -688,7 +692,7 @@ class TestTelling:
     async def test_what_a_callback_raises_ends_the_run(
         self, server: Server, job: Path, state: PairState, error: Exception
     ) -> None:
-        """An exception of either callback ends the run as it is, and nothing is lost."""
+        """An exception of ``on_event`` ends the run, is raised unchanged, and loses nothing."""
 
         def report(event: JobEvent) -> None:
             if isinstance(event, PairChanged) and event.pair.state is state:
@@ -707,13 +711,13 @@ class TestTelling:
         server.clear_faults()
         server.failure_rate = 0.0
         assert all_of(await go(server, job, retry_failed=True), SUCCEEDED)
-        _ = await judge(server, job)
+        _ = await check_ledger(server, job)
 
     @pytest.mark.parametrize("after", [0, 3])
     async def test_so_does_what_on_progress_raises(
         self, server: Server, job: Path, after: int
     ) -> None:
-        """A screen that fails ends the run with its error."""
+        """An exception of ``on_progress`` ends the run, and is raised unchanged."""
         calls = count()
 
         def show(_: object) -> None:
@@ -724,10 +728,10 @@ class TestTelling:
         with pytest.raises(SpoiledError):
             _ = await go(server, job, plan_of(3), on_progress=show)
         assert all_of(await go(server, job), SUCCEEDED)
-        _ = await judge(server, job)
+        _ = await check_ledger(server, job)
 
-    async def test_nobody_has_to_listen(self, server: Server, job: Path) -> None:
-        """A job needs no callbacks."""
+    async def test_callbacks_are_optional(self, server: Server, job: Path) -> None:
+        """A job runs without callbacks."""
         async with connect(server) as client, Ledger(job, connect=inline.connect) as ledger:
             assert all_of(await run(client, plan_of(3), ledger), SUCCEEDED)
             assert all_of(await resume(client, ledger), SUCCEEDED)
@@ -735,7 +739,7 @@ class TestTelling:
 
 class TestMergesOfOthers:
     async def test_what_is_merged_already_is_not_sent(self, server: Server, job: Path) -> None:
-        """A duplicate that survives as its primary has succeeded; one of another is refused."""
+        """A pair merged before has succeeded; a duplicate merged into another record is refused."""
         _ = server.start_merge("company", 1, 2, duration=0.0)
         _ = server.start_merge("company", 9, 4, duration=0.0)
         server.duration = 5.0
@@ -748,7 +752,7 @@ class TestMergesOfOthers:
         assert server.posted("company") == {(5, 6): 1}
 
     async def test_what_others_merge_meanwhile(self, server: Server, job: Path) -> None:
-        """The server's refusal shows whether it was the merge that was wanted."""
+        """The server's refusal shows whether others ran the same merge."""
         async with connect(server) as client:
             await begin(client, job, plan_of(3))
         _ = server.start_merge("company", 1, 2, duration=0.0)
@@ -760,7 +764,7 @@ class TestMergesOfOthers:
         assert server.posted("company") == {(5, 6): 1}
 
     async def test_what_others_have_under_way(self, server: Server, job: Path) -> None:
-        """A pair that others are merging just now is refused, and can be tried again."""
+        """A pair that others are merging at the time is refused, and can be retried."""
         _ = server.start_merge("company", 1, 2, duration=60.0)
         _ = await go(server, job, plan_of(1))
         (pair,) = await read(job)
@@ -772,8 +776,8 @@ class TestMergesOfOthers:
 
 
 class TestMergeIds:
-    async def test_they_are_noted_once(self, server: Server, job: Path) -> None:
-        """Ids are learned a hundred a call at the end of a run, back to where the job began."""
+    async def test_they_are_recorded_once(self, server: Server, job: Path) -> None:
+        """Ids are read a hundred a call at the end of a run, back to the beginning of the job."""
         for n in range(500, 850):
             _ = server.start_merge("company", 2 * n - 1, 2 * n, duration=0.0)
         before = server.calls["merges"]
@@ -785,8 +789,8 @@ class TestMergeIds:
         _ = await go(server, job)
         assert server.calls["merges"] == before + 1 + 2
 
-    async def test_they_are_worth_no_failure(self, server: Server, job: Path) -> None:
-        """If the list cannot be read they are left out, and noted by the next run."""
+    async def test_a_failure_to_read_them_is_ignored(self, server: Server, job: Path) -> None:
+        """If the list cannot be read, the ids are recorded by the next run."""
         _ = server.start_merge("company", 1001, 1002, duration=0.0)
         async with connect(server) as client:
             await begin(client, job, plan_of(3))

@@ -1,4 +1,4 @@
-"""The words of a job: which states follow which, and what a step changes."""
+"""The states of a pair: which transitions are allowed, and what they change."""
 
 import pytest
 from hypothesis import given
@@ -8,13 +8,13 @@ from aiotasks.dedupe.models import ALLOWED_TRANSITIONS, TIME_OF, Pair, PairState
 
 
 ENDS = set(PairState) - set(TIME_OF)
-STEPS = [
+TRANSITIONS = [
     (state, follower) for state in PairState for follower in sorted(ALLOWED_TRANSITIONS[state])
 ]
 
 
 def pair_in(state: PairState) -> Pair:
-    """Return a pair of which everything is known."""
+    """Return a pair with all fields set."""
     return Pair(
         number=1,
         line=2,
@@ -34,12 +34,12 @@ def pair_in(state: PairState) -> Pair:
 
 class TestFollowers:
     def test_every_state_is_there(self) -> None:
-        """For each state it is said what may follow."""
+        """Each state has its allowed transitions."""
         assert set(ALLOWED_TRANSITIONS) == set(PairState)
 
     def test_only_what_was_planned_is_sent(self) -> None:
-        """A pair is planned before each request, so that no indeterminate merge is sent again."""
-        assert [state for state, follower in STEPS if follower is PairState.SENDING] == [
+        """Only a planned pair is sent, so that no indeterminate merge is sent again."""
+        assert [state for state, follower in TRANSITIONS if follower is PairState.SENDING] == [
             PairState.PLANNED
         ]
 
@@ -48,23 +48,23 @@ class TestFollowers:
         assert not ALLOWED_TRANSITIONS[PairState.SUCCEEDED]
 
     def test_what_was_started_is_not_planned_again_before_it_has_ended(self) -> None:
-        """A merge that runs at the server ends, or stays unsettled."""
+        """A merge that was started ends or becomes unsettled before it is planned again."""
         assert ALLOWED_TRANSITIONS[PairState.STARTED] == {
             PairState.SUCCEEDED,
             PairState.FAILED,
             PairState.UNSETTLED,
         }
 
-    def test_a_doubt_can_end_anyhow(self) -> None:
-        """An unsettled pair may reach any state, even unsettled again in the next run."""
+    def test_an_unsettled_pair_may_reach_any_state(self) -> None:
+        """An unsettled pair may reach any state but sending, even unsettled again."""
         for state in (PairState.SENDING, PairState.UNSETTLED):
             assert ALLOWED_TRANSITIONS[state] >= ENDS | {PairState.STARTED, PairState.PLANNED}
 
 
 class TestAfter:
-    @pytest.mark.parametrize(("state", "follower"), STEPS)
-    def test_a_step_sets_its_time(self, state: PairState, follower: PairState) -> None:
-        """A step sets the state, the reason and the time of its own, and nothing that it was."""
+    @pytest.mark.parametrize(("state", "follower"), TRANSITIONS)
+    def test_a_transition_sets_its_time(self, state: PairState, follower: PairState) -> None:
+        """A transition sets the state, the reason and the time of the new state."""
         transition = Transition(number=1, state=follower, at=9.0, reason="new")
         pair = pair_in(state).after(transition)
         assert pair.state is follower
@@ -74,7 +74,7 @@ class TestAfter:
         assert pair.extra == {"name": "Acme"}
 
     @pytest.mark.parametrize("state", sorted(set(PairState) - {PairState.PLANNED}))
-    def test_what_is_known_stays(self, state: PairState) -> None:
+    def test_a_task_is_kept(self, state: PairState) -> None:
         """A transition without a task keeps the pair's task."""
         pair = pair_in(PairState.SENDING).after(Transition(number=1, state=state, at=9.0))
         assert (pair.task_url, pair.merge_id) == ("https://x.example/tasks/1", 5)
@@ -84,8 +84,8 @@ class TestAfter:
         pair = pair_in(PairState.SENDING).after(transition)
         assert (pair.task_url, pair.merge_id) == ("https://x.example/2", 6)
 
-    def test_planned_again_is_as_new(self) -> None:
-        """Of an earlier attempt nothing is left: no task, no reason, no time."""
+    def test_a_pair_planned_again_is_like_new(self) -> None:
+        """A pair that is planned again has no task, reason or time of its earlier attempt."""
         pair = pair_in(PairState.FAILED).after(
             Transition(number=1, state=PairState.PLANNED, at=9.0)
         )
@@ -95,7 +95,7 @@ class TestAfter:
 
     @given(st.data())
     def test_only_what_has_ended_has_an_end(self, data: st.DataObject) -> None:
-        """Whatever steps a pair takes, it has the time of an end exactly when it is at one."""
+        """After any transitions, a pair has ``ended_at`` exactly if it has ended."""
         pair = Pair(number=1, line=1, primary_id=1, duplicate_id=2, state=PairState.PLANNED)
         for at in range(data.draw(st.integers(0, 8))):
             if followers := sorted(ALLOWED_TRANSITIONS[pair.state]):

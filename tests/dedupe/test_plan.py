@@ -1,4 +1,4 @@
-"""From pairs to a plan: what is merged into what, in which order, and what is not."""
+"""From pairs to a plan: what is merged into what, in which order, and what is left out."""
 
 import io
 import random
@@ -55,7 +55,7 @@ class TestRepetitions:
         assert (made.left_out, made.rows) == ((), 4)
 
     @pytest.mark.parametrize("last", [(A, C), (C, A)])
-    def test_another_primary_that_is_the_same_in_the_end(self, last: Pair) -> None:
+    def test_another_primary_that_survives_as_the_same_record(self, last: Pair) -> None:
         """Two primaries are no conflict if any row, even a later one, makes them one record."""
         made = plan((A, B), (C, B), last)
         survivor = last[0]
@@ -67,7 +67,7 @@ class TestRepetitions:
 
 class TestChains:
     def test_a_chain_becomes_a_star(self) -> None:
-        """A merge into a duplicate becomes one into its survivor, and this is listed."""
+        """A merge into a duplicate is rewritten to its survivor, and the rewrite is listed."""
         made = plan((A, B), (B, C), (C, D))
         assert merges(made) == [(A, B), (A, C), (A, D)]
         assert rewrites(made) == [
@@ -81,7 +81,7 @@ class TestChains:
         assert merges(plan((C, D), (B, C), (A, B))) == [(A, D), (A, C), (A, B)]
 
     def test_very_long_chains(self) -> None:
-        """A chain of any length is one star."""
+        """A chain of any length becomes one star."""
         pairs = [(number, number + 1) for number in range(1, 10_001)]
         random.Random(1).shuffle(pairs)
         made = plan(*pairs)
@@ -91,7 +91,7 @@ class TestChains:
 
 class TestOrder:
     def test_the_longest_first(self) -> None:
-        """Merges with the most others to follow in their cluster come first, then by line."""
+        """Merges with the most others after them in their cluster come first, then by line."""
         made = plan((1, 10), (2, 20), (3, 30), (2, 21), (3, 31), (2, 22))
         assert [(merge.row.line, merge.primary_id) for merge in made.merges] == [
             (2, 2),
@@ -114,24 +114,24 @@ class TestConflicts:
         ]
 
     def test_a_cycle(self) -> None:
-        """Records that would go into each other are one conflict, with all its lines and ids."""
+        """A cycle of merges is one conflict, with all its lines and ids."""
         assert refused((D, E), (A, B), (B, C), (C, A)) == [
             f"pair 2: these form a cycle: "
             f"{B} into {A} (pair 2), {C} into {B} (pair 3), {A} into {C} (pair 4)" + self.ADVICE
         ]
 
-    def test_circles_that_share_rows(self) -> None:
-        """Circles that share rows are one conflict, and those that do not are conflicts apart."""
+    def test_cycles_that_share_rows(self) -> None:
+        """Cycles that share rows are one conflict, and those that do not are separate conflicts."""
         shared = refused((2, 1), (1, 2), (3, 2), (1, 3), (8, 9), (9, 8), (1, 3))
         assert [problem.partition(":")[0] for problem in shared] == ["pair 1", "pair 5"]
         assert all(f"(pair {line})" in shared[0] for line in (1, 2, 3, 4, 7))
         assert all(f"(pair {line})" in shared[1] for line in (5, 6))
-        # What lies above a circle is no part of it.
+        # A row that leads into a cycle is no part of it.
         apart = refused((2, 1), (1, 2), (3, 2), (4, 3), (3, 4), (5, 4))
         assert [problem.count("(pair") for problem in apart] == [2, 2]
 
     def test_all_at_once(self) -> None:
-        """All conflicts are reported, in the order of their first lines, after what cannot be read."""
+        """All conflicts are reported in the order of their first lines, after invalid rows."""
         content = HEADER + b"1,2\n2,1\nx,3\n4,5\n6,5\n"
         with pytest.raises(PlanError) as caught:
             _ = Plan.read(io.BytesIO(content), kind="person", source="p.csv")
@@ -143,7 +143,7 @@ class TestConflicts:
         assert str(caught.value).endswith("Nothing was merged: fix p.csv and try again.")
 
     def test_the_first_counts(self) -> None:
-        """If the first rows are to count, later ones that contradict them are left out, and why."""
+        """If the first row counts, later rows that contradict it are left out with the reason."""
         pairs = [(A, B), (B, C), (C, A), (B, A), (D, B)]
         made = plan(*pairs, on_conflict="first")
         assert merges(made) == [(A, B), (A, C)]
@@ -153,16 +153,16 @@ class TestConflicts:
             (5, f"contradicts pair 1, which merges {B} into {A}"),
         ]
 
-    def test_many_circles_are_cheap_to_tell(self) -> None:
+    def test_many_cycles_are_cheap_to_report(self) -> None:
         """Thousands of cycles through the same rows are one problem."""
         pairs = [pair for k in range(1, 1500) for pair in ((k + 1, k), (1, k + 1))]
         (problem,) = refused(*pairs)
         assert problem.count("(pair") == len(pairs)
 
 
-class TestNever:
+class TestProtect:
     def test_rows_with_such_ids_are_left_out(self) -> None:
-        """Rows that name a protected record are left out, as primary and as duplicate."""
+        """Rows with a protected record are left out, as primary or duplicate."""
         made = plan((A, B), (B, C), (D, E), protect=[A, C, 99])
         assert merges(made) == [(D, E)]
         assert left_out(made) == [
@@ -171,21 +171,21 @@ class TestNever:
         ]
 
     def test_before_anything_else(self) -> None:
-        """What is left out so makes no chain, no circle and no conflict."""
+        """Rows with protected records are left out before chains and conflicts are found."""
         made = plan((A, B), (B, A), (C, A), (D, C), protect={B})
         assert merges(made) == [(D, A), (D, C)]
         both = left_out(plan((A, B), (C, D), protect=(B, A)))
         assert both == [(1, f"{A} and {B} may not be merged (protect)")]
 
     def test_no_text(self) -> None:
-        """Ids that are texts would protect nothing, and are refused."""
+        """Ids as texts are refused, as they would protect nothing."""
         with pytest.raises(ConfigurationError, match="protect takes ids, which are whole numbers"):
             _ = plan((A, B), protect=["1"])
 
 
 class TestMaxCluster:
     def test_large_clusters_are_left_out_as_a_whole(self) -> None:
-        """A cluster with more records is left out, with its repetitions; the others stay."""
+        """A cluster with more records is left out with its repetitions; the others are kept."""
         made = plan((A, B), (B, C), (A, B), (D, E), max_cluster=2)
         assert merges(made) == [(D, E)]
         reason = f"its cluster has 3 records ({A} survives), more than 2"
@@ -208,7 +208,7 @@ class TestSettings:
         ],
     )
     def test_what_cannot_be_used(self, settings: dict[str, Any], message: str) -> None:
-        """A setting that means nothing is refused."""
+        """An invalid setting is refused."""
         with pytest.raises(ConfigurationError, match=message):
             _ = Plan.of([(A, B)], **({"kind": "company"} | settings))
         with pytest.raises(ConfigurationError, match=message):
@@ -217,7 +217,7 @@ class TestSettings:
 
 class TestPairsInCode:
     def test_problems(self) -> None:
-        """All pairs that are none are reported together, by their numbers."""
+        """All invalid pairs are reported together, by their numbers."""
         pairs: list[Any] = [(1, 2), 7, (1, 2, 3), (3, 3), ("4", 5.0), (True, 0), (-1, 2**53), "ab"]
         assert refused(*pairs) == [
             "pair 2: 7 is not a pair of ids",
@@ -240,7 +240,7 @@ class TestPairsInCode:
 
 class TestRead:
     def test_a_path(self, tmp_path: Path) -> None:
-        """A file is read by its path, and called by it unless there is another name for it."""
+        """The source of a plan is the path of its file unless another name is given."""
         path = tmp_path / "pairs.csv"
         _ = path.write_bytes(b"name;primary_id;duplicate_id\nx;1;2\n")
         made = Plan.read(path, kind="company")
@@ -250,7 +250,7 @@ class TestRead:
         assert repr(made) == f"<Plan of {path}: 1 company merges, 0 rows left out>"
 
     def test_an_open_file(self, tmp_path: Path) -> None:
-        """An open file is called by its name where it has one, and stays open."""
+        """The source of an open file is its name if it has one, and the file is not closed."""
         path = tmp_path / "pairs.csv"
         _ = path.write_bytes(HEADER + b"1,2\n")
         with path.open("rb") as file:
@@ -259,7 +259,7 @@ class TestRead:
         assert Plan.read([HEADER, b"1,2\n"], kind="person").source == "input"
 
     def test_no_file(self, tmp_path: Path) -> None:
-        """An OSError of a file is raised as it is."""
+        """An ``OSError`` of a file is raised unchanged."""
         with pytest.raises(FileNotFoundError):
             _ = Plan.read(tmp_path / "none.csv", kind="company")
 
@@ -292,7 +292,7 @@ class TestCost:
 
 
 class Understood(NamedTuple):
-    """The rows that count and those that repeat them, by their lines, found the slow way."""
+    """A simple model: the rows that count and those that repeat them, by their lines."""
 
     above: dict[int, int]
     accepted: set[int]
@@ -337,13 +337,13 @@ rules: st.SearchStrategy[dict[str, Any]] = st.fixed_dictionaries(
 
 @given(pairs_of, st.randoms(use_true_random=False))
 def test_any_order_of_merges_ends_as_the_rows_say(pairs: list[Pair], chance: random.Random) -> None:
-    """Whatever the order, each record ends where following the rows leads; none is merged twice."""
+    """Whatever the order, each record ends where its rows lead; none is merged twice."""
     made = plan(*pairs, on_conflict="first")
     model = understand(pairs)
     assert {merge.row.line for merge in made.merges} == set(model.accepted)
     into: dict[int, int] = {}
     for merge in chance.sample(made.merges, len(made.merges)):
-        # Both records are there, as the API asks for.
+        # Both records exist, as the API demands.
         assert not {merge.primary_id, merge.duplicate_id} & into.keys()
         into[merge.duplicate_id] = merge.primary_id
     assert {each: into.get(each, each) for each in range(1, 10)} == {
@@ -353,7 +353,7 @@ def test_any_order_of_merges_ends_as_the_rows_say(pairs: list[Pair], chance: ran
 
 @given(pairs_of, rules)
 def test_every_row_is_accounted_for(pairs: list[Pair], settings: dict[str, Any]) -> None:
-    """Each row is a merge, or left out, or a repetition: exactly one of them, in any case."""
+    """Each row is exactly one of a merge, a row left out, or a repetition."""
     made = plan(*pairs, on_conflict="first", **settings)
     merged = Counter(merge.row.line for merge in made.merges)
     lines = Counter(left.row.line for left in made.left_out) + merged
@@ -363,8 +363,8 @@ def test_every_row_is_accounted_for(pairs: list[Pair], settings: dict[str, Any])
 
 
 @given(pairs_of, rules)
-def test_the_rules_hold(pairs: list[Pair], settings: dict[str, Any]) -> None:
-    """Survivors are no duplicates, protected records no part, and no cluster is too large."""
+def test_plans_comply_with_the_rules(pairs: list[Pair], settings: dict[str, Any]) -> None:
+    """No survivor is a duplicate, no protected record is merged, and no cluster is too large."""
     made = plan(*pairs, on_conflict="first", **settings)
     clusters: dict[int, list[int]] = {}
     for merge in made.merges:
@@ -383,7 +383,7 @@ def test_the_rules_hold(pairs: list[Pair], settings: dict[str, Any]) -> None:
 
 @given(pairs_of)
 def test_the_order_is_by_what_follows(pairs: list[Pair]) -> None:
-    """No merge with more to follow in its cluster comes after one with less; then lines count."""
+    """Merges are sorted by how many follow in their cluster, then by line."""
     made = plan(*pairs, on_conflict="first")
     left = Counter(merge.primary_id for merge in made.merges)
     ranks = []
@@ -394,8 +394,8 @@ def test_the_order_is_by_what_follows(pairs: list[Pair]) -> None:
 
 
 @given(pairs_of)
-def test_refusals_tell_all_that_the_first_would_leave_out(pairs: list[Pair]) -> None:
-    """A plan is refused just when rows contradict each other, and each such row is named."""
+def test_refusals_name_all_that_the_first_would_leave_out(pairs: list[Pair]) -> None:
+    """A plan is refused exactly if rows contradict each other, and each such row is named."""
     rejected = understand(pairs).rejected
     if not rejected:
         assert plan(*pairs) == plan(*pairs, on_conflict="first")
@@ -403,7 +403,7 @@ def test_refusals_tell_all_that_the_first_would_leave_out(pairs: list[Pair]) -> 
     text = "\n".join(refused(*pairs))
     for line in rejected:
         assert f"{pairs[line - 1][1]} into {pairs[line - 1][0]} (pair {line})" in text
-    # What is named contradicts each other all by itself: nothing that it needs is missing.
+    # The named rows contradict each other without any other row.
     named = [pair for line, pair in enumerate(pairs, 1) if f"(pair {line})" in text]
     assert len(understand(named).rejected) == len(rejected)
 
@@ -419,7 +419,7 @@ def without_digest(made: Plan) -> list[object]:
 
 @given(pairs_of, st.permutations(["primary_id", "duplicate_id", "name", "owner"]))
 def test_the_same_input_makes_the_same_plan(pairs: list[Pair], order: list[str]) -> None:
-    """Other columns, their order and a BOM change nothing of a plan but its digest."""
+    """Other columns, their order and a BOM change only the digest of a plan."""
     names = ["primary_id", "duplicate_id", "name", "owner"]
     table: list[list[object]] = [
         [*names],
@@ -443,8 +443,8 @@ def test_the_same_input_makes_the_same_plan(pairs: list[Pair], order: list[str])
         ([(A, B), (C, D)], "person"),
     ],
 )
-def test_fingerprints_tell_plans_apart(pairs: list[Pair], kind: Kind) -> None:
-    """Another kind, other merges or another order of them is another plan."""
+def test_fingerprints_distinguish_plans(pairs: list[Pair], kind: Kind) -> None:
+    """A plan with another kind, other merges or another order has another fingerprint."""
     assert Plan.of(pairs, kind=kind).fingerprint != plan((A, B), (C, D)).fingerprint
 
 

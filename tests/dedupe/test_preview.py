@@ -1,4 +1,4 @@
-"""What is known of a plan's records before anything is merged."""
+"""What a preview finds out about a plan's records before anything is merged."""
 
 import json
 from pathlib import Path
@@ -25,7 +25,7 @@ async def seen(server: Server, plan: Plan) -> Preview:
 
 
 def merge(server: Server, *pairs: tuple[int, int]) -> None:
-    """Merge records, as others did before."""
+    """Merge records, as other users did before the job."""
     for primary_id, duplicate_id in pairs:
         _ = server.start_merge("company", primary_id, duplicate_id, duration=0.0)
 
@@ -38,7 +38,7 @@ def findings(preview: Preview) -> dict[int, tuple[PairState, str | None]]:
 
 class TestRecords:
     async def test_they_are_read_a_hundred_a_call(self, server: Server) -> None:
-        """Each record comes once, as the API has sent it, and nothing is written to the server."""
+        """Each record is read once and kept as the API sent it; no write request is sent."""
         preview = await seen(server, plan_of(120, *star(1, *range(301, 361))))
         assert preview.records.keys() == {*range(1, 241), *range(301, 361)}
         assert (preview.gone, preview.findings(1.0)) == ({}, [])
@@ -47,7 +47,7 @@ class TestRecords:
 
     @pytest.mark.parametrize("kind", ["company", "person"])
     async def test_their_names(self, server: Server, kind: str) -> None:
-        """A label is the name and what distinguishes it from others, made from a snapshot."""
+        """The label of a record is its name and what distinguishes it, made from its snapshot."""
         plan = Plan.of([(1, 2)], kind=kind)  # type: ignore[arg-type]
         preview = await seen(server, plan)
         label = {"company": "Amber Analytics (amber-analytics.example)"}.get(kind)
@@ -57,11 +57,11 @@ class TestRecords:
 
     @pytest.mark.parametrize("snapshot", [b"{", b'{"id": 1, "name": "\xff"}'])
     def test_a_damaged_snapshot_has_no_name(self, snapshot: bytes) -> None:
-        """A snapshot that was damaged on disk costs its name, and not the report."""
+        """A damaged snapshot only has no name; it does not make a report fail."""
         assert label_of("company", snapshot) == "a record that cannot be read"
 
     async def test_one_that_no_list_shows(self, server: Server) -> None:
-        """A record that is missing in the list, but there when asked for, is there."""
+        """A record that is missing in the list, but found by its id, exists."""
         server.inject(Fault.content(b'{"data": []}'), on="records")
         preview = await seen(server, plan_of(1))
         assert preview.records.keys() == {1, 2}
@@ -69,8 +69,8 @@ class TestRecords:
 
 
 class TestGone:
-    async def test_what_lives_on_as_what(self, server: Server) -> None:
-        """Of each record that is gone it is known what it was merged into, or that it never was."""
+    async def test_survivors(self, server: Server) -> None:
+        """For each missing record it is known what it survives as, or that it never existed."""
         merge(server, (5, 4), (7, 6))
         preview = await seen(server, Plan.of([(1, 2), (3, 4), (7, 6), (9, 9999)], kind="company"))
         assert preview.gone == {4: 5, 6: 7, 9999: None}
@@ -84,7 +84,7 @@ class TestGone:
         }
 
     async def test_chains(self, server: Server) -> None:
-        """A chain is followed to the record that is there, each of its records asked for once."""
+        """A chain is followed to its survivor, with one request for each record."""
         merge(server, (3, 2), (4, 3), (1, 4))
         preview = await seen(server, plan_of(0, (1, 2), (1, 4)))
         assert preview.gone == {2: 3, 3: 4, 4: 1}
@@ -96,17 +96,17 @@ class TestGone:
         assert server.calls["record"] <= 4
 
     async def test_a_chain_that_leads_elsewhere(self, server: Server) -> None:
-        """What has become a third record in the end is refused, and that record is kept as well."""
+        """A duplicate that survives as a third record is refused; that record has a snapshot."""
         merge(server, (1, 2), (9, 1))
         preview = await seen(server, plan_of(0, (1, 2)))
         assert preview.records.keys() == {9}
-        # That the duplicate had been merged into this primary does not help: it is gone, too.
+        # That the duplicate was merged into this primary does not count: the primary is gone, too.
         assert findings(preview) == {
             1: (PairState.REFUSED, "2 had been merged into 9 before this job")
         }
 
     async def test_a_primary_that_is_gone(self, server: Server) -> None:
-        """Nothing can be merged into what is gone."""
+        """A pair whose primary is gone is refused."""
         merge(server, (9, 1))
         preview = await seen(server, plan_of(0, (1, 2), (9998, 3)))
         assert findings(preview) == {
@@ -124,8 +124,8 @@ class TestGone:
         assert preview.gone == {2: 9998, 9998: None}
         assert findings(preview) == {1: (PairState.REFUSED, "There is no company 2")}
 
-    def test_a_circle(self) -> None:
-        """Records that lead to each other end the search, and their merges are refused."""
+    def test_a_cycle(self) -> None:
+        """A cycle of merged records ends the search, and their merges are refused."""
         preview = Preview(plan=plan_of(1), records={}, gone={1: 2, 2: 1})
         (transition,) = preview.findings(1.0)
         assert isinstance(transition, Transition)
@@ -141,13 +141,13 @@ class TestErrors:
     async def test_they_come_out_as_themselves(
         self, server: Server, status: int, error: type[AffinityError], on: str
     ) -> None:
-        """Whatever call fails, its error is raised, and in no group."""
+        """Whichever request fails, its error is raised, not an ``ExceptionGroup``."""
         merge(server, (9, 2))
         server.inject(Fault.status(status), on=on, times=None)
         with pytest.raises(error):
             _ = await seen(server, plan_of(200))
 
     async def test_a_client_that_is_not_open(self, server: Server, tmp_path: Path) -> None:
-        """Without a job it raises, as everything does that needs one."""
+        """A preview with a client that is not open raises."""
         with pytest.raises(AffinityError, match="closed"):
             _ = await dedupe.preview(Client("key", base_url=server.url), plan_of(1))

@@ -1,4 +1,4 @@
-"""Dedupe jobs with real files, real processes and real signals; the sandbox's log is the judge."""
+"""Dedupe jobs with real files, processes and signals, checked against the sandbox's log."""
 
 import asyncio
 import json
@@ -32,13 +32,13 @@ KILLS = 50 if is_thorough() else 8
 MANY = 10_000 if is_thorough() else 1_000
 
 DRIVER = Path(__file__).with_name("driver.py")
-# Merges of the tests are short, and polled sooner.
-HURRY = ("--poll-interval", "0.05")
+# Merges of the tests are short, so they are polled sooner.
+POLL_SOON = ("--poll-interval", "0.05")
 LOST = ("disconnect-after@merge~5%", "disconnect@merge~5%")
 
 
-class Judge(Sandbox):
-    """A sandbox that remembers which merges it had to refuse, as they ran or had run already."""
+class MergeRecorder(Sandbox):
+    """A sandbox that records the merges that it refused because they ran or had run already."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -52,7 +52,7 @@ class Judge(Sandbox):
 
 
 class Ended(NamedTuple):
-    """How a command ended, and what it said."""
+    """The exit code and the output of a command."""
 
     code: int
     output: str
@@ -62,7 +62,7 @@ class Ended(NamedTuple):
 class Job:
     """A file of pairs with its ledger, for one sandbox."""
 
-    def __init__(self, folder: Path, sandbox: Judge, url: str | None = None) -> None:
+    def __init__(self, folder: Path, sandbox: MergeRecorder, url: str | None = None) -> None:
         self.pairs = folder / "pairs.csv"
         self.ledger = folder / "pairs.job.db"
         self.sandbox = sandbox
@@ -71,7 +71,7 @@ class Job:
         self.processes: list[Process] = []
 
     def write(self, count: int, *, cluster: int = 2) -> None:
-        """Write pairs in chains, so that all records of a cluster become its first one."""
+        """Write pairs in chains, so that all records of a cluster are merged into its first one."""
         rows = []
         for record_id in range(1, count + count // (cluster - 1) + 1):
             if survivor := (record_id - 1) % cluster:
@@ -81,8 +81,8 @@ class Job:
         _ = self.pairs.write_text("\n".join(["primary_id,duplicate_id", *rows]))
 
     async def begin(self, *options: str, key: str = "sandbox-key") -> Process:
-        """Run the command without asking."""
-        arguments = ("merge", str(self.pairs), "--kind", "company", "--yes", *HURRY, *options)
+        """Start the command without a prompt."""
+        arguments = ("merge", str(self.pairs), "--kind", "company", "--yes", *POLL_SOON, *options)
         process = await asyncio.create_subprocess_exec(
             *(sys.executable, "-m", "aiotasks", *arguments),
             env=environment(AFFINITY_BASE_URL=self.url, AFFINITY_API_KEY=key),
@@ -98,7 +98,7 @@ class Job:
         return await ended(await self.begin(*options, key=key))
 
     async def end(self) -> None:
-        """End what a test has left running."""
+        """Kill what a test has left running."""
         for process in self.processes:
             if process.returncode is None:
                 process.kill()
@@ -109,10 +109,10 @@ class Job:
         async with Ledger.reading(self.ledger) as ledger:
             return +Counter(await ledger.totals())
 
-    async def judge(self) -> None:
-        """Check that every pair was sent once and merged, and that the ledger has it so.
+    async def check(self) -> None:
+        """Check that every pair was accepted once and merged, and that the ledger says so.
 
-        What was asked for again is no harm where the server refuses it, but that is not known.
+        Requests for merges that run or have run already are not allowed either.
         """
         count = len(self.wanted)
         asked = self.sandbox.posted("company")
@@ -128,7 +128,7 @@ class Job:
 
 
 class Runs:
-    """Runs of one job, each a process forked by the driver."""
+    """The runs of one job, each a process forked by the driver."""
 
     def __init__(self, job: Job, driver: Process, settings: dict[str, Any]) -> None:
         self._driver = driver
@@ -145,7 +145,7 @@ class Runs:
         return pid, self._code
 
     async def end(self) -> None:
-        """End what a test has left running."""
+        """Kill what a test has left running."""
         _ = self._code.cancel()
         os.killpg(self._driver.pid, signal.SIGKILL)
         _ = await self._driver.wait()
@@ -172,7 +172,7 @@ async def runs_of(job: Job, *, poll_interval: float = 0.05, **settings: Any) -> 
 
 
 class Relay:
-    """A way to the sandbox that can be cut."""
+    """A proxy to the sandbox that can be cut."""
 
     def __init__(self, sandbox: Sandbox) -> None:
         self.url = ""
@@ -210,7 +210,7 @@ class Relay:
 
 
 def environment(**settings: str) -> dict[str, str]:
-    """Let nothing of the developer's settings in, and no measuring, which needs a disk itself."""
+    """Remove the developer's settings, and coverage, which would need disk space itself."""
     foreign = ("AFFINITY_", "COVERAGE_")
     return {
         name: os.environ[name] for name in os.environ if not name.startswith(foreign)
@@ -224,14 +224,14 @@ async def ended(process: Process) -> Ended:
 
 
 async def until(condition: Callable[[], bool]) -> None:
-    """Wait for what another process does."""
+    """Wait until another process has made a condition true."""
     async with asyncio.timeout(15):
-        while not condition():  # noqa: ASYNC110 - it has no events for us
+        while not condition():  # noqa: ASYNC110 - it has no events
             await asyncio.sleep(0.005)
 
 
 @pytest.fixture
-async def debug_is_off() -> None:
+async def debug_off() -> None:
     """Switch asyncio's debug mode off, which takes most of the time of a long test."""
     asyncio.get_running_loop().set_debug(False)
 
@@ -240,9 +240,9 @@ async def debug_is_off() -> None:
 async def a_job(
     folder: Path, count: int, *, cluster: int = 2, **settings: Any
 ) -> AsyncIterator[Job]:
-    """A job in a sandbox without limits, with just the records that it needs."""
+    """A job in a sandbox without limits, with exactly the records that it needs."""
     settings = {"quota": 0, "month_quota": 0, "companies": 2 * count, "seed": 1} | settings
-    async with Judge(**settings) as sandbox:
+    async with MergeRecorder(**settings) as sandbox:
         job = Job(folder, sandbox)
         job.write(count, cluster=cluster)
         try:
@@ -252,9 +252,9 @@ async def a_job(
 
 
 @pytest.mark.timeout(120)
-@pytest.mark.usefixtures("debug_is_off")
+@pytest.mark.usefixtures("debug_off")
 async def test_killed_again_and_again(tmp_path: Path) -> None:
-    """Killed at any moment, with answers and requests lost, a job merges each pair just once."""
+    """Killed at any time, with answers and requests lost, a job merges each pair exactly once."""
     random = Random(7)
     seen = Counter[PairState]()
     settings: dict[str, Any] = {"duration": (0.02, 0.08), "faults": LOST, "list_lag": 0.2}
@@ -264,7 +264,7 @@ async def test_killed_again_and_again(tmp_path: Path) -> None:
     ):
         for _ in range(KILLS):
             pid, code = await runs.begin()
-            # Some do not even get to where they left off, and some get far.
+            # Some runs are killed before they resume anything, and some get far.
             _ = await asyncio.wait(
                 [code], timeout=random.choice([0.05, 0.2, 0.6]) * random.random()
             )
@@ -274,15 +274,15 @@ async def test_killed_again_and_again(tmp_path: Path) -> None:
             seen.update((await job.totals()).keys() if job.ledger.exists() else ())
         _, code = await runs.begin()
         assert await code == Exit.SUCCEEDED
-        await job.judge()
+        await job.check()
 
     assert {PairState.PLANNED, PairState.SENDING, PairState.STARTED, PairState.SUCCEEDED} <= {*seen}
 
 
 @pytest.mark.timeout(120)
-@pytest.mark.usefixtures("debug_is_off")
+@pytest.mark.usefixtures("debug_off")
 async def test_ten_thousand_pairs(tmp_path: Path) -> None:
-    """A long job with chains merges each pair once, and hardly asks for more than that takes."""
+    """A long job with chains merges each pair once, with few more requests than needed."""
     # A window is a second, where the API has a minute.
     settings: dict[str, Any] = {"quota": 900, "window": 1.0, "duration": (0.1, 0.5)}
     async with (
@@ -291,7 +291,7 @@ async def test_ten_thousand_pairs(tmp_path: Path) -> None:
     ):
         _, code = await runs.begin()
         assert await code == Exit.SUCCEEDED
-        await job.judge()
+        await job.check()
         assert job.sandbox.requests / MANY < 1.25
 
 
@@ -309,11 +309,11 @@ async def test_interrupted_once(tmp_path: Path) -> None:
         assert await job.totals() == {PairState.SUCCEEDED: 8, PairState.PLANNED: 12}
         assert job.posted == 8
         assert (await job.run()).code == Exit.SUCCEEDED
-        await job.judge()
+        await job.check()
 
 
 async def test_interrupted_twice(tmp_path: Path) -> None:
-    """A second Ctrl-C ends a job immediately; what was open is found again."""
+    """A second Ctrl-C ends a job immediately; the next run finds the open merges again."""
     async with a_job(tmp_path, 12, duration=math.inf) as job:
         process = await job.begin("--max-open", "5", "--canary", "0")
         await until(lambda: job.posted == 5)
@@ -331,11 +331,11 @@ async def test_interrupted_twice(tmp_path: Path) -> None:
         for url in job.sandbox.task_urls("company"):
             job.sandbox.finish(url)
         assert (await job.run()).code == Exit.SUCCEEDED
-        await job.judge()
+        await job.check()
 
 
 async def test_a_full_disk(tmp_path: Path) -> None:
-    """A full disk stops a job with a sentence; with space again the same command continues."""
+    """A full disk stops a job with a message; with space the same command continues."""
     async with a_job(tmp_path, 200, duration=0.02) as job:
         process = await job.begin("--max-open", "5", "--settle-after", "1")
         await until(lambda: job.posted >= 20)
@@ -349,11 +349,11 @@ async def test_a_full_disk(tmp_path: Path) -> None:
         assert "free space" in first.errors
         assert job.posted < 200
         assert (await job.run("--settle-after", "1")).code == Exit.SUCCEEDED
-        await job.judge()
+        await job.check()
 
 
-async def test_a_disk_without_any_space(tmp_path: Path) -> None:
-    """A job that cannot be kept is not begun."""
+async def test_a_disk_without_space_from_the_start(tmp_path: Path) -> None:
+    """A job whose ledger cannot be written is not begun."""
     async with a_job(tmp_path, 10) as job:
         process = await job.begin()
         resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (2000, 2000))
@@ -365,11 +365,11 @@ async def test_a_disk_without_any_space(tmp_path: Path) -> None:
         assert job.posted == 0
         job.sandbox.duration = 0.1
         assert (await job.run()).code == Exit.SUCCEEDED
-        await job.judge()
+        await job.check()
 
 
 async def test_two_processes_on_one_ledger(tmp_path: Path) -> None:
-    """The second gets an error that names the holder, and does nothing."""
+    """The second process gets an error that names the holder, and changes nothing."""
     async with a_job(tmp_path, 12, duration=math.inf) as job:
         process = await job.begin("--max-open", "5")
         await until(lambda: job.posted == 5)
@@ -384,7 +384,7 @@ async def test_two_processes_on_one_ledger(tmp_path: Path) -> None:
 
 
 async def test_no_server_at_the_start(tmp_path: Path) -> None:
-    """A server that is not there has its own exit code, and nothing is begun."""
+    """An unreachable server has its own exit code, and no job is begun."""
     async with a_job(tmp_path, 2) as job:
         relay = Relay(job.sandbox)
         await relay.restore()
@@ -398,7 +398,7 @@ async def test_no_server_at_the_start(tmp_path: Path) -> None:
 
 
 async def test_no_server_for_a_while(tmp_path: Path) -> None:
-    """A server that goes away in the middle is waited for."""
+    """A job waits for a server that becomes unreachable during the run."""
     async with a_job(tmp_path, 60, duration=0.1) as job:
         relay = Relay(job.sandbox)
         await relay.restore()
@@ -411,12 +411,12 @@ async def test_no_server_for_a_while(tmp_path: Path) -> None:
         await relay.restore()
 
         assert (await ended(process)).code == Exit.SUCCEEDED
-        await job.judge()
+        await job.check()
         relay.cut()
 
 
 async def test_a_wrong_key(tmp_path: Path) -> None:
-    """A key that is refused ends the command, and nothing is begun."""
+    """A key that is refused ends the command, and no job is begun."""
     async with a_job(tmp_path, 2) as job:
         first = await job.run(key="another-key")
 
@@ -426,9 +426,9 @@ async def test_a_wrong_key(tmp_path: Path) -> None:
         assert not job.ledger.exists()
 
 
-@pytest.mark.usefixtures("debug_is_off")
+@pytest.mark.usefixtures("debug_off")
 async def test_killed_after_a_long_wait_for_a_slot(tmp_path: Path) -> None:
-    """A merge that is not listed yet is not sent again, however long ago it was to be sent."""
+    """A merge that is not listed yet is not sent again, however long it waited for a slot."""
     settings: dict[str, Any] = {"quota": 8, "window": 2.0, "list_lag": 0.6, "latency": 0.1}
     async with (
         a_job(tmp_path, 12, **settings) as job,
@@ -438,7 +438,7 @@ async def test_killed_after_a_long_wait_for_a_slot(tmp_path: Path) -> None:
         await until(lambda: job.posted > 0)
         await asyncio.sleep(1.2)
         sent = job.posted
-        # The next slot comes after those that wait for it have waited for longer than a second.
+        # The next slot is free only after the merges have waited for it for more than a second.
         await until(lambda: job.posted > sent)
         os.kill(pid, signal.SIGKILL)
         assert await code == -signal.SIGKILL
@@ -449,4 +449,4 @@ async def test_killed_after_a_long_wait_for_a_slot(tmp_path: Path) -> None:
         for url in job.sandbox.task_urls("company"):
             job.sandbox.finish(url)
         assert await code == Exit.SUCCEEDED
-        await job.judge()
+        await job.check()

@@ -33,8 +33,8 @@ class TestMeter:
         assert meter.per_minute(130.0) == 6.0
         assert meter.per_minute(190.0) == 2.0
 
-    def test_it_forgets_what_is_long_ago(self) -> None:
-        """Later it is that of the last two minutes, down to nothing."""
+    def test_it_drops_old_samples(self) -> None:
+        """Later the rate is that of the last two minutes, down to zero."""
         meter = Meter(0.0)
         for now in range(0, 1000, 10):
             meter.count(float(now))
@@ -43,7 +43,7 @@ class TestMeter:
         assert meter.per_minute(2000.0) == 0.0
 
     def test_a_start_is_no_rate(self) -> None:
-        """What ends in the first seconds counts as if ten had passed."""
+        """In the first ten seconds the rate is computed as if ten had passed."""
         meter = Meter(5.0)
         assert meter.per_minute(5.0) == 0.0
         meter.count(5.0)
@@ -52,7 +52,7 @@ class TestMeter:
 
 class TestCurve:
     def test_it_keeps_few_points(self) -> None:
-        """However long a job is, its curve has 300 points at most, from the first to the last."""
+        """However long a job is, its curve has at most 300 points, from the first to the last."""
         curve = Curve()
         for second in range(10_000):
             curve.add(Point(float(second), second, 900 - second % 60))
@@ -63,7 +63,7 @@ class TestCurve:
         assert max(gaps) <= 64.0
         assert [point.ended for point in curve.points] == [int(each.at) for each in curve.points]
 
-    def test_it_goes_on(self) -> None:
+    def test_it_continues_when_loaded(self) -> None:
         """A stored curve is continued at the same intervals, even days later."""
         curve = Curve()
         for second in range(400):
@@ -75,7 +75,7 @@ class TestCurve:
         assert len(again.points) == len(curve.points) + 50
 
     def test_its_end(self) -> None:
-        """The last point of a run is always kept, and the points do not come closer by it."""
+        """The last point of a run is always kept, and does not make the others closer."""
         curve = Curve(Point(float(second), 0, None) for second in range(0, 40, 4))
         curve.end(Point(37.0, 5, None))
         assert [point.at for point in curve.points[-2:]] == [32.0, 37.0]
@@ -87,13 +87,13 @@ class TestCurve:
 
     @pytest.mark.parametrize("text", [None, "", "no JSON", "[[1]]", '{"a": 1}'])
     def test_what_is_no_curve(self, text: str | None) -> None:
-        """Where nothing was noted, or nothing that can be read, a curve begins."""
+        """If a note is missing or unreadable, the curve begins empty."""
         assert Curve.read(text).points == []
 
 
 class TestNotes:
     async def test_a_run_notes_its_curve(self, server: Server, job: Path) -> None:
-        """How far it was, and what was left of the minute, is in the ledger while a job runs."""
+        """While a job runs, its curve and the remaining calls of the window are in the ledger."""
         server.set_quota(900)
         server.duration = 50.0
         running = asyncio.create_task(go(server, job, plan_of(12), canary=2))
@@ -107,8 +107,8 @@ class TestNotes:
         assert points[-1].ended == 12
         assert len(points) >= 90
 
-    async def test_the_next_run_goes_on(self, server: Server, job: Path) -> None:
-        """The curve of a job is that of all its runs, even of one that ended immediately."""
+    async def test_the_next_run_continues_the_curve(self, server: Server, job: Path) -> None:
+        """The curve of a job has all its runs, even one that ended immediately."""
         server.duration = 100.0
         running = asyncio.create_task(go(server, job, plan_of(1)))
         await asyncio.sleep(65.0)

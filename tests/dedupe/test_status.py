@@ -1,4 +1,4 @@
-"""How far a job is: decided once, from what its ledger and this process know."""
+"""The status of a job: decided in one place, from its ledger and this process."""
 
 from itertools import product
 from typing import Any
@@ -57,9 +57,9 @@ class TestPhase:
     def test_without_a_run(
         self, totals: dict[PairState, int], notes: dict[str, str], phase: str
     ) -> None:
-        """A job that nothing runs is judged by what is left, why it stopped, and its first run."""
+        """The phase of a job that does not run follows from its totals and notes."""
         assert status_of(totals, notes).phase == phase
-        # A process that holds the ledger runs the job, and this process knows of its own runs.
+        # A process that holds the ledger runs the job; this process knows its own runs.
         assert status_of(totals, notes, holder=HOLDER).phase is JobPhase.ELSEWHERE
         for holder in (None, HOLDER):
             assert status_of(totals, notes, holder=holder, is_running=True).phase == "running"
@@ -76,13 +76,13 @@ class TestPhase:
     def test_why_it_stopped(
         self, totals: dict[PairState, int], is_running: bool, stopped: str | None
     ) -> None:
-        """The reason counts while pairs are left, and until the job runs again."""
+        """The reason to stop is reported while pairs are left, until the job runs again."""
         status = status_of(totals, {**ANCHOR, "stopped": "month"}, is_running=is_running)
         assert status.stopped == stopped
 
 
 class TestSentence:
-    def test_there_is_one_for_everything(self) -> None:
+    def test_each_phase_and_reason_has_one(self) -> None:
         """Each phase and each reason to stop has a sentence."""
         assert set(SENTENCES) == set(JobPhase)
         assert set(STOP_SENTENCES) == set(StopReason)
@@ -94,12 +94,12 @@ class TestSentence:
         assert status.sentence == STOP_SENTENCES[reason]
 
     def test_a_reason_of_a_later_version(self) -> None:
-        """A reason that is not known yet has the sentence of the phase."""
+        """An unknown reason has the sentence of the phase."""
         status = status_of({PLANNED: 1}, {**ANCHOR, "stopped": "eclipse"})
         assert (status.stopped, status.sentence) == ("eclipse", SENTENCES[JobPhase.STOPPED])
 
     def test_the_holder_is_named(self) -> None:
-        """Of a job that another process runs, the sentence names that process."""
+        """The sentence of a job that another process runs names that process."""
         assert status_of({PLANNED: 1}, holder=HOLDER).sentence.startswith(f"It is run by {HOLDER},")
 
     @pytest.mark.parametrize(
@@ -115,7 +115,7 @@ class TestSentence:
     def test_what_can_be_tried_again(
         self, totals: dict[PairState, int], left_out: int, can_retry: bool
     ) -> None:
-        """A finished job offers another try only where one would change something."""
+        """A finished job can be retried only if that would change something."""
         sentence = status_of(totals, ANCHOR, left_out=left_out).sentence
         assert sentence.startswith(SENTENCES[JobPhase.FINISHED])
         assert ("can be tried again" in sentence) == can_retry
@@ -130,7 +130,7 @@ class TestSentence:
         ],
     )
     def test_an_error(self, totals: dict[PairState, int], notes: dict[str, str]) -> None:
-        """What ended the last run follows the sentence, unless the job runs again."""
+        """The error that ended the last run follows the sentence, unless the job runs again."""
         plain = status_of(totals, notes).sentence
         assert status_of(totals, notes, error="No route").sentence == f"{plain} (No route)"
         running = status_of(totals, notes, error="No route", is_running=True)
@@ -139,7 +139,7 @@ class TestSentence:
 
 class TestCounts:
     def test_each_pair_once(self) -> None:
-        """The groups of states are counted, and what the plan left out counts apart."""
+        """Each pair counts once, in its group of states or as left out by the plan."""
         totals = {state: 10**place for place, state in enumerate(PairState)}
         counts = status_of(totals, left_out=30_000).counts
         assert counts.total == 1_111_111
@@ -154,7 +154,7 @@ class TestCounts:
 
     @pytest.mark.parametrize(("state", "left_out"), [*product(PairState, (0, 2))])
     def test_every_state_is_counted(self, state: PairState, left_out: int) -> None:
-        """However many states there are, a merge has ended or is to come."""
+        """Every state counts either as ended or as to come."""
         totals = {PairState.REFUSED: left_out}
         totals[state] = totals.get(state, 0) + 3
         counts = status_of(totals, left_out=left_out).counts

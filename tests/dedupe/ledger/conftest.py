@@ -1,4 +1,4 @@
-"""The stores that a ledger can be in, and what the tests of all of them share."""
+"""The stores that a ledger can be in, and helpers for the tests of all of them."""
 
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from pathlib import Path
@@ -17,13 +17,13 @@ PLANNED, SENDING, STARTED, SUCCEEDED, FAILED, REFUSED, UNSETTLED = PairState
 
 
 class Store(Protocol):
-    """A place for ledgers, each with a name of its own."""
+    """Holds ledgers by name."""
 
     def writer(self, name: str = "job", **settings: Any) -> Ledger:
-        """Return a ledger, to be opened for writing."""
+        """Return the ledger with a name, to be opened for writing."""
 
     def reader(self, name: str = "job") -> LedgerReader:
-        """Return the same ledger, to be opened for reading."""
+        """Return the ledger with a name, to be opened for reading."""
 
 
 class FileStore:
@@ -43,11 +43,11 @@ _STORES: Mapping[str, Callable[[Path], Store]] = {"file": FileStore}
 
 
 def plan_of(count: int) -> Plan:
-    """Return a plan of so many merges that share no record."""
+    """Return a plan with ``count`` merges that share no record."""
     return Plan.of([(2 * n - 1, 2 * n) for n in range(1, count + 1)], kind="company")
 
 
-def transition(number: int, state: PairState, at: float = 2.0, **values: Any) -> Transition:
+def transition_of(number: int, state: PairState, at: float = 2.0, **values: Any) -> Transition:
     return Transition(number=number, state=state, at=at, **values)
 
 
@@ -58,9 +58,9 @@ async def begin(
     await ledger.begin(plan, findings=findings, **settings)
 
 
-async def attempt(ledger: Ledger, step: Transition) -> int | None:
+async def attempt(ledger: Ledger, transition: Transition) -> int | None:
     try:
-        return await ledger.record(step)
+        return await ledger.record(transition)
     except LedgerError:
         return None
 
@@ -72,7 +72,7 @@ def path(tmp_path: Path) -> Path:
 
 @pytest.fixture(params=[*_STORES])
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
-    """Each kind of store, empty."""
+    """An empty store of each kind."""
     return _STORES[request.param](tmp_path)
 
 

@@ -1,4 +1,4 @@
-"""The ledger on real files, with aiosqlite's threads and with processes that die."""
+"""The ledger on real files, with aiosqlite's threads and with processes that are killed."""
 
 import asyncio
 import os
@@ -37,7 +37,7 @@ async def begin(ledger: Ledger, count: int = PAIRS, records: Mapping[int, bytes]
 
 
 async def go_through(ledger: Ledger, numbers: Iterator[int]) -> None:
-    """Take pairs from planned to succeeded, and print each step once it is acknowledged."""
+    """Record pairs from planned to succeeded, and print each transition once it is acknowledged."""
     for number in numbers:
         for state in (SENDING, STARTED, SUCCEEDED):
             seq = await ledger.record(Transition(number=number, state=state, at=2.0))
@@ -45,7 +45,7 @@ async def go_through(ledger: Ledger, numbers: Iterator[int]) -> None:
 
 
 async def work(path: str) -> None:
-    """Make changes, many at a time, until this process is killed."""
+    """Record transitions, many at a time, until this process is killed."""
     async with Ledger(path) as ledger:
         await begin(ledger)
         numbers = iter(range(1, PAIRS + 1))
@@ -63,7 +63,7 @@ async def hold(path: str) -> None:
 
 
 async def die_in_begin(path: str) -> None:
-    """Die between the last word of a job and its commit."""
+    """Die between the last statement of ``begin`` and its commit."""
 
     async def die(self: aiosqlite.Connection) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
@@ -74,7 +74,7 @@ async def die_in_begin(path: str) -> None:
 
 
 async def fill(path: str) -> None:
-    """Make changes until a file may not grow any more, and print what was acknowledged."""
+    """Record transitions until the file may not grow, and print what was acknowledged."""
     async with Ledger(path) as ledger:
         await begin(ledger)
         resource.setrlimit(resource.RLIMIT_FSIZE, (2**20, 2**20))
@@ -86,7 +86,7 @@ async def fill(path: str) -> None:
 
 @contextmanager
 def child(name: str, path: Path) -> Iterator[subprocess.Popen[str]]:
-    """Run one of the functions above in a process of its own, and end it in the end."""
+    """Run one of the functions above in a child process, and kill it on exit."""
     command = [sys.executable, __file__, name, str(path)]
     pipe = subprocess.PIPE
     with subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True) as process:
@@ -102,7 +102,7 @@ def acknowledged(output: str) -> list[tuple[int, int, str]]:
 
 
 async def check_against(path: Path, steps: list[tuple[int, int, str]]) -> None:
-    """Check that all that was acknowledged is there, and that pairs and log are of one piece."""
+    """Check that all acknowledged transitions are stored, and that pairs and log agree."""
     async with Ledger(path) as ledger:
         history = await ledger.history()
         pairs = {pair.number: pair for pair in await ledger.pairs()}
@@ -127,11 +127,11 @@ async def check_against(path: Path, steps: list[tuple[int, int, str]]) -> None:
 @pytest.mark.process
 @pytest.mark.parametrize("count", [1, 200, 2000])
 async def test_kill_loses_nothing(tmp_path: Path, count: int) -> None:
-    """After ``kill -9`` in the midst of changes, all that was acknowledged is there, untorn."""
+    """After ``kill -9`` during writes, everything acknowledged is stored and consistent."""
     path = tmp_path / "job.db"
     with child("work", path) as process:
         assert process.stdout is not None
-        # It is never far ahead of the reader of its lines, so it is killed while it works.
+        # The pipe keeps it from running far ahead of its reader, so it is killed during writes.
         first = "".join(process.stdout.readline() for _ in range(count))
         process.kill()
         steps = acknowledged(first + process.stdout.read())
@@ -140,8 +140,8 @@ async def test_kill_loses_nothing(tmp_path: Path, count: int) -> None:
 
 
 @pytest.mark.process
-async def test_a_crash_in_begin_leaves_a_new_ledger(tmp_path: Path) -> None:
-    """A process that dies before a job is committed has begun none."""
+async def test_a_crash_in_begin_begins_no_job(tmp_path: Path) -> None:
+    """A process that dies before a job is committed has not begun it."""
     path = tmp_path / "job.db"
     with child("die_in_begin", path) as process:
         assert process.wait(20) == -signal.SIGKILL
@@ -155,7 +155,7 @@ async def test_a_crash_in_begin_leaves_a_new_ledger(tmp_path: Path) -> None:
 
 @pytest.mark.process
 async def test_a_full_disk_loses_nothing(tmp_path: Path) -> None:
-    """When a file cannot grow, the write that fails raises; what was acknowledged is there."""
+    """When a file cannot grow, the failing write raises; what was acknowledged is stored."""
     path = tmp_path / "job.db"
     with child("fill", path) as process:
         output, error = process.communicate(timeout=20)
@@ -168,7 +168,7 @@ async def test_a_full_disk_loses_nothing(tmp_path: Path) -> None:
 
 
 class Small(aiosqlite.Connection):
-    """A connection to a disk of so many pages."""
+    """A connection to a database with at most so many pages."""
 
     pages = 0
 
@@ -184,7 +184,7 @@ def connect_small(database: str, **settings: Any) -> Small:
 
 
 async def test_a_full_database(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """All calls of a commit that finds no space fail; with space, the same command continues."""
+    """All calls of a commit without disk space fail; with space, the job can continue."""
     path = tmp_path / "job.db"
     async with Ledger(path) as ledger:
         await begin(ledger, 100)
@@ -202,7 +202,7 @@ async def test_a_full_database(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 
 @pytest.mark.process
 async def test_two_processes(tmp_path: Path) -> None:
-    """A second process gets the holder's name, and can read; a dead holder does not block it."""
+    """A second writer gets the holder's name, but can read; a dead holder blocks no writer."""
     path = tmp_path / "job.db"
     with child("hold", path) as process:
         assert process.stdout is not None
@@ -223,7 +223,7 @@ async def test_two_processes(tmp_path: Path) -> None:
 
 
 async def test_a_holder_without_a_name(tmp_path: Path) -> None:
-    """A holder that has not written its name yet is "another process"."""
+    """A holder that has not written its name yet is reported as "another process"."""
     path = tmp_path / "job.db"
     ledger = Ledger(path)
     assert ledger._acquire()
@@ -241,7 +241,7 @@ async def test_a_holder_without_a_name(tmp_path: Path) -> None:
 
 
 async def test_a_commit_is_on_disk(tmp_path: Path) -> None:
-    """Each commit is synced to disk, and others can read meanwhile."""
+    """Each commit is synced to disk, and other processes can read during it."""
     async with Ledger(tmp_path / "job.db") as ledger:
         assert await ledger._select("PRAGMA synchronous") == [(2,)]
         assert await ledger._select("PRAGMA fullfsync") == [(1,)]
@@ -249,7 +249,7 @@ async def test_a_commit_is_on_disk(tmp_path: Path) -> None:
 
 
 async def test_reading_beside_the_writer(tmp_path: Path) -> None:
-    """A reader sees each step once it is acknowledged, and leaves no file behind."""
+    """A reader sees each transition once it is acknowledged, and creates no files."""
     path = tmp_path / "job.db"
     async with Ledger(path) as ledger:
         await begin(ledger, 3)
@@ -263,7 +263,7 @@ async def test_reading_beside_the_writer(tmp_path: Path) -> None:
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    """Return what is in the files of a ledger, but for the lock and the index of the log."""
+    """Return the contents of a ledger's files, except for the lock and the index of the log."""
     return {
         file.name: file.read_bytes()
         for file in folder.iterdir()
@@ -272,7 +272,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 async def refusal(path: Path) -> str:
-    """Return why a ledger can be opened neither for writing nor for reading; nothing changes."""
+    """Return why a ledger can be opened in no mode, and check that it is not changed."""
     before = contents(path.parent) if path.parent.is_dir() else {}
     with pytest.raises(LedgerError) as written:
         async with Ledger(path):
@@ -287,7 +287,7 @@ async def refusal(path: Path) -> str:
 
 
 async def test_a_file_that_is_no_ledger(tmp_path: Path) -> None:
-    """A file that is not SQLite's is left as it is, and nothing is put beside it."""
+    """A file that is not an SQLite database is not changed, and no file is created beside it."""
     path = tmp_path / "pairs.csv"
     _ = path.write_text("primary_id,duplicate_id\n1,2\n")
     assert "it is not a ledger: name another file with --ledger" in await refusal(path)
@@ -295,7 +295,7 @@ async def test_a_file_that_is_no_ledger(tmp_path: Path) -> None:
 
 
 async def test_the_database_of_another_program(tmp_path: Path) -> None:
-    """A database without our mark is left as it is, with its log."""
+    """A database without our application id is not changed, and neither is its log."""
     path = tmp_path / "places.db"
     with left_open(path) as connection:
         _ = connection.execute("CREATE TABLE places (url)")
@@ -319,7 +319,7 @@ def left_open(path: Path) -> Iterator[sqlite3.Connection]:
 
 @pytest.mark.parametrize("is_in_log", [False, True])
 async def test_a_newer_version(tmp_path: Path, is_in_log: bool) -> None:
-    """A ledger of a newer version is left as it is, wherever that is written."""
+    """A ledger of a newer version is not changed, even if the version is only in the log."""
     path = tmp_path / "job.db"
     async with Ledger(path) as ledger:
         await begin(ledger, 3)
@@ -330,7 +330,7 @@ async def test_a_newer_version(tmp_path: Path, is_in_log: bool) -> None:
 
 
 async def test_a_version_that_never_was(tmp_path: Path) -> None:
-    """Tables without a version are a damage, and no new ledger."""
+    """Tables without a version are damage, and not a new ledger."""
     path = tmp_path / "job.db"
     async with Ledger(path) as ledger:
         await begin(ledger, 3)
@@ -347,21 +347,21 @@ async def test_a_folder(tmp_path: Path) -> None:
 
 
 async def test_a_missing_folder(tmp_path: Path) -> None:
-    """A folder that is not there is named, and not made."""
+    """A missing folder is named, and not created."""
     path = tmp_path / "jobs" / "job.db"
     assert f"there is no folder {path.parent}" in await refusal(path)
     assert not path.parent.exists()
 
 
 async def test_a_name_that_cannot_be(tmp_path: Path) -> None:
-    """A name that no file can have is an error like any other that cannot be opened."""
+    """An impossible file name raises the same error as any file that cannot be opened."""
     problem = await refusal(tmp_path / ("x" * 300))
     assert problem.startswith("it cannot be opened (")
     assert problem.endswith("name another file with --ledger")
 
 
 async def test_a_folder_that_takes_no_lock(tmp_path: Path) -> None:
-    """Where there can be no lock, a ledger cannot be opened for writing."""
+    """If the lock file cannot be created, a ledger cannot be opened for writing."""
     path = tmp_path / "job.db"
     path.with_name("job.db.lock").mkdir()
     with pytest.raises(LedgerError, match="it cannot be opened"):
@@ -370,7 +370,7 @@ async def test_a_folder_that_takes_no_lock(tmp_path: Path) -> None:
 
 
 async def test_a_log_without_its_file(tmp_path: Path) -> None:
-    """A log that lost its file is not thrown away: it has steps that were acknowledged."""
+    """A log without its database is not deleted: it has transitions that were acknowledged."""
     path = tmp_path / "job.db"
     with left_open(path) as connection:
         _ = connection.executescript(schema.CREATE)
@@ -379,7 +379,7 @@ async def test_a_log_without_its_file(tmp_path: Path) -> None:
 
 
 async def test_an_empty_file_is_a_new_ledger(tmp_path: Path) -> None:
-    """An empty file, and one that died before its first job, are new ledgers."""
+    """An empty file, or one whose process died before its first job, is a new ledger."""
     path = tmp_path / "job.db"
     path.touch()
     for _ in range(2):
@@ -389,8 +389,8 @@ async def test_an_empty_file_is_a_new_ledger(tmp_path: Path) -> None:
         assert reader.job is None
 
 
-async def test_a_file_that_died_young(tmp_path: Path) -> None:
-    """A file that is ours, but has no tables yet, is a new ledger, and nothing to read."""
+async def test_a_file_without_tables(tmp_path: Path) -> None:
+    """A file with our application id, but without tables, is a new ledger without a job to read."""
     path = tmp_path / "job.db"
     with closing(sqlite3.connect(path)) as connection:
         _ = connection.execute(f"PRAGMA application_id = {schema.APPLICATION}")
@@ -402,7 +402,7 @@ async def test_a_file_that_died_young(tmp_path: Path) -> None:
 
 
 async def test_a_linked_file_is_locked_once(tmp_path: Path) -> None:
-    """The lock is that of the file, and not that of a name for it."""
+    """The lock belongs to the file, and not to one of its names."""
     path, link = tmp_path / "job.db", tmp_path / "link.db"
     link.symlink_to(path)
     async with Ledger(path) as ledger:
@@ -416,7 +416,7 @@ async def test_a_linked_file_is_locked_once(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["a b?c#d%20.db", "Aktenstücke.db"])
 async def test_any_name_will_do(tmp_path: Path, name: str) -> None:
-    """A path may have what means something else in a URI."""
+    """A path may have characters with a special meaning in a URI."""
     async with Ledger(tmp_path / name) as ledger:
         await begin(ledger, 3)
     assert (tmp_path / name).stat().st_size > 0
@@ -433,7 +433,7 @@ async def read_all(ledger: Any) -> None:
 
 
 async def use(path: Path) -> None:
-    """Read and write all that there is."""
+    """Read everything in a ledger, and write to it."""
     async with Ledger.reading(path) as reader:
         await read_all(reader)
     async with Ledger(path) as ledger:
@@ -442,7 +442,7 @@ async def use(path: Path) -> None:
 
 
 def damage(data: bytes, random: Random) -> bytes:
-    """Return bytes with a few wrong ones among them, or fewer."""
+    """Return the data with a few bytes changed, or truncated."""
     changed = bytearray(data)
     first = random.choice([0, random.randrange(len(data))])
     for _ in range(random.choice([1, 4, 64])):
@@ -452,7 +452,7 @@ def damage(data: bytes, random: Random) -> bytes:
 
 @pytest.fixture
 async def crashed(tmp_path: Path) -> dict[str, bytes]:
-    """The files of a ledger whose writer has died: the database, and a log with steps in it."""
+    """The files of a ledger whose writer was killed: the database, and a log with transitions."""
     path = tmp_path / "whole" / "job.db"
     path.parent.mkdir()
     async with Ledger(path) as ledger:
@@ -465,7 +465,7 @@ async def crashed(tmp_path: Path) -> dict[str, bytes]:
 
 
 async def test_damage_is_an_error_of_ours(tmp_path: Path, crashed: dict[str, bytes]) -> None:
-    """Whatever bytes are damaged, a ledger works or raises ``LedgerError``; it never breaks."""
+    """Whatever bytes are damaged, a ledger works or raises ``LedgerError`` and nothing else."""
     outcomes = {"works": 0, "damaged": 0}
     for seed in range(80):
         random = Random(seed)
@@ -485,7 +485,7 @@ async def test_damage_is_an_error_of_ours(tmp_path: Path, crashed: dict[str, byt
 
 @pytest.mark.parametrize("is_in_use", [False, True])
 async def test_a_damaged_page(tmp_path: Path, crashed: dict[str, bytes], is_in_use: bool) -> None:
-    """A damaged page is found before anything is written, with a log beside it or without."""
+    """A damaged page is found before anything is written, with or without a log."""
     path = tmp_path / "job.db"
     data = bytearray(crashed["job.db"])
     data[4096 * 4 : 4096 * 5] = bytes(range(256)) * 16
@@ -509,7 +509,7 @@ async def test_a_damaged_page(tmp_path: Path, crashed: dict[str, bytes], is_in_u
 async def test_values_that_no_ledger_wrote(
     tmp_path: Path, crashed: dict[str, bytes], sql: str
 ) -> None:
-    """What SQLite finds in order, but is not what a ledger writes, is a damage too."""
+    """Values that SQLite accepts, but no ledger writes, are damage, too."""
     path = tmp_path / "job.db"
     for name, data in crashed.items():
         _ = path.with_name(name).write_bytes(data)
@@ -522,7 +522,7 @@ async def test_values_that_no_ledger_wrote(
 
 
 async def test_a_table_that_is_gone(tmp_path: Path, crashed: dict[str, bytes]) -> None:
-    """The error of a ledger that lacks a table has its name."""
+    """The error for a missing table has the name of the table."""
     path = tmp_path / "job.db"
     _ = path.write_bytes(crashed["job.db"])
     with closing(sqlite3.connect(path)) as connection:
@@ -542,7 +542,7 @@ async def session(path: Path) -> None:
 
 
 async def test_cancelled_at_any_time(tmp_path: Path) -> None:
-    """Whenever a session is cancelled, no thread, task or lock is left, and no step is torn."""
+    """Whenever a session is cancelled, no thread, task or lock remains, nor half a transition."""
     threads, tasks = {*threading.enumerate()}, asyncio.all_tasks()
     was_cancelled = []
     for run in range(40):
@@ -552,7 +552,7 @@ async def test_cancelled_at_any_time(tmp_path: Path) -> None:
         _ = task.cancel()
         _ = await asyncio.wait([task])
         was_cancelled.append(task.cancelled())
-        # A thread of aiosqlite has answered for the last time before it ends.
+        # A thread of aiosqlite sends its last result before it ends.
         for thread in {*threading.enumerate()} - threads:
             thread.join(5)
             assert not thread.is_alive()

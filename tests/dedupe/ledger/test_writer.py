@@ -1,4 +1,4 @@
-"""The ledger in a file: its commits, its connection, and what is at its path."""
+"""The writer of a ledger: its commits, its connection, and the file at its path."""
 
 import asyncio
 import os
@@ -13,7 +13,7 @@ from aiotasks import LedgerError
 from aiotasks.dedupe.ledger import Ledger
 from aiotasks.dedupe.models import PairState
 from benchmarks import inline
-from tests.dedupe.ledger.conftest import PLANNED, SENDING, attempt, begin, plan_of, transition
+from tests.dedupe.ledger.conftest import PLANNED, SENDING, attempt, begin, plan_of, transition_of
 
 
 class Faulty(inline.Connection):
@@ -59,29 +59,29 @@ async def test_calls_share_a_commit(path: Path, faulty: type[Faulty]) -> None:
         await begin(ledger, plan_of(100))
         before = faulty.commits
         numbers = range(1, 101)
-        seqs = await asyncio.gather(*[ledger.record(transition(n, SENDING)) for n in numbers])
+        seqs = await asyncio.gather(*[ledger.record(transition_of(n, SENDING)) for n in numbers])
         assert faulty.commits == before + 1
     assert seqs == [*range(1, 101)]
 
 
 async def test_answers_come_after_the_commit(path: Path, faulty: type[Faulty]) -> None:
-    """What is not committed yet is neither acknowledged nor read."""
+    """A transition is neither acknowledged nor read before its commit."""
     async with Ledger(path, connect=connect_faulty) as ledger:
         await begin(ledger, plan_of(2))
         faulty.gate = asyncio.Event()
         async with asyncio.TaskGroup() as group:
-            step = group.create_task(ledger.record(transition(1, SENDING)))
+            transition = group.create_task(ledger.record(transition_of(1, SENDING)))
             await asyncio.sleep(1)
             totals = group.create_task(ledger.totals())
             await asyncio.sleep(1)
-            assert not step.done()
+            assert not transition.done()
             assert not totals.done()
             faulty.gate.set()
         assert totals.result()[SENDING] == 1
 
 
 async def test_a_value_that_cannot_be_stored(ledger: Ledger) -> None:
-    """The error of a value that SQLite does not take has its cause."""
+    """The error for a value that SQLite does not accept has its cause."""
     with pytest.raises(
         LedgerError, match=r"cannot be stored .* nothing of it was written"
     ) as caught:
@@ -95,22 +95,22 @@ async def test_a_cancelled_call_gets_no_failure(path: Path, faulty: type[Faulty]
         await begin(ledger, plan_of(2))
         faulty.failure = sqlite3.OperationalError("disk I/O error")
         async with asyncio.TaskGroup() as group:
-            step = group.create_task(ledger.record(transition(1, SENDING)))
+            transition = group.create_task(ledger.record(transition_of(1, SENDING)))
             await asyncio.sleep(0)
-            _ = step.cancel()
+            _ = transition.cancel()
         assert await ledger.last_seq() == 0
 
 
 async def test_a_failure_reaches_all_callers(path: Path, faulty: type[Faulty]) -> None:
-    """When SQLite cannot write, every caller gets an error of its own, and so do all later ones."""
+    """When SQLite cannot write, every caller and every later caller gets its own error."""
     async with Ledger(path, connect=connect_faulty) as ledger:
         await begin(ledger, plan_of(9))
         faulty.failure = sqlite3.OperationalError("disk I/O error")
-        steps = [ledger.record(transition(number, SENDING)) for number in (1, 2, 3)]
-        errors = await asyncio.gather(*steps, return_exceptions=True)
+        transitions = [ledger.record(transition_of(number, SENDING)) for number in (1, 2, 3)]
+        errors = await asyncio.gather(*transitions, return_exceptions=True)
         faulty.failure = None
         for later in (
-            ledger.record(transition(4, SENDING)),
+            ledger.record(transition_of(4, SENDING)),
             ledger.note(a="b"),
             ledger.record_merge_ids({1: 1}),
         ):
@@ -125,26 +125,26 @@ async def test_a_failure_reaches_all_callers(path: Path, faulty: type[Faulty]) -
             assert isinstance(error.__cause__, sqlite3.OperationalError)
         assert await ledger.totals() == dict.fromkeys(PairState, 0) | {PLANNED: 9}
     async with Ledger(path, connect=inline.connect) as ledger:
-        assert await ledger.record(transition(1, SENDING)) == 1
+        assert await ledger.record(transition_of(1, SENDING)) == 1
 
 
 async def test_a_failure_reaches_queued_calls(path: Path, faulty: type[Faulty]) -> None:
-    """A step that was queued while the failing commit was under way fails with it."""
+    """A transition queued during a failing commit fails with it."""
     async with Ledger(path, connect=connect_faulty) as ledger:
         await begin(ledger, plan_of(2))
         faulty.gate = asyncio.Event()
         faulty.failure = sqlite3.OperationalError("database or disk is full")
         async with asyncio.TaskGroup() as group:
-            first = group.create_task(attempt(ledger, transition(1, SENDING)))
+            first = group.create_task(attempt(ledger, transition_of(1, SENDING)))
             await asyncio.sleep(1)
-            second = group.create_task(attempt(ledger, transition(2, SENDING)))
+            second = group.create_task(attempt(ledger, transition_of(2, SENDING)))
             await asyncio.sleep(1)
             faulty.gate.set()
     assert (first.result(), second.result()) == (None, None)
 
 
-async def test_a_failed_begin_leaves_a_new_ledger(path: Path, faulty: type[Faulty]) -> None:
-    """A job that could not be written was not begun, in memory and on disk."""
+async def test_a_failed_begin_begins_no_job(path: Path, faulty: type[Faulty]) -> None:
+    """A job that could not be written is not begun, neither in memory nor on disk."""
     async with Ledger(path, connect=connect_faulty) as ledger:
         faulty.failure = sqlite3.OperationalError("database or disk is full")
         with pytest.raises(LedgerError, match="free space"):
@@ -156,10 +156,10 @@ async def test_a_failed_begin_leaves_a_new_ledger(path: Path, faulty: type[Fault
 
 
 async def test_a_close_that_fails_loses_nothing(path: Path, faulty: type[Faulty]) -> None:
-    """Once everything is on disk, an error on closing is ignored."""
+    """An error on closing is ignored, as everything is on disk already."""
     async with Ledger(path, connect=connect_faulty) as ledger:
         await begin(ledger, plan_of(1))
-        assert await ledger.record(transition(1, SENDING)) == 1
+        assert await ledger.record(transition_of(1, SENDING)) == 1
         faulty.failure = sqlite3.OperationalError("disk I/O error")
     async with Ledger(path, connect=inline.connect) as ledger:
         assert (await ledger.totals())[SENDING] == 1
@@ -178,7 +178,7 @@ async def test_a_ledger_in_an_archive(path: Path, monkeypatch: pytest.MonkeyPatc
 
 @pytest.mark.parametrize("is_empty", [False, True])
 async def test_there_must_be_a_ledger_to_read(path: Path, is_empty: bool) -> None:
-    """Without a file, or with an empty one, there is no job to read, and no file is created."""
+    """A missing or empty file has no job to read, and no file is created."""
     if is_empty:
         path.touch()  # noqa: ASYNC240 - a test may block
     with pytest.raises(LedgerError, match="there is no job in it yet: begin one"):

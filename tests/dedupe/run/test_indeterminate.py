@@ -1,4 +1,4 @@
-"""What became of a merge whose request was not answered."""
+"""Evidence for indeterminate merges: found in the merge list, or proved absent."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -26,14 +26,14 @@ SETTLE_AFTER = 60.0
 
 
 def pair(number: int) -> Pair:
-    """Return a pair, with ids that are its own."""
+    """Return a pair with ids that no other pair has."""
     return Pair(
         number=number, line=number, primary_id=number, duplicate_id=100 + number, state=SENDING
     )
 
 
 def listed(merge_id: int, number: int, *, task: int | None = None) -> CompanyMergeState:
-    """Return a merge of the server's list, with the ids of a pair and a task of its own."""
+    """Return a merge of the server's list, with the ids of a pair and a task that no other has."""
     return CompanyMergeState(
         id=merge_id,
         status=TaskStatus.IN_PROGRESS,
@@ -47,8 +47,8 @@ def task_url(merge_id: int) -> str:
     return f"https://x.example/v2/tasks/company-merges/task-{merge_id}"
 
 
-def log_of(*steps: tuple[int, PairState, int | None]) -> list[LoggedTransition]:
-    """Return a log of transitions: the pair, its state, and the merge whose task it has."""
+def log_of(*transitions: tuple[int, PairState, int | None]) -> list[LoggedTransition]:
+    """Return a log of transitions, each given as pair, state and the merge whose task it has."""
     return [
         LoggedTransition(
             seq=seq,
@@ -59,17 +59,17 @@ def log_of(*steps: tuple[int, PairState, int | None]) -> list[LoggedTransition]:
                 task_url=None if merge_id is None else task_url(merge_id),
             ),
         )
-        for seq, (number, state, merge_id) in enumerate(steps, 1)
+        for seq, (number, state, merge_id) in enumerate(transitions, 1)
     ]
 
 
-# All that a test may speak of.
+# All pairs of these tests.
 PAIRS = [pair(number) for number in range(1, 100)]
 
 
-def own_of(*steps: tuple[int, PairState, int | None]) -> OwnMerges:
+def own_of(*transitions: tuple[int, PairState, int | None]) -> OwnMerges:
     own = OwnMerges(PAIRS)
-    own.apply(log_of(*steps))
+    own.apply(log_of(*transitions))
     return own
 
 
@@ -78,7 +78,7 @@ def indeterminate(number: int, *, ended: int, age: float = 0.0) -> Indeterminate
 
 
 def read(scan: MergeListScan, merges: Iterable[CompanyMergeState]) -> list[int]:
-    """Read a list as far as is needed, and return the ids of what was read."""
+    """Read a list as far as the scan needs it, and return the ids that were read."""
     seen = []
     for merge in merges:
         seen.append(merge.id)
@@ -94,7 +94,7 @@ def is_absent(scan: MergeListScan, wanted: IndeterminateMerge, *, now: float = 0
 
 class TestFound:
     def test_a_merge_without_an_answer_is_found(self) -> None:
-        """The merge in question has the ids of its pair and a task that this job never got."""
+        """The indeterminate merge has the ids of its pair and a task that this job never got."""
         wanted = indeterminate(1, ended=1)
         scan = MergeListScan(own_of((1, SENDING, None)), [wanted], anchor=None)
         assert read(scan, [listed(9, 2), listed(8, 1)]) == [9, 8]
@@ -113,7 +113,7 @@ class TestFound:
         assert scan.found(wanted) is merge
 
     def test_the_reverse_is_another_merge(self) -> None:
-        """The same records the other way round are not the merge in question."""
+        """A merge of the same records the other way round is not the indeterminate one."""
         wanted = indeterminate(1, ended=1)
         scan = MergeListScan(own_of((1, SENDING, None)), [wanted], anchor=None)
         reverse = CompanyMergeState(
@@ -122,8 +122,8 @@ class TestFound:
         assert read(scan, [reverse]) == [8]
         assert scan.found(wanted) is None
 
-    def test_an_earlier_attempt_is_not_it(self) -> None:
-        """An attempt that was answered is never taken for the one that was not."""
+    def test_an_earlier_attempt_is_not_found(self) -> None:
+        """An attempt that was answered is never taken for the indeterminate one."""
         own = own_of(
             (1, SENDING, None),
             (1, STARTED, 5),
@@ -136,9 +136,9 @@ class TestFound:
         assert read(scan, [listed(5, 1), listed(4, 1)]) == [5]
         assert scan.found(wanted) is None
 
-    def test_what_was_adopted_is_not_it(self) -> None:
+    def test_an_adopted_merge_is_not_found_again(self) -> None:
         """A merge that was found for an earlier attempt is not found again for a later one."""
-        steps = (
+        transitions = (
             (1, SENDING, None),
             (1, PairState.UNSETTLED, None),
             (1, STARTED, 5),
@@ -147,12 +147,12 @@ class TestFound:
             (1, SENDING, None),
         )
         wanted = indeterminate(1, ended=6)
-        scan = MergeListScan(own_of(*steps), [wanted], anchor=None)
+        scan = MergeListScan(own_of(*transitions), [wanted], anchor=None)
         assert read(scan, [listed(7, 2), listed(5, 1)]) == [7, 5]
         assert scan.found(wanted) is None
 
     @pytest.mark.parametrize("others", [(), (2,)])
-    def test_what_is_older_than_the_request_is_not_it(self, others: tuple[int, ...]) -> None:
+    def test_a_merge_older_than_the_request_is_not_found(self, others: tuple[int, ...]) -> None:
         """Another user's earlier merge is not found, however far back the list is read."""
         own = own_of((2, SENDING, None), (3, SENDING, None), (3, STARTED, 6))
         own.apply([LoggedTransition(seq=9, transition=Transition(number=1, state=SENDING, at=0.0))])
@@ -166,7 +166,7 @@ class TestFound:
         assert is_absent(scan, wanted, now=SETTLE_AFTER)
 
     def test_the_newest_counts(self) -> None:
-        """Of two merges with the same ids, the newest is the one in question."""
+        """Of two merges with the same ids, the newest is the indeterminate one."""
         wanted = indeterminate(1, ended=1)
         scan = MergeListScan(own_of((1, SENDING, None)), [wanted], anchor=None)
         assert read(scan, [listed(9, 1), listed(8, 1)]) == [9, 8]
@@ -176,8 +176,8 @@ class TestFound:
 
 
 class TestReading:
-    def test_it_stops_at_what_was_answered_before(self) -> None:
-        """A merge answered before the first wanted one was sent is older than all of them."""
+    def test_it_stops_at_a_merge_answered_before(self) -> None:
+        """The scan ends at a merge answered before the first indeterminate one was sent."""
         own = own_of(
             (1, SENDING, None),
             (1, STARTED, 3),
@@ -190,16 +190,16 @@ class TestReading:
         assert read(scan, [listed(5, 3), listed(4, 9), listed(3, 1), listed(2, 8)]) == [5, 4, 3]
 
     def test_what_was_sent_before_may_be_newer(self) -> None:
-        """A merge that was sent before the wanted one, but answered after it, does not end the scan."""
-        steps = ((2, SENDING, None), (1, SENDING, None), (2, STARTED, 6))
+        """A merge sent before the indeterminate one, but answered later, does not end the scan."""
+        transitions = ((2, SENDING, None), (1, SENDING, None), (2, STARTED, 6))
         wanted = indeterminate(1, ended=3)
-        scan = MergeListScan(own_of(*steps), [wanted], anchor=None)
+        scan = MergeListScan(own_of(*transitions), [wanted], anchor=None)
         assert read(scan, [listed(6, 2), listed(5, 1)]) == [6, 5]
         assert scan.found(wanted) is not None
 
-    def test_what_was_adopted_late_is_read_past(self) -> None:
-        """How far the list was read never decreases during a scan."""
-        steps = (
+    def test_a_merge_adopted_late_is_read_past(self) -> None:
+        """How far the list has been read never decreases during a scan."""
+        transitions = (
             (3, SENDING, None),
             (4, SENDING, None),
             (2, SENDING, None),
@@ -208,44 +208,44 @@ class TestReading:
             (4, STARTED, 5),
         )
         all_wanted = [indeterminate(1, ended=6), indeterminate(3, ended=6)]
-        scan = MergeListScan(own_of(*steps), all_wanted, anchor=None)
+        scan = MergeListScan(own_of(*transitions), all_wanted, anchor=None)
         assert scan.read(listed(6, 2))
         assert scan.read(listed(5, 4))
         assert is_absent(scan, all_wanted[0], now=SETTLE_AFTER)
         assert not is_absent(scan, all_wanted[1], now=SETTLE_AFTER)
 
     def test_it_stops_at_the_anchor(self) -> None:
-        """What was there before the job is not read past."""
+        """The scan ends at the newest merge from before the job."""
         scan = MergeListScan(own_of((1, SENDING, None)), [indeterminate(1, ended=1)], anchor=7)
         assert read(scan, [listed(8, 2), listed(7, 3), listed(6, 1)]) == [8, 7]
 
-    def test_without_doubts_all_of_it_is_read(self) -> None:
+    def test_without_indeterminate_merges_the_whole_list_is_read(self) -> None:
         """Without an indeterminate merge the whole list is read."""
         scan = MergeListScan(own_of(), [], anchor=None)
         assert read(scan, [listed(2, 1), listed(1, 1)]) == [2, 1]
 
-    def test_the_journal_goes_on_where_it_was(self) -> None:
+    def test_a_log_can_be_applied_in_parts(self) -> None:
         """A log that is applied in parts has the same result as one applied as a whole."""
         log = log_of((1, SENDING, None), (1, STARTED, 5), (2, SENDING, None))
         own = OwnMerges(PAIRS)
-        for step in log:
-            own.apply([step])
-            assert own.seq == step.seq
+        for logged in log:
+            own.apply([logged])
+            assert own.seq == logged.seq
         whole = own_of((1, SENDING, None), (1, STARTED, 5), (2, SENDING, None))
         assert own.sent == whole.sent == {1: 1, 2: 3}
         assert own.own(listed(5, 1)) == whole.own(listed(5, 1)) == (1, 2)
         assert own.own(listed(6, 1)) is None
 
     def test_findings_are_no_merges_of_this_job(self) -> None:
-        """A pair that was merged before the job was never sent by it."""
+        """A pair that was merged before the job is no merge of this job."""
         own = own_of((1, PairState.SUCCEEDED, None), (2, STARTED, None))
         assert own.sent == {}
         assert own.own(listed(5, 1)) is None
 
 
 class TestAbsent:
-    def test_time_proves_it(self) -> None:
-        """Once a list has had its time, a merge that it does not have is absent."""
+    def test_absent_after_settle_after(self) -> None:
+        """A merge that the list does not have after ``settle_after`` is absent."""
         wanted = indeterminate(1, ended=1)
         scan = MergeListScan(own_of((1, SENDING, None)), [wanted], anchor=None)
         assert read(scan, [listed(9, 2)]) == [9]
@@ -253,7 +253,7 @@ class TestAbsent:
         assert is_absent(scan, wanted, now=SETTLE_AFTER)
 
     def test_the_time_of_an_earlier_process_counts(self) -> None:
-        """An indeterminate merge of an earlier run has its age already."""
+        """The age of an indeterminate merge includes the time before this run."""
         wanted = indeterminate(1, ended=1, age=50.0)
         scan = MergeListScan(own_of((1, SENDING, None)), [wanted], anchor=None)
         scan.end()
@@ -261,28 +261,28 @@ class TestAbsent:
         assert not is_absent(scan, wanted, now=8.0)
         assert is_absent(scan, wanted, now=10.0)
 
-    def test_a_later_merge_proves_it(self) -> None:
-        """If a merge is listed that was sent after the request was over, so would be this one."""
-        steps = ((1, SENDING, None), (2, SENDING, None), (2, STARTED, 9))
+    def test_absent_if_a_later_merge_is_listed(self) -> None:
+        """If a merge is listed that was sent after the request ended, an unlisted one is absent."""
+        transitions = ((1, SENDING, None), (2, SENDING, None), (2, STARTED, 9))
         wanted = indeterminate(1, ended=1)
-        scan = MergeListScan(own_of(*steps), [wanted], anchor=None)
+        scan = MergeListScan(own_of(*transitions), [wanted], anchor=None)
         assert read(scan, [listed(9, 2)]) == [9]
         assert is_absent(scan, wanted, now=LATER_MERGE_AFTER)
 
-    def test_a_proof_takes_its_time(self) -> None:
-        """A proxy that returned an error may still have forwarded the request."""
-        steps = ((1, SENDING, None), (2, SENDING, None), (2, STARTED, 9))
+    def test_a_later_merge_counts_only_after_a_delay(self) -> None:
+        """A later merge counts only after a delay: a proxy may still forward a failed request."""
+        transitions = ((1, SENDING, None), (2, SENDING, None), (2, STARTED, 9))
         wanted = indeterminate(1, ended=1)
-        scan = MergeListScan(own_of(*steps), [wanted], anchor=None)
+        scan = MergeListScan(own_of(*transitions), [wanted], anchor=None)
         assert read(scan, [listed(9, 2)]) == [9]
         assert not is_absent(scan, wanted, now=LATER_MERGE_AFTER - 0.1)
         assert scan.is_absent(wanted, now=1.0, settle_after=1.0)
 
     def test_a_task_may_have_merges_of_others(self) -> None:
-        """A task is a batch: what else is in one of ours is neither ours nor proves anything."""
-        steps = ((1, SENDING, None), (1, STARTED, 9), (2, SENDING, None))
+        """Other merges in a task of this job are not this job's, and are no evidence."""
+        transitions = ((1, SENDING, None), (1, STARTED, 9), (2, SENDING, None))
         wanted = indeterminate(2, ended=3)
-        scan = MergeListScan(own_of(*steps), [wanted], anchor=None)
+        scan = MergeListScan(own_of(*transitions), [wanted], anchor=None)
         batch = listed(10, 2, task=9)
         assert scan.read(listed(11, 50, task=9))
         assert scan.read(batch)
@@ -290,33 +290,33 @@ class TestAbsent:
         assert scan.found(wanted) == batch
 
     def test_a_merge_sent_meanwhile_proves_nothing(self) -> None:
-        """A merge that was sent before the request was over may be the older one."""
-        steps = ((1, SENDING, None), (2, SENDING, None), (2, STARTED, 9))
+        """A merge that was sent before the request ended is no evidence."""
+        transitions = ((1, SENDING, None), (2, SENDING, None), (2, STARTED, 9))
         wanted = indeterminate(1, ended=2)
-        scan = MergeListScan(own_of(*steps), [wanted], anchor=None)
+        scan = MergeListScan(own_of(*transitions), [wanted], anchor=None)
         assert read(scan, [listed(9, 2)]) == [9]
         assert not is_absent(scan, wanted)
 
     def test_half_a_list_proves_nothing(self) -> None:
-        """Before the list was read back far enough, nothing is absent."""
-        steps = ((1, SENDING, None), (2, SENDING, None), (2, STARTED, 9))
+        """Before the list is read back far enough, nothing is absent."""
+        transitions = ((1, SENDING, None), (2, SENDING, None), (2, STARTED, 9))
         wanted = indeterminate(1, ended=1)
-        scan = MergeListScan(own_of(*steps), [wanted], anchor=None)
+        scan = MergeListScan(own_of(*transitions), [wanted], anchor=None)
         assert not is_absent(scan, wanted, now=SETTLE_AFTER)
         assert scan.read(listed(9, 2))
         assert not is_absent(scan, wanted, now=SETTLE_AFTER)
         scan.end()
         assert is_absent(scan, wanted, now=LATER_MERGE_AFTER)
 
-    def test_what_is_found_is_not_absent(self) -> None:
+    def test_a_listed_merge_is_not_absent(self) -> None:
         """A merge in the list is not absent, however old it is."""
         wanted = indeterminate(1, ended=1)
         scan = MergeListScan(own_of((1, SENDING, None)), [wanted], anchor=None)
         assert read(scan, [listed(9, 1)]) == [9]
         assert not is_absent(scan, wanted, now=1000.0)
 
-    def test_what_the_log_never_sent_is_never_absent(self) -> None:
-        """Without its SENDING in the log, a merge can be anywhere in the list."""
+    def test_a_merge_not_in_the_log_is_never_absent(self) -> None:
+        """A merge without SENDING in the log is never absent, as it can be anywhere in the list."""
         wanted = indeterminate(1, ended=1)
         scan = MergeListScan(own_of(), [wanted], anchor=None)
         assert read(scan, []) == []
@@ -337,11 +337,11 @@ class TestSurvivor:
     def test_chains_are_followed(
         self, record_id: int, merged_into: dict[int, int | None], expected: int | None
     ) -> None:
-        """A record survives as the last of those that it was merged into, or is gone."""
+        """A record survives as the last record of its chain, or is gone."""
         assert survivor(record_id, merged_into) == expected
 
-    def test_a_circle_has_an_end(self) -> None:
-        """Contradicting answers of the server are no endless loop."""
+    def test_a_cycle_ends(self) -> None:
+        """Contradictory answers of the server cause no endless loop."""
         assert survivor(1, {1: 2, 2: 3, 3: 2}) in {2, 3}
 
 
@@ -355,7 +355,7 @@ class Listed:
 
 @dataclass
 class Attempt:
-    """A request of this job: when it got to the server, and as what, if it did."""
+    """A request of this job, with its merge at the server if it arrived."""
 
     pair: Pair
     merge: CompanyMergeState | None = None
@@ -370,9 +370,9 @@ def some_of(data: st.DataObject, numbers: list[int]) -> list[int]:
 
 
 class Server(RuleBasedStateMachine):
-    """Requests, answered or not, of a job at a server whose list lags, with other people's merges.
+    """Requests of a job, answered or not, at a server with a lagging list and merges of others.
 
-    Several requests are under way at a time, and their ends come in any order. The process may
+    Several requests are in flight at a time, and end in any order. The process may
     crash and go on with the log that it has written.
     """
 
@@ -390,7 +390,7 @@ class Server(RuleBasedStateMachine):
         self.states = dict.fromkeys(range(1, 11), PLANNED)
         self.attempts: dict[int, Attempt] = {}
         for number in before:
-            # Some may be merges of the same records. The anchor distinguishes them from ours.
+            # Some may be merges of the same records. The anchor distinguishes them from the job's.
             _ = self.start(number if wait else 50)
         self.now += self.lag if wait else 0.0
         self.anchor = next((merge.id for merge in self.visible(self.now)), None)
@@ -463,7 +463,7 @@ class Server(RuleBasedStateMachine):
     @precondition(lambda self: len(self.attempts_that(is_over=False)) > 1)
     @rule()
     def crash(self) -> None:
-        """All unanswered merges are indeterminate, and all others are in the log."""
+        """End the process: unanswered merges become indeterminate, the others are in the log."""
         self.own = OwnMerges(PAIRS)
         for attempt in self.attempts.values():
             if not attempt.has_answer:
@@ -489,7 +489,7 @@ class Server(RuleBasedStateMachine):
     @precondition(lambda self: self.all_wanted())
     @rule(data=st.data())
     def settle(self, data: st.DataObject) -> None:
-        """Apply what the list proves of some of the indeterminate merges."""
+        """Record what the list proves about some of the indeterminate merges."""
         all_wanted = self.all_wanted()
         scan, _ = self.scan_at(self.now)
         for number in some_of(data, sorted(all_wanted)):
@@ -501,10 +501,10 @@ class Server(RuleBasedStateMachine):
                 del self.attempts[number]
 
     @invariant()
-    def the_list_tells_the_truth(self) -> None:
-        """What it shows is found and nothing else is; absent is only what was never started.
+    def the_evidence_is_correct(self) -> None:
+        """Exactly the listed merges are found, and only merges that never started are absent.
 
-        What was not started is known to be absent after a while.
+        After ``settle_after``, a merge that never started is absent.
         """
         after = self.lag + 1
         for at in (self.now, self.now + after):

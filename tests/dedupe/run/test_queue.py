@@ -41,7 +41,7 @@ def queue_of(
 
 
 def taken(queue: MergeQueue) -> list[int]:
-    """Take all that may start now, and return the numbers."""
+    """Take all pairs that may start now, and return their numbers."""
     return [each.number for each in iter(queue.take, None)]
 
 
@@ -63,8 +63,8 @@ class TestTurns:
         queue.end(pair(1, of=1), PairState.FAILED)
         assert taken(queue) == [2]
 
-    def test_the_longest_cluster_goes_first(self) -> None:
-        """What takes longest begins first; among equals, what comes first in the plan."""
+    def test_the_longest_cluster_starts_first(self) -> None:
+        """The longest cluster starts first; among equals, the one that is first in the plan."""
         assert taken(queue_of(1, 2, 3, 3, 2, 3)) == [3, 2, 1]
 
     def test_no_more_are_open_than_allowed(self) -> None:
@@ -75,8 +75,8 @@ class TestTurns:
         queue.end(pair(2, of=2), PairState.SUCCEEDED)
         assert taken(queue) == [3]
 
-    def test_what_did_not_run_goes_again(self) -> None:
-        """A pair that is put back is the next of its cluster, and its cluster is free."""
+    def test_a_pair_that_is_put_back_starts_again(self) -> None:
+        """A pair that is put back is the next of its cluster, and may start immediately."""
         queue = queue_of(1, 1)
         first = queue.take()
         assert first is not None
@@ -85,7 +85,7 @@ class TestTurns:
         assert taken(queue) == [1]
 
     def test_what_an_earlier_run_left_open_counts(self) -> None:
-        """Open pairs of an earlier run take their places, and keep their clusters busy."""
+        """Open pairs of an earlier run count as open, and keep their clusters busy."""
         opened = (pair(8, of=1, state=PairState.STARTED), pair(9, of=9, state=PairState.SENDING))
         queue = queue_of(1, 2, 3, opened=opened, max_open=3)
         assert queue.open == 2
@@ -107,7 +107,7 @@ class TestTurns:
         assert taken(queue) == [1]
 
     def test_an_unsettled_merge_closes_its_cluster(self) -> None:
-        """Nothing more of a cluster starts while one of its merges may still be open."""
+        """No pair of a cluster starts while one of its merges is unsettled."""
         queue = queue_of(1, 1, 2)
         end_next(queue, PairState.UNSETTLED)
         assert taken(queue) == [3]
@@ -118,7 +118,7 @@ class TestTurns:
 
 class TestCanary:
     def test_the_first_have_to_end(self) -> None:
-        """The others start when as many as the canary have ended."""
+        """The others start when as many pairs as the canary have ended."""
         queue = queue_of(1, 2, 3, 4, canary=2)
         assert taken(queue) == [1, 2]
         assert queue.obstacle == "the first 2 merges to end (canary)"
@@ -128,16 +128,16 @@ class TestCanary:
         assert taken(queue) == [3, 4]
         assert not queue.is_canary
 
-    def test_what_did_not_run_is_none_of_the_first(self) -> None:
-        """In the place of a pair that is put back another may start, and no more than one."""
+    def test_a_pair_that_is_put_back_is_no_canary(self) -> None:
+        """A pair that is put back frees exactly one place in the canary."""
         queue = queue_of(1, 2, 3, canary=1)
         first = queue.take()
         assert first is not None
         queue.put_back(first)
         assert taken(queue) == [1]
 
-    def test_open_pairs_of_an_earlier_run_are_of_the_first(self) -> None:
-        """What an earlier run left open counts, whether it ends or is put back."""
+    def test_open_pairs_of_an_earlier_run_are_canaries(self) -> None:
+        """Open pairs of an earlier run count for the canary, and free their place if put back."""
         opened = tuple(pair(number, of=number, state=PairState.SENDING) for number in (7, 8, 9))
         queue = queue_of(1, 2, 3, 4, opened=opened, canary=3)
         assert taken(queue) == []
@@ -149,7 +149,7 @@ class TestCanary:
 
     @pytest.mark.parametrize("state", FAILURES)
     def test_a_small_canary_is_judged_when_it_has_ended(self, state: PairState) -> None:
-        """However small it is, a canary of failures stops the job."""
+        """However small a canary is, it stops the job if all of it fails."""
         queue = queue_of(1, 2, canary=1, max_failure_rate=0.2)
         end_next(queue, state)
         assert queue.stopped is StopReason.FAILURES
@@ -158,7 +158,7 @@ class TestCanary:
 
 class TestFailures:
     def test_too_many_stop_the_job(self) -> None:
-        """The job stops when the share of failures is above the rate, and not when it is at it."""
+        """The job stops when the share of failures exceeds the rate, and not when it equals it."""
         queue = queue_of(*range(20), max_failure_rate=0.2)
         for state in [PairState.FAILED] * 2 + [PairState.SUCCEEDED] * 8:
             end_next(queue, state)
@@ -167,7 +167,7 @@ class TestFailures:
         end_next(queue, PairState.REFUSED)
         assert queue.stopped is StopReason.FAILURES
 
-    def test_a_few_pairs_prove_nothing(self) -> None:
+    def test_a_few_pairs_are_not_judged(self) -> None:
         """Without a canary, fewer than ten pairs are not judged."""
         queue = queue_of(*range(20), max_failure_rate=0.2)
         assert queue.failure_rate == 0.0
@@ -177,8 +177,8 @@ class TestFailures:
         end_next(queue)
         assert queue.stopped is StopReason.FAILURES
 
-    def test_only_the_last_count(self) -> None:
-        """A long good run does not hide that it goes wrong now."""
+    def test_only_the_latest_pairs_count(self) -> None:
+        """Many successes do not hide a later series of failures."""
         queue = queue_of(*range(200), max_failure_rate=0.2)
         for state in [PairState.SUCCEEDED] * 100 + [PairState.FAILED] * (JUDGED // 5):
             end_next(queue, state)
@@ -187,7 +187,7 @@ class TestFailures:
         assert queue.stopped is StopReason.FAILURES
 
     def test_what_is_long_ago_is_forgotten(self) -> None:
-        """After fifty good ends a failure counts no more."""
+        """After fifty successes a failure does not count any more."""
         queue = queue_of(*range(60))
         for state in [PairState.FAILED, *[PairState.SUCCEEDED] * (JUDGED - 1)]:
             end_next(queue, state)
@@ -198,7 +198,7 @@ class TestFailures:
 
 class TestEnd:
     def test_it_is_over_when_all_have_ended(self) -> None:
-        """A job is over with its last pair, and one without pairs immediately."""
+        """A job is over with its last pair; a job without pairs is over immediately."""
         queue = queue_of(1)
         assert taken(queue) == [1]
         assert not queue.is_over
@@ -207,7 +207,7 @@ class TestEnd:
         assert queue.is_over is queue_of().is_over is True
 
     def test_a_stop_waits_for_what_is_open(self) -> None:
-        """Nothing starts after a stop, and it is over when what is open has ended or is left."""
+        """After a stop nothing starts; the job is over when no open pairs remain."""
         queue = queue_of(1, 2, 3)
         started = queue.take(), queue.take()
         queue.stop(StopReason.INTERRUPTED)
@@ -219,15 +219,15 @@ class TestEnd:
         queue.leave()
         assert queue.is_over
 
-    def test_the_first_reason_is_told(self) -> None:
-        """What comes after the first reason is only its consequence."""
+    def test_the_first_reason_is_reported(self) -> None:
+        """Of several reasons to stop, the first is reported."""
         queue = queue_of(1)
         queue.stop(StopReason.MONTH)
         queue.stop(StopReason.FAILURES)
         assert queue.stopped is StopReason.MONTH
 
-    def test_it_says_how_it_is_doing(self) -> None:
-        """Its repr shows what is left, what is open, and what keeps the next from starting."""
+    def test_its_repr(self) -> None:
+        """The repr shows what is planned, what is open, and why the next pair may not start."""
         queue = queue_of(1, 1, 2)
         assert repr(queue) == "<MergeQueue: 3 left, 0 open, ready>"
         assert taken(queue) == [1, 3]
@@ -240,7 +240,7 @@ class TestEnd:
 
 class TestOutage:
     def test_ten_minutes_are_too_long(self) -> None:
-        """An outage is too long ten minutes after the first of its failures."""
+        """An outage is too long ten minutes after its first failure."""
         outage = Outage()
         assert [outage.add_failure(now) for now in (100.0, 400.0, 699.0, 700.0)] == [
             *[False] * 3,
@@ -249,7 +249,7 @@ class TestOutage:
         assert outage.failures == 4
 
     def test_an_answer_ends_it(self) -> None:
-        """After an answer the next failure is the first of another outage."""
+        """After an answer the next failure begins another outage."""
         outage = Outage()
         assert not outage.add_failure(0.0)
         outage.end()
@@ -262,7 +262,7 @@ CLUSTERS = st.integers(min_value=1, max_value=5)
 
 
 class Job(RuleBasedStateMachine):
-    """A job in which anything may happen, beside a plain account of it."""
+    """Random operations on a queue, beside a plain model of it."""
 
     @initialize(
         planned=st.lists(CLUSTERS, max_size=30),
@@ -350,12 +350,12 @@ class Job(RuleBasedStateMachine):
 
     @invariant()
     def clusters_are_never_shared(self) -> None:
-        """Never are two merges of one cluster open."""
+        """Two merges of one cluster are never open at the same time."""
         assert len({each.primary_id for each in self.open.values()}) == len(self.open)
 
     @invariant()
-    def it_agrees_with_the_account(self) -> None:
-        """It counts right, and has an obstacle when no pair may start."""
+    def it_agrees_with_the_model(self) -> None:
+        """Its counts are those of the model, and it reports an obstacle when no pair may start."""
         assert (self.queue.left, self.queue.open) == (
             sum(map(len, self.waiting.values())),
             len(self.open),
@@ -366,7 +366,7 @@ class Job(RuleBasedStateMachine):
 
     @invariant()
     def it_is_over_when_nothing_can_happen(self) -> None:
-        """It is over exactly when nothing is open and nothing may start."""
+        """It is over exactly when no pair is open and none may start."""
         assert self.queue.is_over is (not self.open and not self.may_start())
 
 

@@ -1,4 +1,4 @@
-"""Merges whose requests were not answered: found, proved absent, or left alone."""
+"""Reconciling indeterminate merges: found, proved absent, or unsettled."""
 
 import asyncio
 from functools import partial
@@ -16,10 +16,10 @@ from tests.dedupe.conftest import (
     Seen,
     Server,
     begin,
+    check_ledger,
     clock,
     connect,
     go,
-    judge,
     plan_of,
     read,
     star,
@@ -49,13 +49,13 @@ LOST = {
 
 
 def targets(server: Server) -> list[str]:
-    """Return the requests from the second one for a merge on."""
+    """Return the requests from the second POST on."""
     paths = [f"{asked.method} {asked.path.partition('?')[0]}" for asked in server.log]
     return paths[paths.index("POST /v2/company-merges") + 1 :]
 
 
 def lose(server: Server, number: int) -> None:
-    """Let one request for a merge be lost on its way."""
+    """Let one request for a merge be lost."""
 
     def strike(asked: LoggedRequest) -> None:
         if asked.method == "POST" and len(server.posts) == number:
@@ -71,13 +71,13 @@ class TestWorked:
     async def test_it_is_found_and_adopted(
         self, server: Server, job: Path, name: str, lag: float, others: int
     ) -> None:
-        """What was started is found in the merge list, however late, and never sent again."""
+        """A merge that was started is found in the list, however late, and never sent again."""
         server.inject(WORKED[name], on="merge")
         server.list_lag = lag
         server.duration = 90.0
         seen = Seen()
         _ = await go(server, job, plan_of(1 + others), seen=seen)
-        assert await judge(server, job) == {SUCCEEDED: 1 + others}
+        assert await check_ledger(server, job) == {SUCCEEDED: 1 + others}
         assert len(server.posts) == 1 + others
         pairs = await read(job)
         assert {pair.task_url for pair in pairs} == {*server.task_urls("company")}
@@ -87,19 +87,19 @@ class TestWorked:
     async def test_it_has_ended_before_it_is_found(
         self, server: Server, job: Path, is_listed: bool
     ) -> None:
-        """A merge that is over is found as well, and if no list shows it, by its record."""
+        """A merge that has ended is found as well, or by its record if no list shows it."""
         server.inject(Fault.hang(after_work=True), on="merge")
         server.list_lag = 0.0 if is_listed else 1000.0
         server.duration = 1.0
         _ = await go(server, job, plan_of(1))
-        assert await judge(server, job) == {SUCCEEDED: 1}
+        assert await check_ledger(server, job) == {SUCCEEDED: 1}
         (pair,) = await read(job)
         assert (pair.task_url is not None) is is_listed
         assert is_listed or pair.reason == "2 no longer exists as it has been merged into 1"
         assert len(server.posts) == 1
 
     async def test_it_has_failed(self, server: Server, job: Path) -> None:
-        """What has failed unseen is a failure, with the server's reason, and is not repeated."""
+        """An indeterminate merge that failed has the server's reason, and is not repeated."""
         server.inject(Fault.hang(after_work=True), on="merge")
         server.failure_rate = 1.0
         _ = await go(server, job, plan_of(1))
@@ -108,13 +108,13 @@ class TestWorked:
         assert len(server.posts) == 1
 
     async def test_another_attempt_after_a_failure(self, server: Server, job: Path) -> None:
-        """A failure of before is not taken for the merge that was sent just now."""
+        """An earlier failure is not taken for the merge that was sent later."""
         server.failure_rate = 1.0
         _ = await go(server, job, plan_of(1))
         server.failure_rate = 0.0
         server.inject(Fault.disconnect(), on="merge")
         _ = await go(server, job, retry_failed=True)
-        assert await judge(server, job) == {SUCCEEDED: 1}
+        assert await check_ledger(server, job) == {SUCCEEDED: 1}
         assert len(server.posts) == 3
 
 
@@ -123,10 +123,10 @@ class TestLost:
     async def test_it_is_sent_again_when_that_is_proved(
         self, server: Server, job: Path, name: str
     ) -> None:
-        """First the list and the record are asked, and time has to pass; then it is sent again."""
+        """It is sent again only after the list, the record and ``settle_after`` prove it absent."""
         server.inject(LOST[name], on="merge")
         _ = await go(server, job, plan_of(1))
-        assert await judge(server, job) == {SUCCEEDED: 1}
+        assert await check_ledger(server, job) == {SUCCEEDED: 1}
         assert len(server.posts) == 2
         asked = targets(server)
         between = asked[: asked.index("POST /v2/company-merges")]
@@ -134,11 +134,11 @@ class TestLost:
         assert server.posts[1].at - server.posts[0].at >= 60.0
 
     async def test_a_later_merge_proves_it_sooner(self, server: Server, job: Path) -> None:
-        """A merge that was sent later and is listed shows that this one will not come."""
+        """A listed merge that was sent later proves that this one was lost."""
         lose(server, 2)
         server.duration = 3.0
         _ = await go(server, job, plan_of(3, *star(101, 102, 103, 104)))
-        assert await judge(server, job) == {SUCCEEDED: 6}
+        assert await check_ledger(server, job) == {SUCCEEDED: 6}
         assert len(server.posts) == 7
         bodies = [asked.body for asked in server.posts]
         again = max(bodies.index(body) for body in bodies if bodies.count(body) == 2)
@@ -149,22 +149,20 @@ class TestLost:
     async def test_lists_that_lag_prove_nothing_too_early(
         self, server: Server, job: Path, others: int
     ) -> None:
-        """As long as no later merge is listed, only time proves that it was lost."""
+        """While no later merge is listed, only ``settle_after`` proves that it was lost."""
         lose(server, 2 if others else 1)
         server.list_lag = 25.0
         server.duration = 2.0
         more = star(101, *range(102, 102 + others))
         _ = await go(server, job, plan_of(1, *more), max_open=2, canary=0)
-        _ = await judge(server, job)
+        _ = await check_ledger(server, job)
         bodies = [asked.body for asked in server.posts]
         again = next(body for body in bodies if bodies.count(body) == 2)
         times = [asked.at for asked in server.posts if asked.body == again]
         assert times[1] - times[0] >= (25.0 if others else 60.0)
 
-    async def test_a_list_proves_something_for_when_it_was_asked(
-        self, server: Server, job: Path
-    ) -> None:
-        """However long the answers take, a list of before is none of after ``settle_after``."""
+    async def test_a_list_counts_from_its_request(self, server: Server, job: Path) -> None:
+        """A list requested before ``settle_after`` proves nothing, however late its answer."""
         server.inject(Fault.disconnect(after_work=True), on="merge")
         server.list_lag = 50.0
         server.duration = 1000.0
@@ -174,11 +172,13 @@ class TestLost:
 
         server.interrupt = be_slow
         _ = await go(server, job, plan_of(1))
-        assert await judge(server, job) == {SUCCEEDED: 1}
+        assert await check_ledger(server, job) == {SUCCEEDED: 1}
         assert len(server.posts) == 1
 
-    async def test_the_time_of_a_resumed_doubt_begins_anew(self, server: Server, job: Path) -> None:
-        """Its request may have waited for its turn for long: only the new run's time counts."""
+    async def test_the_time_of_a_resumed_merge_begins_again(
+        self, server: Server, job: Path
+    ) -> None:
+        """Only the time of the new run counts, as the request may have waited for a slot."""
         server.list_lag = 50.0
         server.duration = 100.0
         server.inject(Fault.rate_limit(retry_after=90.0), on="merge")
@@ -190,11 +190,11 @@ class TestLost:
         _ = await asyncio.wait([running])
         assert await states(job) == [SENDING]
         _ = await go(server, job)
-        assert await judge(server, job) == {SUCCEEDED: 1}
+        assert await check_ledger(server, job) == {SUCCEEDED: 1}
         assert len(server.posts) == 2
 
     async def test_what_the_server_never_starts_is_refused(self, server: Server, job: Path) -> None:
-        """A merge that no attempt gets answered or started ends the job, not its nights."""
+        """A merge that no attempt gets answered or started is refused, so that the job can end."""
         server.inject(Fault.status(500), on="merge", times=5)
         result = await go(server, job, plan_of(1))
         (pair,) = await read(job)
@@ -203,42 +203,44 @@ class TestLost:
         assert result.stopped is None
         assert result.seconds < 600.0
         _ = await go(server, job, retry_failed=True)
-        assert await judge(server, job) == {SUCCEEDED: 1}
+        assert await check_ledger(server, job) == {SUCCEEDED: 1}
 
     async def test_a_server_that_starts_nothing_stops_the_job(
         self, server: Server, job: Path
     ) -> None:
-        """If that happens to all, the job stops by itself."""
+        """If the server starts no merge, the job stops by itself."""
         server.inject(Fault.status(500), on="merge", times=None)
         result = await go(server, job, plan_of(40))
         assert result.stopped is StopReason.FAILURES
         assert result.totals == {**dict.fromkeys(PairState, 0), REFUSED: 10, PLANNED: 30}
 
-    async def test_with_many_doubts_no_more_are_sent(self, server: Server, job: Path) -> None:
-        """A server that answers nothing is asked about that before it gets more."""
+    async def test_with_many_indeterminate_merges_no_more_are_sent(
+        self, server: Server, job: Path
+    ) -> None:
+        """Many indeterminate merges are reconciled before more are sent."""
         server.inject(Fault.disconnect(), on="merge", times=60)
         seen = Seen()
         _ = await go(server, job, plan_of(80), seen=seen, canary=0)
-        assert await judge(server, job) == {SUCCEEDED: 80}
-        # Those that are being sent when there are too many become indeterminate, too.
+        assert await check_ledger(server, job) == {SUCCEEDED: 80}
+        # Merges in flight when the limit is reached become indeterminate, too.
         sent = sum(asked.at < 60.0 for asked in server.posts)
         assert MAX_INDETERMINATE <= sent < MAX_INDETERMINATE + SENDERS
         assert "what became of merges that were not answered" in seen.waited_for
 
-    async def test_a_record_that_is_gone_tells_nothing(self, server: Server, job: Path) -> None:
-        """What there is no record of is not refused as long as its merge may be running."""
+    async def test_a_missing_record_proves_nothing(self, server: Server, job: Path) -> None:
+        """A pair with a missing record is not refused while its merge may be running."""
         server.inject(Fault.disconnect(after_work=True), on="merge")
         server.inject(Fault.status(404), on="record", times=None)
         server.list_lag = 20.0
         server.duration = 30.0
         _ = await go(server, job, plan_of(1))
-        assert await judge(server, job) == {SUCCEEDED: 1}
+        assert await check_ledger(server, job) == {SUCCEEDED: 1}
         assert len(server.posts) == 1
 
 
 class TestUnsettled:
-    async def test_neither_can_tell(self, server: Server, job: Path) -> None:
-        """What cannot be learned for five minutes is left alone, its cluster too, and resumed."""
+    async def test_without_evidence(self, server: Server, job: Path) -> None:
+        """After five minutes without evidence a pair and its cluster wait for the next run."""
         server.inject(Fault.disconnect(after_work=True), on="merge")
         server.inject(Fault.status(503), on="merges", times=None)
         server.duration = 400.0
@@ -260,11 +262,11 @@ class TestUnsettled:
         assert 300.0 <= (pair.ended_at or 0) - (pair.sending_at or 0) < 330.0
         server.clear_faults()
         _ = await go(server, job)
-        assert await judge(server, job) == {SUCCEEDED: 5}
+        assert await check_ledger(server, job) == {SUCCEEDED: 5}
         assert max(server.posted("company").values()) == 1
 
     async def test_an_unsettled_one_that_was_lost(self, server: Server, job: Path) -> None:
-        """It is sent again once the list can be read, without waiting for its time again."""
+        """It is sent again once the list can be read, without another ``settle_after``."""
         server.inject(Fault.disconnect(), on="merge")
         server.inject(Fault.status(503), on="merges", times=None)
         async with connect(server) as client:
@@ -274,35 +276,31 @@ class TestUnsettled:
         server.clear_faults()
         await asyncio.sleep(60.0)
         result = await go(server, job)
-        assert await judge(server, job) == {SUCCEEDED: 1}
+        assert await check_ledger(server, job) == {SUCCEEDED: 1}
         assert result.seconds < 20.0
 
-    async def test_the_record_tells_where_no_list_can_be_read(
-        self, server: Server, job: Path
-    ) -> None:
-        """That it was merged away is proof enough."""
+    async def test_the_record_is_evidence_without_a_list(self, server: Server, job: Path) -> None:
+        """If the list cannot be read, the merged record is evidence enough."""
         server.inject(Fault.disconnect(after_work=True), on="merge")
         server.inject(Fault.status(503), on="merges", times=None)
         async with connect(server) as client:
             await begin(client, job, plan_of(1))
         _ = await go(server, job)
-        assert await judge(server, job) == {SUCCEEDED: 1}
+        assert await check_ledger(server, job) == {SUCCEEDED: 1}
 
     async def test_no_record_no_second_request(self, server: Server, job: Path) -> None:
-        """As long as the record cannot be read, no list alone lets it be sent again."""
+        """While the record cannot be read, the list alone does not let it be sent again."""
         server.inject(Fault.disconnect(), on="merge")
         server.inject(Fault.status(503), on="record", times=None)
         _ = await go(server, job, plan_of(1))
         assert await states(job) == [UNSETTLED]
         assert len(server.posts) == 1
 
-    async def test_patience_exceeds_the_time_that_was_asked_for(
-        self, server: Server, job: Path
-    ) -> None:
-        """With a longer ``settle_after`` it is not given up before that has passed."""
+    async def test_it_is_not_given_up_before_settle_after(self, server: Server, job: Path) -> None:
+        """With a longer ``settle_after`` a merge is not given up before that has passed."""
         server.inject(Fault.disconnect(), on="merge")
         _ = await go(server, job, plan_of(1), settle_after=500.0)
-        assert await judge(server, job) == {SUCCEEDED: 1}
+        assert await check_ledger(server, job) == {SUCCEEDED: 1}
         assert server.posts[1].at - server.posts[0].at >= 500.0
 
     async def test_a_client_that_is_closed(self, server: Server, job: Path) -> None:
@@ -317,25 +315,25 @@ class TestUnsettled:
             with pytest.raises(ClosedError):
                 await running
         _ = await go(server, job)
-        assert await judge(server, job) == {SUCCEEDED: 1}
+        assert await check_ledger(server, job) == {SUCCEEDED: 1}
         assert len(server.posts) == 1
 
 
 class TestConflicts:
-    async def test_a_conflict_after_a_doubt_may_be_its_own_merge(
+    async def test_a_conflict_may_be_with_the_jobs_own_merge(
         self, server: Server, job: Path
     ) -> None:
-        """If a merge was sent again too early, the conflict leads to the one that runs."""
+        """If a merge is sent again too early, the conflict leads to the one that runs."""
         server.inject(Fault.disconnect(after_work=True), on="merge")
         server.list_lag = 20.0
         server.duration = 60.0
         _ = await go(server, job, plan_of(1), settle_after=10.0)
-        assert await judge(server, job, repeated=1) == {SUCCEEDED: 1}
+        assert await check_ledger(server, job, repeated=1) == {SUCCEEDED: 1}
         assert len(server.posts) > 1
         assert server.posted("company") == {(1, 2): 1}
 
-    async def test_a_conflict_that_stays_is_refused(self, server: Server, job: Path) -> None:
-        """What others do with the records for hours does not keep the job for hours."""
+    async def test_a_lasting_conflict_is_refused(self, server: Server, job: Path) -> None:
+        """A conflict with merges of others that lasts for hours does not keep the job for hours."""
         server.inject(Fault.disconnect(), on="merge")
 
         def meddle(asked: LoggedRequest) -> None:
@@ -350,24 +348,24 @@ class TestConflicts:
 
 
 class TestTasksThatCannotBeRead:
-    """A task of which the server knows nothing any more is settled by its history."""
+    """A merge whose task the server has forgotten is settled by its history."""
 
     @pytest.mark.parametrize("state", [SUCCEEDED, FAILED])
     async def test_by_the_list(self, server: Server, job: Path, state: PairState) -> None:
-        """The merge list still has it."""
+        """If the merge list has it, its state is that of the list."""
         server.failure_rate = float(state is FAILED)
         server.inject(Fault.status(404), on="task", times=None)
         server.inject(Fault.status(400), on="tasks", times=None)
         server.duration = 50.0
         _ = await go(server, job, plan_of(2))
-        assert await judge(server, job) == {state: 2}
+        assert await check_ledger(server, job) == {state: 2}
         assert {pair.reason for pair in await read(job)} == {
             merge.reason for merge in server.merges
         }
 
     @pytest.mark.parametrize("is_its_own", [True, False])
     async def test_by_the_record(self, server: Server, job: Path, is_its_own: bool) -> None:
-        """Where the list does not help, the record shows what it was merged into."""
+        """If the list does not have it, the record shows what it was merged into."""
         for on, status in (("task", 404), ("tasks", 400), ("merges", 503)):
             server.inject(Fault.status(status), on=on, times=None)
         server.duration = 5.0 if is_its_own else 1e6
@@ -385,7 +383,7 @@ class TestTasksThatCannotBeRead:
 
     @pytest.mark.parametrize("status", [404, 503])
     async def test_by_nothing(self, server: Server, job: Path, status: int) -> None:
-        """Without evidence it stays unsettled, and a later run may settle it."""
+        """Without evidence it remains unsettled, and a later run may settle it."""
         for on, code in (("task", 404), ("tasks", 400)):
             server.inject(Fault.status(code), on=on, times=None)
         server.inject(Fault.status(status), on="record", times=None)
@@ -395,19 +393,19 @@ class TestTasksThatCannotBeRead:
         assert (pair.state, pair.task_url) == (UNSETTLED, server.task_urls("company")[0])
         await asyncio.sleep(1000.0)
         _ = await go(server, job)
-        assert await judge(server, job) == {SUCCEEDED: 1}
+        assert await check_ledger(server, job) == {SUCCEEDED: 1}
         assert len(server.posts) == 1
 
     async def test_a_status_that_is_unknown(self, server: Server, job: Path) -> None:
-        """A task that ended with a status of the future is settled by what it has done."""
+        """A task that ended with an unknown status is settled by its merge."""
         server.inject(Fault.task_status("reverted"), on="task", times=None)
         server.inject(Fault.task_status("reverted"), on="tasks", times=None)
         _ = await go(server, job, plan_of(1))
-        assert await judge(server, job) == {SUCCEEDED: 1}
+        assert await check_ledger(server, job) == {SUCCEEDED: 1}
 
     @pytest.mark.parametrize("failures", [0, 1])
     async def test_tasks_of_several_merges(self, server: Server, job: Path, failures: int) -> None:
-        """Where a server puts merges of ours into one task, each gets what became of it."""
+        """If a server puts several merges into one task, each pair gets the state of its merge."""
         state = server._app.states["company"]
         start = state.start
 
@@ -419,5 +417,5 @@ class TestTasksThatCannotBeRead:
         state.start = join  # type: ignore[method-assign, assignment]
         server.duration = 20.0
         _ = await go(server, job, plan_of(3))
-        totals = await judge(server, job)
+        totals = await check_ledger(server, job)
         assert (totals[SUCCEEDED], totals[FAILED]) == (3 - failures, failures)
