@@ -1,4 +1,4 @@
-"""A web application with jobs, in a folder of its own, beside a sandbox."""
+"""A web application with a new folder of jobs, and a sandbox."""
 
 import asyncio
 import json
@@ -28,7 +28,7 @@ class Event(NamedTuple):
 
 
 class Answer(NamedTuple):
-    """What was answered, read to its end."""
+    """A complete response."""
 
     status: int
     headers: Any
@@ -37,7 +37,7 @@ class Answer(NamedTuple):
 
 
 class Site:
-    """An application that runs, and the requests that users make."""
+    """A running application, and the requests that users make."""
 
     def __init__(self, url: str, session: aiohttp.ClientSession, folder: Path) -> None:
         self.url = url
@@ -45,7 +45,7 @@ class Site:
         self.folder = folder
 
     async def ask(self, path: str, *, method: str = "GET", **settings: Any) -> Answer:
-        """Ask for something below the place where the application is mounted."""
+        """Send a request to a path below the application's mount point."""
         url = f"{self.url}/{path}"
         async with self.session.request(method, url, allow_redirects=False, **settings) as answer:
             text = await answer.text()
@@ -55,11 +55,11 @@ class Site:
             )
 
     async def send(self, path: str, **settings: Any) -> Answer:
-        """Send something."""
+        """Send a POST."""
         return await self.ask(path, method="POST", **settings)
 
     async def upload(self, count: int = 3, **params: str) -> Any:
-        """Begin a job of some pairs, and return it."""
+        """Upload a job of some pairs, and return its JSON."""
         rows = "".join(f"{2 * n - 1},{2 * n}\n" for n in range(1, count + 1))
         params = {"kind": "company", "name": "pairs.csv", **params}
         answer = await self.send("jobs", params=params, data=f"primary_id,duplicate_id\n{rows}")
@@ -73,7 +73,7 @@ class Site:
         )
 
     async def finish(self, job: Any, **more: Any) -> Any:
-        """Run a job to its end, and return it as it is then."""
+        """Run a job to its end, and return its JSON."""
         async with self.watch(job) as events:
             assert (await self.start(job, **more)).status == 202
             async for event in events:
@@ -108,8 +108,8 @@ OpenSite = Callable[..., AbstractAsyncContextManager[Site]]
 
 
 @pytest.fixture(autouse=True)
-def impatience(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Merges of tests are short, so everything is polled sooner."""
+def short_intervals(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Merges of the tests are short, so everything is polled sooner."""
     monkeypatch.setattr(
         _runner, "resume", partial(resume, settings=JobSettings(poll_interval=0.02))
     )
@@ -131,20 +131,20 @@ async def client(sandbox: Sandbox) -> AsyncIterator[Client]:
 
 @pytest.fixture
 def open_site(client: Client, tmp_path: Path) -> OpenSite:
-    """Open an application with settings of its own, mounted in another one."""
+    """Open an application with the given settings, mounted in another one."""
 
     @asynccontextmanager
     async def open_site(**settings: Any) -> AsyncIterator[Site]:
         parent = web.Application()
         parent.add_subapp("/merges", jobs_app(client, tmp_path, **settings))
         runner = web.AppRunner(parent, access_log=None, lingering_time=0.1)
-        # Cookies of addresses are kept too. Clients are still there when the application ends.
+        # Cookies of IP addresses are kept, too. Clients are connected until the application ends.
         jar = aiohttp.CookieJar(unsafe=True)
         async with aiohttp.ClientSession(cookie_jar=jar) as session:
             await runner.setup()
             try:
                 listener = socket.create_server(("127.0.0.1", 0))
-                # So small that the server soon waits for a client that does not read.
+                # So small that the server soon blocks on a client that does not read.
                 listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 8192)
                 await web.SockSite(runner, listener).start()
                 url = f"http://127.0.0.1:{runner.addresses[0][1]}/merges"

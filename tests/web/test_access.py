@@ -33,7 +33,7 @@ def refusal(method: str, host: str, **headers: str) -> str:
     ],
 )
 def test_our_hosts(host: str) -> None:
-    """Loopback addresses and what was named may be asked, with or without a port."""
+    """Loopback addresses and configured hosts are accepted, with or without a port."""
     assert not refusal("GET", host)
     assert not refusal("POST", host, Origin=f"http://{host}", Sec_Fetch_Site="same-origin")
 
@@ -69,7 +69,7 @@ def test_other_hosts(host: str) -> None:
 
 @pytest.mark.parametrize("hosts", [[], ["localhost", "localhost"], ["localhost", "evil.example"]])
 def test_one_host(hosts: list[str]) -> None:
-    """A request names one host, once."""
+    """A request must name exactly one host."""
     assert _access.refusal("GET", hosts, CIMultiDict(), RULES)
 
 
@@ -88,7 +88,7 @@ def test_one_host(hosts: list[str]) -> None:
     ],
 )
 def test_posts_of_other_origins(origin: str) -> None:
-    """Only pages of this very host, with its port, may send something."""
+    """Only pages of this host and port may send a POST."""
     assert refusal("POST", "localhost:80", Origin=origin)
     assert not refusal("POST", "localhost:80", Origin="http://LOCALHOST:80")
     assert not refusal("POST", "localhost:80", Origin="https://localhost:80")
@@ -103,12 +103,12 @@ def test_posts_of_other_sites(site: str) -> None:
 
 
 def test_programs_may_post() -> None:
-    """Programs send none of these headers, and browsers always do."""
+    """A POST without these headers is accepted: programs send none, and browsers always do."""
     assert not refusal("POST", "localhost:80")
 
 
 def test_links_lead_here() -> None:
-    """Other sites may have links to a page, but may not have their pages load anything."""
+    """Other sites may link to a page, but may not load anything from here."""
     assert not refusal("GET", "localhost", Sec_Fetch_Site="cross-site", Sec_Fetch_Mode="navigate")
     assert not refusal("GET", "localhost", Sec_Fetch_Site="same-origin", Sec_Fetch_Mode="cors")
     for mode in ("no-cors", "cors", "websocket", ""):
@@ -127,12 +127,12 @@ def test_links_lead_here() -> None:
     ],
 )
 def test_bearer(header: str, token: str) -> None:
-    """Only a bearer token is one."""
+    """Only a bearer token is read from the header."""
     assert _access.bearer_of(header) == token
 
 
 def test_tokens() -> None:
-    """Nothing but the token is the token, and nothing that is sent is an error."""
+    """Only the exact token is accepted, and no input raises an error."""
     assert _access.is_token("abc", "abc")
     for other in ("", "ab", "abcd", "ABC", "äbc", "\udcff", "\ud800", "a\0c"):
         assert not _access.is_token(other, "abc")
@@ -146,7 +146,7 @@ def test_what_is_no_token(token: str) -> None:
 
 
 def test_hosts_are_names() -> None:
-    """A single text is not taken for a list of letters."""
+    """A single text is refused, and not taken for a list of characters."""
     with pytest.raises(ConfigurationError, match=r"\('box',\)"):
         _ = AccessRules.of("box", None)
 

@@ -25,7 +25,7 @@ HTML = {"Accept": "text/html,application/xhtml+xml,*/*;q=0.8"}
 
 class TestUpload:
     async def test_a_file(self, site: Site, sandbox: Sandbox) -> None:
-        """A list of pairs becomes a job that shows what it would do; nothing is merged."""
+        """An uploaded file becomes a job that shows its plan; nothing is merged."""
         body = "primary_id,duplicate_id\n1,2\n2,3\n1,2\n"
         params = {"kind": "company", "name": "C:\\My Pairs.csv"}
         answer = await site.send("jobs", params=params, data=body)
@@ -46,7 +46,7 @@ class TestUpload:
         assert not sandbox.posted("company")
 
     async def test_pairs_as_json(self, site: Site) -> None:
-        """A program gives its pairs as they are."""
+        """A program can upload pairs as JSON."""
         params = {"kind": "person", "name": "nightly", "on_conflict": "first", "max_cluster": "2"}
         pairs = {"pairs": [[1, 2], [3, 4], [3, 5], [9, 2]]}
         job = (await site.send("jobs", params=params, json=pairs)).json
@@ -54,7 +54,7 @@ class TestUpload:
         assert {each["line"] for each in job["left_out"]} == {2, 3, 4}
 
     async def test_mistakes(self, site: Site) -> None:
-        """All mistakes of a list are named with their lines, and no job is left of it."""
+        """All mistakes of a list are named with their lines, and no job is created."""
         body = "primary_id,duplicate_id\n1,1\nx,2\n"
         params = {"kind": "company", "name": "pairs.csv"}
         answer = await site.send("jobs", params=params, data=body)
@@ -77,14 +77,14 @@ class TestUpload:
     async def test_what_cannot_be_used(
         self, site: Site, params: dict[str, str], body: str, status: int
     ) -> None:
-        """A setting that cannot be used is refused with a sentence."""
+        """An invalid setting is refused with a message."""
         answer = await site.send("jobs", params=params, data=body)
         assert answer.status == status
         assert answer.json["error"]
 
     @pytest.mark.parametrize("body", ["", "{", "[]", '{"pairs": 1}', "[" * 100_000, "\xff"])
     async def test_what_is_no_json(self, site: Site, body: str) -> None:
-        """A body that is not the expected JSON is refused with a sentence."""
+        """A body that is not the expected JSON is refused with a message."""
         headers = {"Content-Type": "application/json"}
         data = body.encode("latin-1")
         answer = await site.send("jobs?kind=company", data=data, headers=headers)
@@ -126,7 +126,7 @@ class TestUpload:
     async def test_the_api_refuses(
         self, site: Site, sandbox: Sandbox, fault: Fault, status: int
     ) -> None:
-        """An error of the API is passed on, without the key, and leaves no job behind."""
+        """An error of the API is passed on without the key, and no job is created."""
         sandbox.inject(fault, on=None, times=None)
         body = "primary_id,duplicate_id\n1,2\n"
         answer = await site.send("jobs?kind=company", data=body)
@@ -137,7 +137,7 @@ class TestUpload:
 
 class TestRead:
     async def test_the_list(self, site: Site) -> None:
-        """The list has the newest job first, and nothing that is no job."""
+        """The list has the newest job first, and only jobs."""
         first, second = await site.upload(1), await site.upload(2)
         async with Ledger(site.folder / "empty.job.db"):
             pass
@@ -169,7 +169,7 @@ class TestRead:
                 assert (await site.ask(path, headers={"Accept": accept})).json is not None
 
     async def test_a_saved_page(self, site: Site) -> None:
-        """The page of the moment can be saved; it needs no server."""
+        """The current page can be saved, and needs no server."""
         job = await site.upload(2)
         answer = await site.ask(f"jobs/{job['id']}/page.html")
         assert answer.headers["Content-Disposition"] == f'attachment; filename="{job["id"]}.html"'
@@ -182,7 +182,7 @@ class TestRead:
         assert (answer.status, answer.headers["Location"]) == (303, "jobs")
 
     async def test_the_plan(self, site: Site) -> None:
-        """A plan is paged by two hundred merges, with names and without the rows left out."""
+        """A plan has pages of two hundred merges, with names and without the rows left out."""
         job = await site.upload(250, on_conflict="first")
         first = (await site.ask(f"jobs/{job['id']}/plan")).json
         assert [each["number"] for each in first["merges"]] == [*range(1, 201)]
@@ -268,7 +268,7 @@ class TestStart:
         assert (await site.finish(job, retry_failed=True))["totals"]["succeeded"] == 3
 
     async def test_another_plan(self, site: Site) -> None:
-        """What is started is what was seen: with another fingerprint nothing starts."""
+        """With the fingerprint of another plan nothing starts."""
         job = await site.upload(1)
         for wrong in ("", job["fingerprint"][:12], "f" * 64):
             answer = await site.start({**job, "fingerprint": wrong})
@@ -280,7 +280,7 @@ class TestStart:
         assert (await site.send("jobs/missing/start", json={})).status == 404
 
     async def test_twice(self, site: Site, sandbox: Sandbox) -> None:
-        """A job runs once at a time."""
+        """A job that runs cannot be started again."""
         sandbox.duration = 30.0
         job = await site.upload(1)
         assert (await site.start(job)).json["is_running"] is True
@@ -360,17 +360,17 @@ class TestStart:
             assert (await site.finish(job))["error"] is None
 
     async def test_an_error_on_the_way(self, site: Site, sandbox: Sandbox) -> None:
-        """So is an error that stopped it while it ran."""
+        """An error that stopped a job while it ran is kept, too."""
         job = await site.upload(1)
         sandbox.inject(Fault.status(403), on="merge", times=None)
         failed = await site.finish(job)
         assert "Manage duplicates" in failed["error"]
         assert failed["stopped"] == "not-authorised"
 
-    async def test_a_mistake_of_ours(
+    async def test_a_bug(
         self, site: Site, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
     ) -> None:
-        """A job that ends by a mistake of this library costs no other job, and is logged."""
+        """A job that ends by a bug of this library is logged, and does not affect other jobs."""
 
         async def fail(*_: Any, **__: Any) -> None:
             raise ZeroDivisionError
@@ -403,7 +403,7 @@ async def _full(self: Ledger, *_: object) -> None:
 
 class TestDownload:
     async def test_reports(self, site: Site) -> None:
-        """Reports and snapshots are files to save, of a job that runs too."""
+        """Reports and snapshots can be downloaded, also while a job runs."""
         job = await site.upload(1200)
         base = f"jobs/{job['id']}"
         answer = await site.ask(f"{base}/report.csv")
@@ -417,8 +417,10 @@ class TestDownload:
         assert f'filename="{job["id"]}.snapshots.jsonl"' in answer.headers["Content-Disposition"]
         assert len(answer.text.splitlines()) == 2000
 
-    async def test_a_part_is_no_whole(self, site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-        """A download that cannot be completed is seen to be broken."""
+    async def test_an_incomplete_download(
+        self, site: Site, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """A client can detect that a download is incomplete."""
         job = await site.upload(1200)
         records, count = LedgerReader.records, 0
 
@@ -433,8 +435,8 @@ class TestDownload:
         with pytest.raises(ClientPayloadError):
             _ = await site.ask(f"jobs/{job['id']}/report.csv")
 
-    async def test_a_reader_that_leaves(self, site: Site) -> None:
-        """A client that breaks a download off causes no error and no log record."""
+    async def test_a_download_that_breaks_off(self, site: Site) -> None:
+        """A client that breaks off a download causes no error and no log record."""
         job = await site.upload(1200)
         async with site.session.get(f"{site.url}/jobs/{job['id']}/report.csv") as answer:
             _ = await answer.content.readline()
@@ -443,7 +445,7 @@ class TestDownload:
 
 
 async def test_an_upload_that_breaks_off(site: Site, caplog: pytest.LogCaptureFixture) -> None:
-    """Nor does one that breaks an upload off."""
+    """A client that breaks off an upload causes no error and no log record."""
     host, port = site.url.removeprefix("http://").split("/")[0].split(":")
     _, writer = await asyncio.open_connection(host, int(port))
     head = (
@@ -467,7 +469,7 @@ async def test_errors_for_people(site: Site) -> None:
 
 
 async def test_settings(client: Client, tmp_path: Path) -> None:
-    """Settings that cannot be used are refused before anything is served."""
+    """Invalid settings are refused before anything is served."""
     with pytest.raises(ConfigurationError, match="There is no folder"):
         _ = jobs_app(client, tmp_path / "missing")
     with pytest.raises(ConfigurationError, match="token must be"):

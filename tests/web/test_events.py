@@ -1,4 +1,4 @@
-"""Events of a job as they come: once each or a resync, for many at once, after a restart."""
+"""The event streams of a job: each event once or a resync, many clients, restarts."""
 
 import asyncio
 import os
@@ -72,8 +72,8 @@ class TestRing:
         assert len(ring._chunks) <= 16
         assert ring.after(1000) == (b"", 1000)
 
-    def test_it_forgets(self) -> None:
-        """It never has more events than its size, and knows where they start."""
+    def test_it_is_bounded(self) -> None:
+        """The ring never has more events than its size, and knows the first one."""
         ring = Ring(0)
         for start in range(1, 20_001, 100):
             ring.append([EncodedEvent(seq, b"%d " % seq) for seq in range(start, start + 100)])
@@ -135,7 +135,7 @@ async def test_an_earlier_end_is_not_sent(site: Site) -> None:
 
 
 async def test_a_short_run(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A run that begins and ends between two polls gets a `done` event, too."""
+    """A run that begins and ends between two polls has a `done` event, too."""
     job = await site.upload(1)
     _ = await site.finish(job)
     history = LedgerReader.history
@@ -173,7 +173,7 @@ class TestResuming:
             assert await take(events, 1) == [21]
 
     async def test_across_restarts(self, open_site: OpenSite, writer: Writer) -> None:
-        """Another server goes on where the first has ended."""
+        """Another server continues the stream where the first has ended."""
         seen: list[int] = []
         for start in (1, 301, 601):
             async with open_site() as site:
@@ -185,7 +185,7 @@ class TestResuming:
 
     @pytest.mark.parametrize("after", ["-1", "x", "1.0", "9" * 100])
     async def test_from_nowhere(self, site: Site, writer: Writer, after: str) -> None:
-        """A number that is none is refused; for one in the future the stream waits."""
+        """An invalid number is refused; for one in the future the stream waits."""
         url = f"jobs/{writer.job['id']}/events"
         assert (await site.ask(url, params={"after": after})).status == 400
         assert (await site.ask(url, headers={"Last-Event-ID": after})).status == 400
@@ -197,7 +197,7 @@ class TestResuming:
     async def test_from_long_ago(
         self, site: Site, writer: Writer, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """A stream behind the ring gets the number to go on from, and the events after it."""
+        """A stream behind the ring gets a resync with its number, and the events after it."""
         monkeypatch.setattr(_events, "_RING", 100)
         await writer.step(*range(1, 1501))
         async with site.watch(writer.job, params={"after": "7"}) as events:
@@ -211,7 +211,7 @@ class TestResuming:
     async def test_it_is_read_once(
         self, site: Site, writer: Writer, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """However many are behind, the log is not read for them, however long it is."""
+        """The log is not read for streams that are behind, however many and however long."""
         monkeypatch.setattr(_events, "_RING", 100)
         await writer.step(*range(1, 1501))
         reads = _count(monkeypatch, "history")
@@ -236,7 +236,7 @@ class TestResuming:
 
 
 def _count(monkeypatch: pytest.MonkeyPatch, name: str) -> list[float]:
-    """Note the time of each call of a method of ledgers."""
+    """Record the time of each call of a method of ledgers."""
     method, calls = getattr(LedgerReader, name), list[float]()
 
     async def counted(self: Any, *arguments: Any, **settings: Any) -> Any:
@@ -279,7 +279,7 @@ class TestMany:
     async def test_without_subscribers(
         self, site: Site, writer: Writer, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """The ledger is no longer read once the last subscriber has left."""
+        """The ledger is not read after the last subscriber has disconnected."""
         reads = _count(monkeypatch, "history")
         async with site.watch(writer.job) as events:
             _ = await anext(events)
@@ -290,10 +290,10 @@ class TestMany:
         await asyncio.sleep(0.2)
         assert len(reads) == count
 
-    async def test_a_slow_reader(
+    async def test_a_slow_client(
         self, site: Site, writer: Writer, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """A slow stream delays no other, costs no memory, and reports what it leaves out."""
+        """A slow stream delays no other, needs no more memory, and gets a resync."""
         monkeypatch.setattr(_events, "_RING", 200)
         url = f"{site.url}/jobs/{writer.job['id']}/events"
         async with site.session.get(url, read_bufsize=1024) as slow, site.watch(writer.job) as fast:
@@ -327,8 +327,8 @@ async def test_a_heartbeat(site: Site, writer: Writer, monkeypatch: pytest.Monke
     assert line == b": still here\n"
 
 
-async def test_a_client_that_leaves(site: Site, writer: Writer) -> None:
-    """A stream ends when its client is gone, though nothing happens and nothing is sent."""
+async def test_a_client_that_disconnects(site: Site, writer: Writer) -> None:
+    """A stream ends when its client disconnects, even if there is nothing to send."""
     async with site.watch(writer.job) as events:
         _ = await anext(events)
     await asyncio.wait_for(_until_idle(), 1.0)
@@ -337,7 +337,7 @@ async def test_a_client_that_leaves(site: Site, writer: Writer) -> None:
 async def test_a_ledger_that_breaks(
     site: Site, writer: Writer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """If the ledger cannot be read any more, the streams end, and the next request gets the error."""
+    """If the ledger cannot be read any more, streams end, and the next request gets the error."""
 
     async def fail(self: Any, *_: Any, **__: Any) -> Any:
         raise LedgerError(str(self.path), "the disk is gone")
@@ -357,7 +357,7 @@ async def test_a_ledger_that_breaks(
 async def test_a_follower_that_fails_is_replaced(
     client: Client, tmp_path: Path, writer: Writer
 ) -> None:
-    """A subscriber of a follower that failed leaves its successor running."""
+    """A subscriber of a failed follower does not stop its successor."""
     tasks = BackgroundTasks()
     await tasks.open()
     followers = Followers(tasks, JobRunner(client, tasks))

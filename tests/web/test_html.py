@@ -1,4 +1,4 @@
-"""How a job becomes a page: whole, safe, and without any other file."""
+"""Jobs as HTML pages: complete, escaped, and in one file."""
 
 import json
 import re
@@ -85,7 +85,7 @@ def job(
 
 
 class Reading(HTMLParser):
-    """What a browser would make of a document: its elements, its text and its scripts."""
+    """A document as a browser parses it: its elements, its text and its scripts."""
 
     def __init__(self, document: str) -> None:
         super().__init__()
@@ -130,7 +130,7 @@ def read(*, is_live: bool = True, merges: Any = (), **changes: Any) -> Reading:
 
 
 def everything(**changes: Any) -> dict[str, Any]:
-    """Return a job in which all that is text is given."""
+    """Return a job with a value in each place for text."""
     return job(
         {"failed": 1, "planned": 1, "refused": 1},
         merges=2,
@@ -165,8 +165,8 @@ PLACES = (
 class TestText:
     @pytest.mark.parametrize("is_live", [True, False])
     @pytest.mark.parametrize("place", PLACES)
-    def test_what_others_wrote_is_only_text(self, place: str, is_live: bool) -> None:
-        """Whatever stands in a record, a file or a reason is shown, and is no element."""
+    def test_foreign_text_is_escaped(self, place: str, is_live: bool) -> None:
+        """Text of a record, a file or a reason is shown, and never becomes an element."""
         evil = everything(**{place: f"{EVIL}\"'&amp;"})
         plain = everything()
         merges, usual = [failure(**{place: EVIL})], [failure()]
@@ -177,23 +177,23 @@ class TestText:
 
     @pytest.mark.parametrize("place", PLACES)
     def test_control_characters_are_shown_as_such(self, place: str) -> None:
-        """What would steer a terminal, a reader or the direction of text is replaced."""
+        """Control characters and those that change the direction of text are replaced."""
         page = Reading(job_page(everything(**{place: STEERING}), is_live=True, nonce=NONCE))
         assert "a\ufffdb\ufffdc\ufffdd\ufffde\ufefff\ufffdg\ufffdh" in page.text
 
     def test_lines_become_one(self) -> None:
-        """A reason of several lines is shown in one."""
+        """A reason with several lines is shown in one."""
         page = read(failures=[pair(state="failed", reason="one\r\n\ttwo")])
         assert "one two" in "".join(page.words)
 
-    def test_lists_are_safe_too(self) -> None:
-        """The name of a file is only text in the list of jobs as well."""
+    def test_lists_are_escaped_too(self) -> None:
+        """The name of a file is escaped in the list of jobs, too."""
         page = Reading(list_page([job(source=EVIL)], nonce=NONCE))
         assert EVIL in page.text
         assert len(page.of("script")) == 2
 
     def test_a_state_that_is_not_known_is_shown(self) -> None:
-        """A state of a later version is shown by its own name."""
+        """A state of a later version is shown by its name."""
         assert "postponed" in read(merges=[pair(state="postponed")]).text
 
     def test_a_name_may_be_unknown(self) -> None:
@@ -201,13 +201,13 @@ class TestText:
         assert "unknown 101" in read(merges=[pair(duplicate_name=None)]).text
 
     def test_a_nonce_cannot_leave_its_attribute(self) -> None:
-        """The nonce is escaped like everything else."""
+        """The nonce is escaped like all other values."""
         assert list_page([], nonce='">').count(' nonce="&quot;&gt;"') == 3
 
 
 class TestState:
     def test_no_data_can_end_its_script(self) -> None:
-        """JSON in a script has no character that HTML or JavaScript would see as an end."""
+        """JSON in a script has no characters that could end it in HTML or JavaScript."""
         names: dict[str, Any] = {"source": f"</script>{EVIL}<!--", "error": "\u2028\u2029\ud800"}
         document = job_page(job(**names), is_live=True, nonce=NONCE, merges=[pair()])
         page = Reading(document)
@@ -217,14 +217,14 @@ class TestState:
         assert not set(state) & set("<>&\u2028\u2029")
         assert document.encode()
 
-    def test_it_has_what_the_script_draws(self) -> None:
-        """The script gets the job, the first merges, and the words of this document."""
+    def test_it_has_the_data_of_the_script(self) -> None:
+        """The script gets the job, the first merges, and the labels."""
         state = read(merges=[pair()]).state
         assert state["job"] == job()
         assert state["merges"] == [pair()]
         assert state["words"] == _labels.FOR_SCRIPT
 
-    def test_there_are_words_for_everything(self) -> None:
+    def test_each_state_and_phase_has_a_label(self) -> None:
         """Each state of a pair and each phase of a job has a label."""
         assert set(PairState) <= set(_labels.STATES)
         assert set(_labels.PHASES) == set(JobPhase)
@@ -239,7 +239,7 @@ class TestPolicy:
         ],
     )
     def test_everything_has_the_nonce(self, document: str) -> None:
-        """A strict policy lets every script and style of a live page run, and there is no other."""
+        """Every script and style of a page has the nonce, and no element has inline ones."""
         page = Reading(document)
         assert {each["nonce"] for each in page.of("script") + page.of("style")} == {NONCE}
         attributes = {name for _, attributes in page.elements for name in attributes}
@@ -255,7 +255,7 @@ class TestPolicy:
         ],
     )
     def test_there_is_no_other_host(self, document: str) -> None:
-        """No page asks for anything from anywhere else, or for another file to be drawn."""
+        """No page loads anything from another host, or any other file."""
         page = Reading(document)
         addresses = [
             value or ""
@@ -269,15 +269,15 @@ class TestPolicy:
         for tag, data in page.inside:
             assert tag != "style" or not re.search(r"@import|url\(", data)
 
-    def test_files_leave_their_element_alone(self) -> None:
-        """Nothing in a style or a script ends it."""
+    def test_files_cannot_end_their_element(self) -> None:
+        """No text in a style or a script ends its element."""
         files = sorted(Path(_labels.__file__).with_name("static").iterdir())
         assert files
         for path in files:
             assert "</" not in path.read_text(encoding="utf-8")
 
     def test_a_saved_page_brings_its_own_policy(self) -> None:
-        """Its own style and scripts run, known by what they are, and nothing else does."""
+        """The policy of a saved page allows only its own style and scripts, by their hashes."""
         page = read(is_live=False)
         policy = next(each["content"] for each in page.of("meta") if "http-equiv" in each)
         assert policy is not None
@@ -287,14 +287,14 @@ class TestPolicy:
             assert data.startswith("{") or f"{tag}-src 'sha256-{digest}'" in policy
         assert not [each for each in page.of("script") + page.of("style") if "nonce" in each]
 
-    def test_a_live_page_has_that_of_its_server(self) -> None:
-        """The policy of a live page comes with its answer."""
+    def test_a_live_page_has_the_policy_of_its_server(self) -> None:
+        """A live page contains no policy, as its server sends one."""
         assert not [each for each in read().of("meta") if "http-equiv" in each]
 
 
 class TestSavedPage:
     def test_nothing_is_left_of_the_server(self) -> None:
-        """A saved page has nothing that would need a server: no button, no link, no event."""
+        """A saved page has nothing that needs a server: no button, no link, no event."""
         page = read(is_live=False, merges=[pair()])
         for tag in ("button", "form", "dialog", "input", "noscript"):
             assert not page.of(tag)
@@ -358,11 +358,11 @@ class TestJob:
         ],
     )
     def test_what_can_be_done(self, changes: dict[str, Any], buttons: tuple[int, int, int]) -> None:
-        """Each button runs so many merges; where it would run none, it is not shown."""
+        """Each button shows how many merges it starts, and is hidden if there are none."""
         assert tuple(job(**changes)["actions"].values()) == buttons
 
     def test_totals_are_shown_without_a_script(self) -> None:
-        """The totals are there for all readers, and what the plan left out counts apart."""
+        """The totals are readable without a script, and rows left out are counted separately."""
         totals = {"planned": 1000, "sending": 1, "started": 2, "succeeded": 4, "refused": 8}
         page = read(totals=totals)
         assert "To come 1,000 Open 3 Merged 4 Failed 0 Refused 8" in page.text
@@ -390,14 +390,14 @@ class TestJob:
         assert f"Will not run (1) {_labels.WILL_NOT_RUN}" in page.text
 
     def test_the_plan_is_shown_without_a_script(self) -> None:
-        """Each record that stays is followed by those that go into it."""
+        """Each primary is followed by the duplicates that are merged into it."""
         merges = [pair(1), pair(2, primary_id=11, primary_name="Best"), pair(3)]
         page = read(merges=merges)
         assert "Acme 10 Acme Inc. 101 · line 2 To come Acme Inc. 103 · line 4" in page.text
         assert "Best 11 Acme Inc. 102" in page.text
 
-    def test_the_rest_of_the_plan_can_be_asked_for(self) -> None:
-        """What is not shown of a plan is counted, and a live page can show it."""
+    def test_the_rest_of_the_plan_can_be_loaded(self) -> None:
+        """Merges that are not shown are counted, and a live page can load them."""
         for is_live, buttons in ((True, 1), (False, 0)):
             big = job({"planned": 1234})
             page = Reading(job_page(big, is_live=is_live, nonce="", merges=[pair()]))
@@ -405,7 +405,7 @@ class TestJob:
             assert len([each for each in page.of("button") if each.get("id") == "more"]) == buttons
 
     def test_the_cost_is_shown(self) -> None:
-        """The cost is shown in calls, time, and the share of the month if that is known."""
+        """The cost is shown in calls, time, and the share of the monthly quota if that is known."""
         assert (
             "Calls about 1,234 Time about 6.2 min Share of the month's calls 5.6% "
             "Fingerprint 0123456789ab"
@@ -416,7 +416,7 @@ class TestJob:
         assert "2.5 h" in read(cost={**cost, "minutes": 150}).text
 
     def test_what_differs_from_the_file_is_shown(self) -> None:
-        """Rows that are understood otherwise, and those that are left out, are named by line."""
+        """Rows that are rewritten or left out are named by line."""
         page = Reading(job_page(everything(text="t", reason="r"), is_live=True, nonce=NONCE))
         assert "Understood otherwise than written (1) Line 7: t" in page.text
         assert "Left out (1) Line 8: 2 into 1: r" in page.text
@@ -455,12 +455,12 @@ class TestList:
         assert "jobs/pairs-1" in [each["href"] for each in page.of("a")]
 
     def test_there_may_be_none(self) -> None:
-        """An empty folder is no empty page."""
+        """The page of an empty folder is not empty."""
         assert "There are none yet." in Reading(list_page([], nonce=NONCE)).text
 
 
-def test_everything_that_can_be_used_has_a_name() -> None:
-    """Fields have labels, sections and regions have names, and news have one place."""
+def test_every_control_has_an_accessible_name() -> None:
+    """Fields have labels, sections have names, and there is one live region."""
     for document in (job_page(job(), is_live=True, nonce=NONCE), list_page([], nonce=NONCE)):
         page = Reading(document)
         ids = [attributes["id"] for _, attributes in page.elements if "id" in attributes]

@@ -1,4 +1,4 @@
-"""Jobs as JSON, and the folder that they are in."""
+"""Jobs as JSON, and the folder of jobs."""
 
 import json
 import os
@@ -43,7 +43,7 @@ def points(pairs: list[Pair], **notes: str) -> list[list[Any]]:
 
 class TestPairs:
     def test_a_pair(self) -> None:
-        """A pair has the names of its records as far as they are known, and its end in UTC."""
+        """A pair has the known names of its records, and its end in UTC."""
         found = _json.pair_view(pair(3, FAILED, reason="No", ended_at=0.5), {5: "Acme"})
         assert found == {
             "number": 3,
@@ -59,7 +59,7 @@ class TestPairs:
 
     @pytest.mark.parametrize("state", PairState)
     def test_a_transition(self, state: PairState) -> None:
-        """A transition is shown as it was, not as the pair is now."""
+        """A transition is shown as it was recorded, not as the pair is now."""
         now = pair(1, REFUSED, reason="later", ended_at=5000.0)
         found = _json.transition_view(now, Transition(number=1, state=state, at=60.0), {})
         is_end = state in {SUCCEEDED, FAILED, REFUSED, UNSETTLED}
@@ -69,7 +69,7 @@ class TestPairs:
         assert found["ended_at"] == ("1970-01-01T00:01:00+00:00" if is_end else None)
 
     def test_failures(self) -> None:
-        """The newest 200 failures are listed, and no row that the plan left out."""
+        """The newest 200 failures are listed, without rows that the plan left out."""
         pairs = [
             pair(n, (FAILED, REFUSED, UNSETTLED)[n % 3], ended_at=float(n)) for n in range(300)
         ]
@@ -77,7 +77,7 @@ class TestPairs:
         assert [each.number for each in _json.failures(pairs)] == [*range(299, 99, -1)]
 
     def test_what_was_left_out(self) -> None:
-        """Rows that the plan left out are listed apart from the merges, and cost no calls."""
+        """Rows that the plan left out are listed separately, and cost no calls."""
         pairs = [pair(1), pair(2, REFUSED, is_planned=False, reason="contradicts", ended_at=1000.0)]
         found = _json.details(JOB, pairs, {}, {}, Quota(limit=60, org_limit=1000))
         assert found["left_out"] == [
@@ -102,16 +102,16 @@ class TestPairs:
 
 class TestCurve:
     def test_before_the_beginning(self) -> None:
-        """A job that has done nothing has no curve."""
+        """A job that has not run has no curve."""
         assert points([pair(1)]) == []
 
     def test_ends(self) -> None:
-        """A point is a time since the beginning, and how many pairs had ended by then."""
+        """A point has the time since the beginning, and how many pairs had ended by then."""
         pairs = [pair(1, SUCCEEDED, ended_at=1004.0), pair(2, FAILED, ended_at=1001.5), pair(3)]
         assert points(pairs) == [[1.5, 1, None], [4.0, 2, None]]
 
     def test_calls_left(self) -> None:
-        """Calls left are shown only near a sample, and a damaged note is ignored."""
+        """The remaining calls are shown only near a sample, and a damaged note is ignored."""
         pairs = [pair(1, SUCCEEDED, ended_at=1030.0), pair(2, SUCCEEDED, ended_at=1200.0)]
         noted = json.dumps([[1000.0, 0, 900], [1020.0, 0, 850]])
         expected = [[0.0, 0, 900], [20.0, 0, 850], [30.0, 1, 850], [200.0, 2, None]]
@@ -119,7 +119,7 @@ class TestCurve:
         assert points(pairs, curve="garbage") == [[30.0, 1, None], [200.0, 2, None]]
 
     def test_it_has_few_points(self) -> None:
-        """However many pairs there are, there are 300 points, the first and the last among them."""
+        """However many pairs there are, the curve has 300 points with the first and the last."""
         pairs = [pair(n, SUCCEEDED, ended_at=1000.0 + n) for n in range(1, 10_001)]
         noted = json.dumps([[1000.5 + n, n, 1] for n in range(300)])
         found = points(pairs, curve=noted)
@@ -130,7 +130,7 @@ class TestCurve:
 
 @pytest.mark.parametrize("is_running", [True, False])
 def test_a_state(is_running: bool) -> None:
-    """Holder, reason and error of a job are reported while it does not run here."""
+    """Holder, reason and error of a job are reported only while it does not run here."""
     totals = dict.fromkeys(PairState, 1)
     notes = {"anchor": "", "stopped": "month"}
     found = _json.state(
@@ -152,7 +152,7 @@ def test_a_state(is_running: bool) -> None:
 
 
 def test_progress() -> None:
-    """Progress has all fields but the totals, which come from the ledger."""
+    """Progress has all fields except the totals, which come from the ledger."""
     progress = JobProgress(totals=dict.fromkeys(PairState, 2), minute_left=7, calls=3)
     assert _json.progress_view(None) is None
     assert _json.progress_view(progress) == {
@@ -170,7 +170,7 @@ def test_progress() -> None:
 
 
 def test_an_event() -> None:
-    """An event is one line of JSON, whatever is in it."""
+    """An event is one line of JSON, whatever text it contains."""
     assert _json.event("pair", {"a": "x\n\ny"}, 7) == (
         b'id: 7\nevent: pair\ndata: {"a":"x\\n\\ny"}\n\n'
     )
@@ -179,7 +179,7 @@ def test_an_event() -> None:
 
 class TestFolder:
     def test_ids(self, tmp_path: Path) -> None:
-        """Only a plain file with a plain name is a job: no id and no link leads elsewhere."""
+        """Only a regular file with a plain name is a job: no id or link leads out of the folder."""
         names = ["a", "a-1", "0", "x" * 64]
         others = ["A", "-a", "a_b", "a.b", "ä", "x" * 65, " a", "a\n", "..", ".", ""]
         for name in names + others[:-3]:
@@ -217,7 +217,7 @@ class TestFolder:
         assert folder.find(job_id) == path
 
     def test_no_folder(self, tmp_path: Path) -> None:
-        """A folder that is not there is a mistake, and not to be made in some odd place."""
+        """A missing folder is an error, and is not created."""
         with pytest.raises(ConfigurationError, match="There is no folder"):
             _ = Folder(tmp_path / "missing")
 
@@ -233,7 +233,7 @@ class TestFolder:
         ],
     )
     def test_names(self, name: str, plain: str) -> None:
-        """Of the name that a browser sends, only the last part is shown, and only if printable."""
+        """Of the file name in an upload only the last part is used, and only if printable."""
         assert plain_name(name) == plain
 
 
@@ -245,7 +245,7 @@ class TestHolder:
     def lock_holder(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> Callable[[str], str | None]:
-        """A machine that was booted at 1000, on which process 7 began at 3000."""
+        """A machine that was booted at 1000 s, on which process 7 started at 3000 s."""
         monkeypatch.setattr(lock_holder, "_PROCESSES", tmp_path)
         (tmp_path / "7").mkdir()
         ticks = 2000 * os.sysconf("SC_CLK_TCK")
@@ -254,16 +254,16 @@ class TestHolder:
         _ = (tmp_path / "stat").write_text("cpu 1 2\nintr 1 2\nbtime 1000\nprocesses 9\n")
         return lambda text: live_holder(text, host="box")
 
-    def test_who_holds_it(self, lock_holder: Callable[[str], str | None]) -> None:
-        """A process of this machine is believed if it is there, and was there then."""
+    def test_a_holder_of_this_machine(self, lock_holder: Callable[[str], str | None]) -> None:
+        """A holder on this machine counts if its process exists since then."""
         then, before = "1970-01-01 00:50:00 UTC", "1970-01-01 00:49:00 UTC"
         assert lock_holder(f"process 7 on box since {then}") == f"process 7 on box since {then}"
         assert lock_holder(f"process 7 on box since {before}") is None
         assert lock_holder(f"process 8 on box since {then}") is None
         assert lock_holder("") is None
 
-    def test_of_others_nothing_is_known(self, lock_holder: Callable[[str], str | None]) -> None:
-        """A name from another machine or version is returned as it is."""
+    def test_a_holder_of_another_machine(self, lock_holder: Callable[[str], str | None]) -> None:
+        """A holder on another machine or of another version is returned unchanged."""
         for text in ("process 8 on other since 1970-01-01 00:50:00 UTC", "something else", NEVER):
             assert lock_holder(text) == text
 
@@ -275,8 +275,8 @@ class TestHolder:
         text = "process 8 on box since 1970-01-01 00:50:00 UTC"
         assert live_holder(text, host="box") == text
 
-    async def test_it_is_read_anew(self, tmp_path: Path) -> None:
-        """A reader that stays open sees a process come and go that holds the ledger."""
+    async def test_it_is_read_each_time(self, tmp_path: Path) -> None:
+        """An open reader sees when another process begins and ends to hold the ledger."""
         path = tmp_path / "job.db"
         async with Ledger(path) as ledger:
             plan = Plan.of([(1, 2)], kind="company")

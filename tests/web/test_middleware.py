@@ -14,7 +14,7 @@ TOKEN = 'a-token/with="odd";+sig,ns\\'
 POLICY = "default-src 'none'"
 
 
-async def test_every_answer_is_guarded(site: Site) -> None:
+async def test_every_response_has_the_headers(site: Site) -> None:
     """Every response has the policy, is not cached, and keeps its content type."""
     job = await site.upload(1)
     base = f"jobs/{job['id']}"
@@ -50,7 +50,7 @@ async def test_every_answer_is_guarded(site: Site) -> None:
 async def test_other_sites_start_nothing(
     site: Site, sandbox: Sandbox, headers: dict[str, str]
 ) -> None:
-    """A page of another site cannot upload, start or stop anything, under any host name."""
+    """A page of another site cannot upload, start or stop a job, under any host name."""
     job = await site.upload(1)
     start = {"fingerprint": job["fingerprint"]}
     for path in ("jobs?kind=company", f"jobs/{job['id']}/start", f"jobs/{job['id']}/stop"):
@@ -98,7 +98,7 @@ class TestToken:
             assert (await site.send("jobs", headers=headers)).status == 400
 
     async def test_a_link(self, open_site: OpenSite) -> None:
-        """The token of a link becomes a cookie that no script reads, and leaves the address."""
+        """The token of a link becomes an HttpOnly cookie, and is removed from the URL."""
         async with open_site(token=TOKEN) as site:
             answer = await site.ask("jobs", params={"token": TOKEN, "a": "1&2"})
             assert (answer.status, answer.headers["Location"]) == (303, "./jobs?a=1%262")
@@ -106,7 +106,7 @@ class TestToken:
             attributes = {each.strip().lower() for each in cookie.split(";")[1:]}
             assert attributes == {"httponly", "path=/merges/", "samesite=strict"}
             assert TOKEN not in answer.text
-            # The session has kept it.
+            # The session has the cookie.
             assert (await site.ask("jobs")).status == 200
             assert (await site.send("jobs")).status == 400
             headers = {"Origin": "http://evil.example"}
@@ -124,7 +124,7 @@ class TestToken:
     async def test_a_link_leads_nowhere_else(
         self, open_site: OpenSite, path: str, location: str
     ) -> None:
-        """The redirect away from the token stays on this server, for any path."""
+        """The redirect that removes the token leads to this server, for any path."""
         async with open_site(token=TOKEN) as site:
             answer = await site.ask(path, params={"token": TOKEN})
             assert (answer.status, answer.headers["Location"]) == (303, location)

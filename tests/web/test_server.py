@@ -1,4 +1,4 @@
-"""A server of its own, and how an application ends."""
+"""The standalone server, and how an application ends."""
 
 import asyncio
 import logging
@@ -27,7 +27,7 @@ def now() -> float:
 
 class TestServe:
     async def test_on_loopback(self, client: Client, tmp_path: Path) -> None:
-        """By default only this machine can ask, and needs no token."""
+        """By default only this machine has access, and needs no token."""
         async with serve(client, tmp_path) as link, aiohttp.ClientSession() as session:
             assert urlsplit(link).hostname == "127.0.0.1"
             assert urlsplit(link).query == ""
@@ -43,7 +43,7 @@ class TestServe:
     async def test_for_others(
         self, client: Client, tmp_path: Path, host: str, name: str, caplog: pytest.LogCaptureFixture
     ) -> None:
-        """A server that others can reach has a random token, which is in no log."""
+        """A server that others can reach has a random token, which is never logged."""
         caplog.set_level(logging.DEBUG)
         jar = aiohttp.CookieJar(unsafe=True)
         async with (
@@ -54,7 +54,7 @@ class TestServe:
             assert parts.hostname == name
             tokens = parse_qs(parts.query).get("token", [])
             assert bool(tokens) == (host == "0.0.0.0")
-            # The name of this machine may lead nowhere in a test.
+            # The name of this machine may not resolve in a test.
             url = f"http://127.0.0.1:{parts.port}/jobs" if tokens else link
             headers = {"Host": f"{parts.hostname}:{parts.port}"}
             async with session.get(url, params={"token": tokens}, headers=headers) as answer:
@@ -64,8 +64,8 @@ class TestServe:
         assert all(len(token) >= 43 for token in tokens)
         assert not any(token in caplog.text for token in tokens)
 
-    async def test_a_token_of_ones_own(self, client: Client, tmp_path: Path) -> None:
-        """A token that is given is in the link, and needed on loopback too."""
+    async def test_a_given_token(self, client: Client, tmp_path: Path) -> None:
+        """A given token is part of the link, and required on loopback, too."""
         async with serve(client, tmp_path, token="a&b", host="localhost") as link:
             assert parse_qs(urlsplit(link).query) == {"token": ["a&b"]}
             url = link.partition("?")[0]
@@ -73,7 +73,7 @@ class TestServe:
                 assert answer.status == 401
 
     async def test_ipv6(self, client: Client, tmp_path: Path) -> None:
-        """An address of six is written as links want it."""
+        """An IPv6 address is in brackets in the link."""
         if not socket.has_ipv6:
             pytest.skip("this machine has no IPv6")
         async with serve(client, tmp_path, host="::1") as link, aiohttp.ClientSession() as session:
@@ -82,7 +82,7 @@ class TestServe:
                 assert answer.status == 200
 
     async def test_a_port_that_is_taken(self, client: Client, tmp_path: Path) -> None:
-        """A place where nothing can be served is named, and nothing is left open."""
+        """An address that cannot be served on is named, and nothing remains open."""
         with socket.create_server(("127.0.0.1", 0)) as taken:
             port = taken.getsockname()[1]
             with pytest.raises(ConfigurationError, match=f"port {port}"):
@@ -93,7 +93,7 @@ class TestServe:
                 pass
 
     async def test_a_folder_that_is_not_there(self, client: Client, tmp_path: Path) -> None:
-        """So is a folder that is none."""
+        """A missing folder is named, and nothing remains open."""
         with pytest.raises(ConfigurationError, match="There is no folder"):
             _ = serve(client, tmp_path / "missing")
         with pytest.raises(ConfigurationError, match=r"0\.0\.0\.0 for all"):
@@ -104,7 +104,7 @@ class TestEnd:
     async def test_all_ends_at_once(
         self, open_site: OpenSite, sandbox: Sandbox, client: Client
     ) -> None:
-        """The end of an application ends runs, streams and uploads, and loses nothing of them."""
+        """The end of an application ends runs, streams and uploads, and loses no transition."""
         sandbox.duration = 60.0
         async with open_site() as site:
             job = await site.upload(3)
@@ -145,7 +145,7 @@ class TestEnd:
     async def test_the_end_does_not_wait_for_slow_clients(
         self, open_site: OpenSite, tmp_path: Path
     ) -> None:
-        """A client that reads nothing of a stream does not keep an application from ending."""
+        """A client that does not read its stream does not delay the end of an application."""
         async with open_site() as site:
             job = await site.upload(1000)
             for path in ("report.csv", "snapshots.jsonl", "events"):
@@ -203,9 +203,9 @@ async def _read(streams: list[aiohttp.ClientResponse]) -> None:
         _ = await stream.read()
 
 
-class TestScope:
-    async def test_it_survives_what_it_runs(self, caplog: pytest.LogCaptureFixture) -> None:
-        """What fails is logged, and costs nothing else."""
+class TestBackgroundTasks:
+    async def test_a_failed_task_is_logged(self, caplog: pytest.LogCaptureFixture) -> None:
+        """A task that fails is logged, and does not affect the others."""
         scope = BackgroundTasks()
         await scope.open()
 
@@ -222,8 +222,8 @@ class TestScope:
         await asyncio.create_task(scope.close())
         assert other.cancelled()
 
-    async def test_what_it_completes(self) -> None:
-        """What a handler waits for is cut short by the end, and by nothing else."""
+    async def test_what_handlers_wait_for(self) -> None:
+        """What a handler waits for is cancelled only by the end of the application."""
         scope = BackgroundTasks()
         await scope.open()
         assert await scope.complete(asyncio.sleep(0, "done")) == "done"
