@@ -1,4 +1,4 @@
-"""Chromium, a server with jobs for it to visit, and a witness of all that no page may do."""
+"""Chromium, a server with jobs for it to visit, and a monitor for what no page may do."""
 
 import shutil
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -29,12 +29,12 @@ from aiotasks.sandbox import Sandbox
 from aiotasks.web import _events, _runner, serve
 
 
-STRANGER = "stranger.example"
-"""A name that leads to this machine, as any page's own name may; no other name leads anywhere."""
+FOREIGN_HOST = "stranger.example"
+"""A host name that resolves to this machine, as any foreign one may; others do not resolve."""
 
 _TIMEOUT = 8000
-_RULES = f"MAP {STRANGER} 127.0.0.1, MAP * ~NOTFOUND, EXCLUDE 127.0.0.1"
-_TELL_VIOLATIONS = """
+_RULES = f"MAP {FOREIGN_HOST} 127.0.0.1, MAP * ~NOTFOUND, EXCLUDE 127.0.0.1"
+_REPORT_VIOLATIONS = """
 addEventListener("securitypolicyviolation", ({ effectiveDirective, blockedURI }) =>
   console.error(`policy violated: ${effectiveDirective} ${blockedURI}`));
 """
@@ -43,52 +43,52 @@ expect.set_options(timeout=_TIMEOUT)
 on_one_loop = partial(pytest_asyncio.fixture, loop_scope="session")
 
 
-class Witness:
-    """Keeps what no page may do: errors, warnings, violations, dialogs, requests to others."""
+class PageMonitor:
+    """Records what no page may do: errors, warnings, violations, dialogs, foreign requests."""
 
     def __init__(self, context: BrowserContext) -> None:
         self.origins: set[str] = set()
-        self._troubles: list[str] = []
-        self._foreseen: list[str] = []
+        self._problems: list[str] = []
+        self._expected: list[str] = []
         context.on("console", self._on_console)
-        context.on("weberror", self._notice)
-        context.on("dialog", self._dismiss)
-        context.on("request", self._see)
+        context.on("weberror", self._on_error)
+        context.on("dialog", self._on_dialog)
+        context.on("request", self._on_request)
 
-    def foresee(self, *parts: str) -> None:
-        """Let such troubles happen, and demand that they do."""
-        self._foreseen += parts
+    def expect_problems(self, *parts: str) -> None:
+        """Allow problems that contain these texts, and require each of them to occur."""
+        self._expected += parts
 
     def check(self) -> None:
-        """Fail for what was not foreseen, and for what was and did not happen."""
-        troubles = self._troubles
-        assert [each for each in troubles if not self._is_foreseen(each)] == []
+        """Fail for problems that were not expected, and for expected ones that did not occur."""
+        problems = self._problems
+        assert [each for each in problems if not self._is_expected(each)] == []
         assert [
-            each for each in self._foreseen if not any(each in trouble for trouble in troubles)
+            each for each in self._expected if not any(each in problem for problem in problems)
         ] == []
 
-    def _is_foreseen(self, trouble: str) -> bool:
-        return any(part in trouble for part in self._foreseen)
+    def _is_expected(self, problem: str) -> bool:
+        return any(part in problem for part in self._expected)
 
     def _on_console(self, message: ConsoleMessage) -> None:
         if message.type in {"error", "warning"}:
-            self._troubles.append(f"{message.type}: {message.text}")
+            self._problems.append(f"{message.type}: {message.text}")
 
-    def _notice(self, error: WebError) -> None:
-        self._troubles.append(f"uncaught: {error.error}")
+    def _on_error(self, error: WebError) -> None:
+        self._problems.append(f"uncaught: {error.error}")
 
-    async def _dismiss(self, dialog: Dialog) -> None:
-        self._troubles.append(f"dialog: {dialog.message}")
+    async def _on_dialog(self, dialog: Dialog) -> None:
+        self._problems.append(f"dialog: {dialog.message}")
         await dialog.dismiss()
 
-    def _see(self, request: Request) -> None:
+    def _on_request(self, request: Request) -> None:
         parts = urlsplit(request.url)
         if parts.netloc and f"{parts.scheme}://{parts.netloc}" not in self.origins:
-            self._troubles.append(f"request: {request.url}")
+            self._problems.append(f"request: {request.url}")
 
 
 class Site:
-    """A server with jobs, which can be shut and opened again at the same place."""
+    """A server with jobs, which can be closed and opened again at the same port."""
 
     def __init__(self, client: Client, folder: Path, **settings: Any) -> None:
         self.link = ""
@@ -97,17 +97,17 @@ class Site:
         self._stack = AsyncExitStack()
 
     async def open(self) -> None:
-        """Serve at a free port, or at the one from before."""
+        """Serve at a free port, or at the port of the last time."""
         self.link = await self._stack.enter_async_context(self._serve(port=self._port))
         self._port = urlsplit(self.link).port or 0
 
-    async def shut(self) -> None:
-        """End the server with all that it runs."""
+    async def close(self) -> None:
+        """Close the server with all jobs that it runs."""
         await self._stack.aclose()
 
     @property
     def origin(self) -> str:
-        """Where it is."""
+        """The origin of the server."""
         return f"http://127.0.0.1:{self._port}"
 
 
@@ -134,8 +134,8 @@ async def browser(chromium: str) -> AsyncIterator[Browser]:
 
 
 @pytest.fixture(autouse=True)
-def impatience(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What happens in a test is seen soon, however long a merge has been running."""
+def short_intervals(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Poll often, however long a merge has been running."""
     monkeypatch.setattr(backoff, "GROWTH", 1.0)
     monkeypatch.setattr(failure_reasons, "REASON_LINGER", 0.05)
     monkeypatch.setattr(
@@ -162,7 +162,7 @@ async def open_site(sandbox: Sandbox, tmp_path: Path) -> AsyncIterator[OpenSite]
 
         async def open_site(**settings: Any) -> Site:
             site = Site(client, folder, **settings)
-            stack.push_async_callback(site.shut)
+            stack.push_async_callback(site.close)
             await site.open()
             return site
 
@@ -176,27 +176,27 @@ async def site(request: pytest.FixtureRequest, open_site: OpenSite) -> Site:
 
 @on_one_loop()
 async def context(browser: Browser, open_site: OpenSite) -> AsyncIterator[BrowserContext]:
-    # Pages are gone before their servers are: those that a test leaves open miss nothing.
+    # Pages close before their servers: those that a test leaves open see no lost connection.
     context = await browser.new_context(locale="en-GB", timezone_id="Europe/Berlin")
     context.set_default_timeout(_TIMEOUT)
-    await context.add_init_script(_TELL_VIOLATIONS)
+    await context.add_init_script(_REPORT_VIOLATIONS)
     yield context
     await context.close()
 
 
 @on_one_loop()
-async def witness(context: BrowserContext) -> AsyncIterator[Witness]:
-    """Judge, once the visit is over, what the pages of a test did."""
-    witness = Witness(context)
-    yield witness
+async def monitor(context: BrowserContext) -> AsyncIterator[PageMonitor]:
+    """Check, after the test, what its pages have done."""
+    monitor = PageMonitor(context)
+    yield monitor
     await context.close()
-    witness.check()
+    monitor.check()
 
 
 @on_one_loop()
-async def page(context: BrowserContext, witness: Witness, site: Site) -> Page:
+async def page(context: BrowserContext, monitor: PageMonitor, site: Site) -> Page:
     """The list of jobs, opened by the link."""
-    witness.origins.add(site.origin)
+    monitor.origins.add(site.origin)
     page = await context.new_page()
     _ = await page.goto(site.link)
     return page

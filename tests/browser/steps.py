@@ -1,4 +1,4 @@
-"""What people do on the page, and what the CRM does meanwhile."""
+"""Steps of the tests: what a user does on the page, and what the CRM does meanwhile."""
 
 from playwright.async_api import FilePayload, Locator, Page, expect
 
@@ -16,37 +16,37 @@ def rows(count: int = COUNT, *more: str) -> str:
 
 
 def file_of(text: str, name: str = "pairs.csv") -> FilePayload:
-    """Return a file as a browser is given one."""
+    """Return a file in the form that Playwright uploads."""
     return {"name": name, "mimeType": "text/csv", "buffer": text.encode()}
 
 
 async def give(page: Page, text: str, name: str = "pairs.csv") -> None:
-    """Give a file of pairs of companies to the page of all jobs."""
+    """Upload a file of pairs of companies on the page of all jobs."""
     await page.locator("#file").set_input_files(file_of(text, name))
     await page.get_by_label("Companies").check()
     await button(page, "Make a plan").click()
 
 
 async def plan(page: Page, text: str, name: str = "pairs.csv") -> None:
-    """Give a file, and see its plan."""
+    """Upload a file, and wait for its plan."""
     await give(page, text, name)
     await page.wait_for_url("**/jobs/*-*")
     await sees_phase(page, "Not started")
 
 
 async def start(page: Page, name: str = "Start…") -> None:
-    """Press a button that starts something, and confirm it."""
+    """Press a button that starts merges, and confirm it."""
     await button(page, name).click()
     await page.get_by_role("dialog").locator("#confirmation-yes").click()
 
 
 async def sees_phase(page: Page, phase: str) -> None:
-    """Wait until the page shows how far the job is."""
+    """Wait until the page shows the phase of the job."""
     await expect(page.locator("#phase")).to_have_text(phase)
 
 
 async def sees(page: Page, **tiles: int) -> None:
-    """Wait until the page counts so many pairs of each state."""
+    """Wait until the page shows these counts of pairs by state."""
     for state, number in tiles.items():
         await expect(page.locator(f"[data-tile={state}] dd")).to_have_text(str(number))
 
@@ -57,12 +57,12 @@ def button(page: Page, name: str) -> Locator:
 
 
 def end(sandbox: Sandbox, *, first: int = 0, last: int | None = None) -> None:
-    """Let merges that run succeed, counted in the order in which they began."""
+    """Let running merges succeed, numbered in the order in which they began."""
     for task_url in sandbox.task_urls("company")[first:last]:
         sandbox.finish(task_url)
 
 
 def let_run(sandbox: Sandbox) -> None:
-    """Let all merges end that run, and those that begin from now on."""
+    """Let all running merges succeed, and those that begin from now on."""
     sandbox.duration = 0.0
     end(sandbox)

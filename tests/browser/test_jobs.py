@@ -1,11 +1,11 @@
-"""Jobs as people see them: from a file to the last merge, through all that comes between."""
+"""Jobs on their pages: from the upload of a file to the last merge."""
 
 import pytest
 from playwright.async_api import BrowserContext, Page, expect
 
 from aiotasks.sandbox import Sandbox
 from aiotasks.web import _events
-from tests.browser.conftest import Site, Witness
+from tests.browser.conftest import PageMonitor, Site
 from tests.browser.steps import (
     COUNT,
     button,
@@ -27,9 +27,9 @@ pytestmark = [
 ]
 
 
-async def test_mistakes(page: Page, witness: Witness, sandbox: Sandbox) -> None:
+async def test_mistakes(page: Page, monitor: PageMonitor, sandbox: Sandbox) -> None:
     """All mistakes of a file are listed by line, and the same form takes the corrected file."""
-    witness.foresee("status of 422")
+    monitor.expect_problems("status of 422")
     await give(page, "primary_id,duplicate_id\n1,2\n3,x\n5,5\n", "list.csv")
     problems = page.locator("#problems")
     await expect(problems).to_be_focused()
@@ -42,7 +42,7 @@ async def test_mistakes(page: Page, witness: Witness, sandbox: Sandbox) -> None:
 
 
 async def test_from_plan_to_end(page: Page, sandbox: Sandbox) -> None:
-    """Nothing runs before it is confirmed; then the page shows each merge, without reloading."""
+    """Nothing runs before it is confirmed; then the page shows each merge without a reload."""
     await plan(page, rows())
     await page.evaluate("window.isSame = true")
     await sees(page, planned=COUNT, open=0, succeeded=0)
@@ -71,7 +71,7 @@ async def test_from_plan_to_end(page: Page, sandbox: Sandbox) -> None:
 
 
 async def test_failures(page: Page, sandbox: Sandbox) -> None:
-    """What cannot run or fails is shown with its reason as it comes, and can be tried again."""
+    """Refused and failed merges are shown with their reasons immediately, and can be retried."""
     await plan(page, rows(COUNT, "1,9001"))
     failures = page.get_by_role("table")
     await expect(failures.get_by_role("row")).to_have_count(2)
@@ -91,8 +91,8 @@ async def test_failures(page: Page, sandbox: Sandbox) -> None:
     await expect(failures).not_to_contain_text("A lock was held")
 
 
-async def test_stop_and_go_on(page: Page, sandbox: Sandbox) -> None:
-    """A job that is stopped starts nothing more, goes on later, and merges each pair once."""
+async def test_stop_and_resume(page: Page, sandbox: Sandbox) -> None:
+    """A job that is stopped starts no more merges, can be resumed, and merges each pair once."""
     await plan(page, rows())
     await start(page)
     await sees(page, open=10)
@@ -112,7 +112,7 @@ async def test_stop_and_go_on(page: Page, sandbox: Sandbox) -> None:
 
 
 async def test_two_tabs(page: Page, context: BrowserContext, sandbox: Sandbox) -> None:
-    """All pages of a job show the same, and each can stop it, also one that did not start it."""
+    """All pages of a job show the same, and each can stop it, even if another started it."""
     await plan(page, rows(COUNT, "1,9001"))
     other = await context.new_page()
     _ = await other.goto(page.url)
@@ -134,7 +134,7 @@ async def test_two_tabs(page: Page, context: BrowserContext, sandbox: Sandbox) -
 
 
 async def test_far_behind(page: Page, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A page that events have left behind reads the whole job again, and goes on from there."""
+    """A page that is too far behind the events loads the whole job again, and continues."""
     monkeypatch.setattr(_events, "_RING", 2)
     await plan(page, rows())
     await page.evaluate("window.isSame = true")
@@ -149,14 +149,14 @@ async def test_far_behind(page: Page, sandbox: Sandbox, monkeypatch: pytest.Monk
     assert await page.evaluate("window.isSame") is True
 
 
-async def test_restart(page: Page, site: Site, witness: Witness, sandbox: Sandbox) -> None:
-    """A page whose server ends shows that, reconnects to the next server, and goes on there."""
-    witness.foresee("net::ERR_")
+async def test_restart(page: Page, site: Site, monitor: PageMonitor, sandbox: Sandbox) -> None:
+    """A page shows that its server ended, reconnects to the next server, and continues."""
+    monitor.expect_problems("net::ERR_")
     await plan(page, rows())
     await page.evaluate("window.isSame = true")
     await start(page)
     await sees(page, open=10)
-    await site.shut()
+    await site.close()
     connection = page.locator("#connection")
     await expect(connection).to_contain_text("This page tries again by itself.")
     end(sandbox, last=3)

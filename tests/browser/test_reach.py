@@ -1,10 +1,10 @@
-"""The pages can be used with a keyboard alone, and on a phone."""
+"""The pages can be used with the keyboard only, and on a phone."""
 
 import pytest
 from playwright.async_api import Locator, Page, expect
 
 from aiotasks.sandbox import Sandbox, _records
-from tests.browser.conftest import Witness
+from tests.browser.conftest import PageMonitor
 from tests.browser.steps import button, file_of, give, let_run, plan, rows, sees, sees_phase
 
 
@@ -16,7 +16,7 @@ pytestmark = [
 
 
 async def tab_to(page: Page, target: Locator) -> None:
-    """Press Tab until something has the focus, which is visible then."""
+    """Press Tab until an element has the focus, and check that the focus is visible."""
     for _ in range(20):
         await page.keyboard.press("Tab")
         if await target.evaluate("target => target === document.activeElement"):
@@ -27,8 +27,8 @@ async def tab_to(page: Page, target: Locator) -> None:
 
 
 async def test_by_keyboard(page: Page, sandbox: Sandbox) -> None:
-    """All is reached by Tab; Enter starts only what is confirmed, and Escape takes that back."""
-    # From the beginning: it takes a moment until the browser lets a test choose.
+    """Tab reaches every control; Enter starts only what is confirmed, and Escape cancels."""
+    # Started before the key is pressed, as the file chooser of the browser takes a while.
     async with page.expect_file_chooser() as chooser:
         await page.keyboard.press("Tab")
         await expect(page.get_by_role("link", name="Skip to the content")).to_be_focused()
@@ -69,7 +69,7 @@ async def test_by_keyboard(page: Page, sandbox: Sandbox) -> None:
 
 
 async def test_in_haste(page: Page, sandbox: Sandbox) -> None:
-    """A start that is confirmed is one, however soon after another was taken back."""
+    """A confirmed start counts, however soon after a cancelled one."""
     await plan(page, rows())
     press = "(ids) => ids.forEach((id) => document.querySelector(id).click())"
     await page.evaluate(press, ["#start", "#confirmation button:not(#confirmation-yes)", "#start"])
@@ -92,16 +92,16 @@ async def fits(page: Page) -> None:
 
 
 async def test_on_a_phone(
-    page: Page, sandbox: Sandbox, witness: Witness, monkeypatch: pytest.MonkeyPatch
+    page: Page, sandbox: Sandbox, monitor: PageMonitor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """At 360 pixels nothing is beyond the edge, however long names and reasons are."""
+    """At a width of 360 pixels nothing overflows, however long names and reasons are."""
     word = "Donaudampfschifffahrtsgesellschaft" * 3
 
     def company(_: int) -> _records.Record:
         return {"name": word, "domain": f"{word}.example", "domains": [], "isGlobal": False}
 
     monkeypatch.setattr(_records, "_company", company)
-    witness.foresee("status of 422")
+    monitor.expect_problems("status of 422")
     await page.set_viewport_size({"width": 360, "height": 740})
     await fits(page)
     await give(page, f"primary_id,duplicate_id\n{word},2\n", f"{word}.csv")

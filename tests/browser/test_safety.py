@@ -1,4 +1,4 @@
-"""What the page withstands: names out of a CRM, and the pages of others."""
+"""The page is safe from hostile names in the CRM, and from pages of other origins."""
 
 import json
 from collections.abc import AsyncIterator
@@ -9,7 +9,7 @@ from aiohttp import web
 from playwright.async_api import BrowserContext, Page, expect
 
 from aiotasks.sandbox import Sandbox, _records
-from tests.browser.conftest import STRANGER, OpenSite, Site, Witness, on_one_loop
+from tests.browser.conftest import FOREIGN_HOST, OpenSite, PageMonitor, Site, on_one_loop
 from tests.browser.steps import let_run, plan, rows, sees, sees_phase, start
 
 
@@ -26,7 +26,7 @@ REASON = "\"'><svg onload=alert(3)> ${alert(4)} &lt;b&gt; <!--<script>"
 
 @pytest.fixture
 def hostile_names(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let every company have a name that would run, were it not only text."""
+    """Give every company a name that is a script."""
 
     def company(position: int) -> _records.Record:
         name = CLOSING if position % 2 else SCRIPT
@@ -39,7 +39,7 @@ def hostile_names(monkeypatch: pytest.MonkeyPatch) -> None:
 async def test_names_that_are_scripts(
     page: Page, context: BrowserContext, sandbox: Sandbox, tmp_path: Path
 ) -> None:
-    """What comes from a CRM, a file's name or the API is text, live and in the saved page."""
+    """Text of the CRM, of a file name or of the API is escaped, live and in the saved page."""
     await plan(page, rows(3), f"{REASON}.csv".replace("/", ""))
     await start(page)
     await sees(page, open=3)
@@ -56,7 +56,7 @@ async def test_names_that_are_scripts(
     await (await download.value).save_as(path)
     saved = await context.new_page()
     _ = await saved.goto(path.as_uri())
-    # Its own script runs, and no other.
+    # Only its own script runs.
     await expect(saved.get_by_role("progressbar")).to_be_visible()
     await sees(saved, succeeded=2, failed=1)
     await shows_names(saved)
@@ -79,12 +79,12 @@ async def shows_names(page: Page) -> None:
 
 
 async def test_token(
-    context: BrowserContext, open_site: OpenSite, witness: Witness, sandbox: Sandbox
+    context: BrowserContext, open_site: OpenSite, monitor: PageMonitor, sandbox: Sandbox
 ) -> None:
-    """The link lets its browser in and is not shown after; scripts never see the token."""
+    """The link gives access, its token disappears from the URL, and scripts never see it."""
     site = await open_site(token="let-me-in")
-    witness.origins.add(site.origin)
-    witness.foresee("status of 401")
+    monitor.origins.add(site.origin)
+    monitor.expect_problems("status of 401")
     page = await context.new_page()
     answer = await page.goto(f"{site.origin}/jobs")
     assert answer is not None
@@ -104,7 +104,7 @@ async def test_token(
     assert answer.status == 401
 
 
-@on_one_loop(params=["127.0.0.1", STRANGER])
+@on_one_loop(params=["127.0.0.1", FOREIGN_HOST])
 async def foreign(request: pytest.FixtureRequest, context: BrowserContext) -> AsyncIterator[str]:
     """The origin of a foreign page: another port of this host, or another host name."""
 
@@ -155,12 +155,12 @@ EMBED = """(address) => new Promise((resolve) => {
 
 
 @pytest.mark.parametrize("site", [{}, {"token": "let-me-in"}], indirect=True)
-async def test_pages_of_others(
-    page: Page, context: BrowserContext, witness: Witness, sandbox: Sandbox, foreign: str
+async def test_foreign_pages(
+    page: Page, context: BrowserContext, monitor: PageMonitor, sandbox: Sandbox, foreign: str
 ) -> None:
-    """A page of another origin can neither start nor read nor embed a job, even with a cookie."""
-    witness.origins.add(foreign)
-    witness.foresee("status of 40", "net::ERR_", "by CORS policy", "frame-ancestors")
+    """A page of another origin can neither start, read nor embed a job, even with a cookie."""
+    monitor.origins.add(foreign)
+    monitor.expect_problems("status of 40", "net::ERR_", "by CORS policy", "frame-ancestors")
     await plan(page, rows())
     job = json.loads(await page.locator("#state").text_content() or "")["job"]
     target = [page.url, json.dumps({"fingerprint": job["fingerprint"]})]
@@ -179,13 +179,13 @@ async def test_pages_of_others(
     assert sandbox.calls["merge"] == 0
 
 
-async def test_a_name_that_leads_here(
-    context: BrowserContext, site: Site, witness: Witness
+async def test_a_foreign_name_of_this_machine(
+    context: BrowserContext, site: Site, monitor: PageMonitor
 ) -> None:
-    """Another name that leads to this machine opens nothing: it may be any page's own."""
-    address = f"http://{STRANGER}:{site.origin.rpartition(':')[2]}"
-    witness.origins.add(address)
-    witness.foresee("status of 403")
+    """A foreign host name that resolves to this machine is refused (DNS rebinding)."""
+    address = f"http://{FOREIGN_HOST}:{site.origin.rpartition(':')[2]}"
+    monitor.origins.add(address)
+    monitor.expect_problems("status of 403")
     page = await context.new_page()
     answer = await page.goto(f"{address}/jobs")
     assert answer is not None
