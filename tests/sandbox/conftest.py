@@ -13,7 +13,7 @@ from aiotasks.sandbox import Sandbox
 
 @dataclass(frozen=True)
 class Answer:
-    """What came back for one request."""
+    """The response to one request."""
 
     status: int
     headers: Mapping[str, str]

@@ -1,4 +1,4 @@
-"""The published SDK takes the sandbox for the real API."""
+"""The published SDK works with the sandbox as with the real API."""
 
 from collections.abc import AsyncIterator
 from typing import Any, Literal
@@ -65,8 +65,8 @@ async def test_it_sees_failures(sandbox: Sandbox, sdk: AsyncAffinity, kind: Kind
 
 
 @KINDS
-async def test_it_knows_who_was_merged_away(sdk: AsyncAffinity, kind: Kind) -> None:
-    """Reading a record that is gone gives the SDK's own error with both ids."""
+async def test_it_gets_the_survivor_of_a_merged_record(sdk: AsyncAffinity, kind: Kind) -> None:
+    """Reading a merged record raises the SDK's own error with both ids."""
     records = service(sdk, kind)
     await sdk.tasks.wait(await records.merge(1, 2), poll_interval=0.01, timeout=5)
     with pytest.raises((CompanyMergedError, PersonMergedError)) as caught:
@@ -102,8 +102,8 @@ async def test_it_reads_suggestions(sdk: AsyncAffinity, kind: Kind) -> None:
 
 async def test_it_reads_limits_and_identity(sdk: AsyncAffinity) -> None:
     """The SDK reads the limits from the endpoint and from the headers, and its own user."""
-    who = await sdk.auth.whoami()
-    assert who.grant.scopes == ["api"]
+    identity = await sdk.auth.whoami()
+    assert identity.grant.scopes == ["api"]
     limits = await sdk.rate_limits.refresh()
     assert limits.source == "endpoint"
     assert (limits.api_key_per_minute.limit, limits.api_key_per_minute.remaining) == (900, 898)

@@ -1,4 +1,4 @@
-"""Faults as plain decisions."""
+"""Faults: how they are written, and which requests they hit."""
 
 from random import Random
 
@@ -50,7 +50,7 @@ def test_every_written_fault_is_read(name: str, suffix: str, times: int | None, 
     ],
 )
 def test_unknown_faults_are_explained(text: str) -> None:
-    """What is no fault is an error that lists what can be written."""
+    """The error for an unknown fault lists what can be written."""
     with pytest.raises(ValueError, match=r"disconnect-after.*@OPERATION.*~PERCENT%.*xTIMES"):
         Fault.parse(text)
 
@@ -67,7 +67,7 @@ def test_unknown_faults_are_explained(text: str) -> None:
 def test_a_share_is_written_in_percent(
     text: str, on: tuple[str, ...], share: float, times: int | None
 ) -> None:
-    """A fault with a share may happen every time, unless it is written how often."""
+    """A fault with a share has no limit unless a number of times is written."""
     fault = Fault.parse(text)
     assert (fault.on, fault.share, fault.times) == (on, share, times)
 
@@ -84,7 +84,7 @@ def test_no_text_breaks_the_parser(text: str) -> None:
 
 
 def test_faults_happen_in_order_and_run_out() -> None:
-    """The oldest fault that fits comes first; when its times are over the next one comes."""
+    """The oldest matching fault comes first; when its times are used up, the next one comes."""
     faults = Faults(Random(1))
     for text in ("503@task x2", "500", "502 x*"):
         faults.add(Fault.parse(text))
@@ -94,8 +94,8 @@ def test_faults_happen_in_order_and_run_out() -> None:
     assert faults.take("task") is None
 
 
-def test_a_fault_may_fit_nothing_here() -> None:
-    """A fault for one operation leaves the others alone."""
+def test_a_fault_is_for_its_operation() -> None:
+    """A fault for one operation does not affect the others."""
     faults = Faults(Random(1))
     faults.add(Fault.task_status("cancelled"))
     assert faults.take("whoami") is None
@@ -103,7 +103,7 @@ def test_a_fault_may_fit_nothing_here() -> None:
 
 
 def test_a_share_hits_by_chance() -> None:
-    """About so many of the requests are hit, always the same ones for the same seed."""
+    """About that share of the requests is hit, the same ones for the same seed."""
 
     def hits(seed: int) -> list[bool]:
         faults = Faults(Random(seed))
@@ -115,8 +115,8 @@ def test_a_share_hits_by_chance() -> None:
     assert hits(1) != hits(2)
 
 
-def test_who_is_spared_meets_the_next_fault() -> None:
-    """A fault that does not hit is not counted, and leaves the request to the next one."""
+def test_a_fault_that_does_not_hit_passes_to_the_next() -> None:
+    """A fault that does not hit is not counted, and the next one may hit the request."""
     faults = Faults(Random(1))
     faults.add(Fault.parse("503~10%x3"))
     faults.add(Fault.parse("500x*"))
@@ -126,8 +126,8 @@ def test_who_is_spared_meets_the_next_fault() -> None:
     assert taken[:3] != ["503"] * 3
 
 
-def test_certain_faults_leave_the_luck_of_others_alone() -> None:
-    """What always hits draws nothing, so that it does not change whom a share hits."""
+def test_certain_faults_draw_no_random_number() -> None:
+    """A fault that always hits draws nothing, so it does not change which requests a share hits."""
 
     def hits(*others: str) -> list[bool]:
         faults = Faults(Random(7))
@@ -142,14 +142,14 @@ def test_certain_faults_leave_the_luck_of_others_alone() -> None:
 def test_retry_after_comes_in_every_form() -> None:
     """Seconds, a date by the sandbox's own clock, any text, or nothing at all."""
 
-    def told(fault: Fault) -> str | None:
+    def header(fault: Fault) -> str | None:
         return fault.effect(Reply(200, b"", dict(DATE))).headers.get("Retry-After")
 
-    assert told(Fault.rate_limit()) is None
-    assert told(Fault.rate_limit(retry_after=3)) == "3"
-    assert told(Fault.parse("429:5")) == "5"
-    assert told(Fault.rate_limit(retry_after=90, as_date=True)) == "Mon, 01 Jan 2029 00:01:30 GMT"
-    assert told(Fault.status(503, retry_after="soon")) == "soon"
+    assert header(Fault.rate_limit()) is None
+    assert header(Fault.rate_limit(retry_after=3)) == "3"
+    assert header(Fault.parse("429:5")) == "5"
+    assert header(Fault.rate_limit(retry_after=90, as_date=True)) == "Mon, 01 Jan 2029 00:01:30 GMT"
+    assert header(Fault.status(503, retry_after="soon")) == "soon"
 
 
 @pytest.mark.parametrize(
@@ -157,7 +157,7 @@ def test_retry_after_comes_in_every_form() -> None:
     [("minute", "0", None), ("month", "1", "0"), ("concurrency", "1", None)],
 )
 def test_headers_blame_one_limit(cause: "str", user: str, org: str | None) -> None:
-    """Only the limit that is to blame has nothing remaining."""
+    """Only the limit that caused the refusal has nothing remaining."""
     fault = Fault.rate_limit(cause=cause)  # type: ignore[arg-type] # parametrized literals
     headers = fault.effect(Reply(200, b"", {"X-Ratelimit-Limit-User-Remaining": "0"})).headers
     assert headers["X-Ratelimit-Limit-User-Remaining"] == user
@@ -165,8 +165,8 @@ def test_headers_blame_one_limit(cause: "str", user: str, org: str | None) -> No
     assert ("X-Ratelimit-Limit-Org-Reset" in headers) is (cause == "month")
 
 
-def test_status_edits_leave_other_answers_alone() -> None:
-    """An answer without a status keeps what it has."""
+def test_status_edits_change_only_answers_with_a_status() -> None:
+    """An answer without a status is not changed."""
     effect = Fault.task_status("odd").effect
     assert effect(Reply(200, b'{"data":[{"status":"success"}]}')).body == (
         b'{"data":[{"status":"odd"}]}'

@@ -54,14 +54,14 @@ def test_and_binds_tighter_than_or(
     ],
 )
 def test_bad_filters_are_refused(text: str) -> None:
-    """What the language does not have is a validation error of the parameter."""
+    """An invalid filter is a validation error of the parameter."""
     with pytest.raises(Problem) as caught:
         Filter.parse(text, PROPERTIES)
     assert (caught.value.status, caught.value.param) == (400, "filter")
 
 
-def test_values_need_a_say_in_every_alternative() -> None:
-    """An index helps only if no alternative leaves the property open."""
+def test_values_must_be_in_every_alternative() -> None:
+    """An index can be used only if every alternative restricts the property."""
     assert Filter.parse("taskId=a & status=failed | taskId=b", PROPERTIES).values("taskId") == {
         "a",
         "b",

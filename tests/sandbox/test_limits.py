@@ -1,4 +1,4 @@
-"""The three limits as plain numbers."""
+"""The three limits, without a server."""
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -15,7 +15,7 @@ def limits(*, minute: int = 2, month: int = 0, at_once: int | None = None) -> Li
 
 
 def test_each_window_starts_fresh() -> None:
-    """What one window has used is forgotten when the next begins."""
+    """Each window begins with its full quota."""
     both = limits()
     assert [
         both.admit(
@@ -27,7 +27,7 @@ def test_each_window_starts_fresh() -> None:
 
 
 def test_refusals_cost_nothing() -> None:
-    """A refused request takes nothing from any window."""
+    """A refused request costs nothing in any window."""
     both = limits(minute=1, month=2)
     assert [both.admit(0.0) for _ in range(3)] == [None, "minute", "minute"]
     assert both.admit(60.0) is None
@@ -36,7 +36,7 @@ def test_refusals_cost_nothing() -> None:
 
 
 def test_no_limit_has_no_headers() -> None:
-    """A limit of 0 refuses nothing and stays out of the headers, but is still counted."""
+    """A limit of 0 refuses nothing and has no headers, but requests are still counted."""
     both = limits(minute=0, month=0)
     assert all(both.admit(0.0) is None for _ in range(5000))
     assert both.headers(0.0) == {}
@@ -76,7 +76,7 @@ def test_after_the_reset_the_quota_is_fresh(
 
 
 def test_crowds_and_waits() -> None:
-    """Only more than the allowed number at once is a crowd; each cause has its own wait."""
+    """Only more concurrent requests than allowed are refused; each cause has its own wait."""
     both = limits(at_once=2)
     assert [both.crowded(number) for number in (1, 2, 3)] == [False, False, True]
     assert not limits().crowded(10_000)

@@ -14,7 +14,7 @@ from aiotasks.sandbox._reply import Problem
 def test_pages_show_every_item_once_in_order(
     count: int, limit: int, step: int, newest_first: bool
 ) -> None:
-    """Following next from the first page leads past each matching item exactly once."""
+    """Following ``next`` from the first page returns each matching item exactly once."""
     order = range(count, 0, -1) if newest_first else range(1, count + 1)
     seen: list[int] = []
     cursor = None
@@ -36,7 +36,7 @@ def test_pages_show_every_item_once_in_order(
 
 @given(st.integers(1, 40), st.integers(1, 9), st.lists(st.integers(0, 5), max_size=40))
 def test_new_items_never_disturb_later_pages(count: int, limit: int, news: list[int]) -> None:
-    """Items that arrive between two pages shift nothing: no item is shown twice or left out."""
+    """Items added between two pages cause no item to be repeated or left out."""
     seen: list[int] = []
     cursor = None
     arrived = count
@@ -53,7 +53,7 @@ def test_new_items_never_disturb_later_pages(count: int, limit: int, news: list[
 
 @given(st.integers(1, 40), st.integers(1, 9), st.booleans())
 def test_previous_leads_back(count: int, limit: int, is_filtered: bool) -> None:
-    """The page before the next page is the page itself."""
+    """``prev`` of the next page is the page itself."""
     order = range(count, 0, -1)
     matches = (lambda number: number % 2 == 1) if is_filtered else None
     first = cut(order, limit=limit, matches=matches)
@@ -66,8 +66,8 @@ def test_previous_leads_back(count: int, limit: int, is_filtered: bool) -> None:
 
 
 @given(st.sampled_from(["after", "before"]), st.integers(1, 10**17))
-def test_cursors_survive_the_trip(direction: str, anchor: int) -> None:
-    """A cursor that was handed out reads back as the same place."""
+def test_cursors_are_read_back(direction: str, anchor: int) -> None:
+    """A cursor is read back as the same place."""
     cursor = Cursor("after" if direction == "after" else "before", anchor)
     assert Cursor.parse(str(cursor)) == cursor
 
@@ -80,7 +80,7 @@ def test_cursors_look_like_the_documented_ones() -> None:
 
 @pytest.mark.parametrize("text", ["", "x", "!!!!", "7", "ÄÖ", "AAAA", "_-_-", "YWZ0ZXI6OjowMA"])
 def test_made_up_cursors_are_refused(text: str) -> None:
-    """What no page has returned is a validation error of the parameter."""
+    """A cursor that no page has returned is a validation error of the parameter."""
     with pytest.raises(Problem) as caught:
         Cursor.parse(text)
     assert (caught.value.status, caught.value.param) == (400, "cursor")
@@ -97,6 +97,6 @@ def test_no_text_breaks_the_parser(text: str) -> None:
 
 
 def test_a_page_past_the_end_is_empty() -> None:
-    """Behind the oldest item there is nothing, and no way on or back."""
+    """A page after the oldest item is empty, and has neither ``next`` nor ``prev``."""
     page = cut(range(3, 0, -1), limit=2, cursor=Cursor("after", 1))
     assert (page.numbers, page.next, page.previous) == ([], None, None)

@@ -1,4 +1,4 @@
-"""What each request is answered, over HTTP."""
+"""The answer to each request, over HTTP."""
 
 import asyncio
 from typing import Any
@@ -71,7 +71,7 @@ async def test_lists_are_paged_newest_first(serve: Any, path: str, default: int)
         assert back.body["data"] == first.body["data"]
 
 
-async def test_next_pages_keep_the_question(serve: Any) -> None:
+async def test_next_pages_keep_the_parameters(serve: Any) -> None:
     """The URL of the next page carries the limit and the filter, and the host that was asked."""
     async with serve(duration=1.0) as api:
         for number in range(6):
@@ -162,7 +162,7 @@ async def test_bad_merges_are_named(serve: Any, body: dict[str, Any], param: str
 
 @pytest.mark.parametrize("body", [b"", b"{", b"[1, 2]", b"null", b"\xff"])
 async def test_broken_bodies_are_refused(serve: Any, body: bytes) -> None:
-    """What is not one JSON object is a bad request."""
+    """A body that is not one JSON object is a bad request."""
     async with serve() as api:
         headers = {"Content-Type": "application/json; charset=utf-8"}
         refused = await api.request("POST", "/v2/company-merges", data=body, headers=headers)
@@ -170,7 +170,7 @@ async def test_broken_bodies_are_refused(serve: Any, body: bytes) -> None:
 
 
 async def test_other_content_types_are_refused(serve: Any) -> None:
-    """A merge is asked for in JSON, not in a form."""
+    """A merge must be JSON, and a form is refused."""
     async with serve() as api:
         refused = await api.request("POST", "/v2/company-merges", data={"primaryCompanyId": "1"})
         assert (refused.status, refused.error["code"]) == (415, "unsupported-media-type")
@@ -190,7 +190,7 @@ async def test_other_content_types_are_refused(serve: Any) -> None:
     ],
 )
 async def test_unknown_things_are_not_found(serve: Any, path: str) -> None:
-    """A path, task, merge or record that does not exist is a 404 in the API's words."""
+    """A path, task, merge or record that does not exist is a 404 in the API's format."""
     async with serve() as api:
         missing = await api.get(path)
         assert (missing.status, missing.error["code"]) == (404, "not-found")
@@ -223,7 +223,7 @@ async def test_only_the_key_is_let_in(serve: Any, key: str) -> None:
 
 
 async def test_merging_needs_permission(serve: Any) -> None:
-    """Without the permission everything about merges is refused; it can be given meanwhile."""
+    """Without the permission every request about merges is refused; it can be granted later."""
     async with serve(permissions=False) as api:
         for path in ("/v2/company-merges", f"/v2/tasks/company-merges/{UNKNOWN_TASK}"):
             refused = await api.get(path)
@@ -302,8 +302,8 @@ async def test_suggestions_are_searched_and_ordered(serve: Any) -> None:
         assert {item["matchCriteria"] for item in named} == {"name"}
 
 
-async def test_limits_are_told_in_a_body_too(serve: Any) -> None:
-    """The rate-limit endpoint counts itself and leaves out a month that has no limit."""
+async def test_limits_are_reported_in_a_body_too(serve: Any) -> None:
+    """The rate-limit endpoint counts itself, and omits a monthly quota that is switched off."""
     async with serve(month_quota=0, quota=10) as api:
         body = (await api.get("/v2/rate-limit")).body
         assert body == {"callerPerMinute": {"limit": 10, "remaining": 9, "reset": 60, "used": 1}}

@@ -1,4 +1,4 @@
-"""The sandbox as a server: limits, faults, handles, and how it ends."""
+"""The sandbox as a server: limits, faults, control by tests, and its end."""
 
 import asyncio
 import math
@@ -11,7 +11,7 @@ from aiotasks.sandbox import Fault, LoggedRequest, Sandbox, _server
 
 
 async def test_the_minute_refuses_until_its_reset(serve: Any) -> None:
-    """With the quota used up every request gets a 429 with the reset; then the quota is fresh."""
+    """After the quota every request gets a 429 with the reset; then the quota is full again."""
     async with serve(quota=2, window=60.0) as api:
         await asyncio.sleep(0.5)
         remaining = [
@@ -39,7 +39,7 @@ async def test_windows_can_be_offset(serve: Any) -> None:
 
 
 async def test_the_month_refuses_with_quota_left(serve: Any) -> None:
-    """The organization's limit refuses although the minute has some left."""
+    """The monthly quota refuses requests even if the per-minute quota has some left."""
     async with serve(month_quota=1, retry_after=True) as api:
         await api.get("/v2/auth/whoami")
         refused = await api.get("/v2/auth/whoami")
@@ -70,7 +70,7 @@ async def test_no_limit_means_no_headers(serve: Any) -> None:
 
 
 async def test_others_use_the_quota_too(serve: Any) -> None:
-    """Another program's requests and a lowered quota show at once."""
+    """Requests of other programs and a lowered quota have an effect immediately."""
     async with serve() as api:
         api.sandbox.use_quota(800)
         headers = (await api.get("/v2/auth/whoami")).headers
@@ -144,7 +144,7 @@ async def test_the_log_is_bounded(serve: Any, monkeypatch: pytest.MonkeyPatch) -
 
 
 async def test_a_request_can_be_acted_on(serve: Any) -> None:
-    """``on_request`` gets each request before its answer, and what it changes counts at once."""
+    """``on_request`` gets each request before its answer, and its changes apply to it."""
     async with serve() as api:
         seen = []
 
@@ -159,7 +159,7 @@ async def test_a_request_can_be_acted_on(serve: Any) -> None:
 
 
 async def test_tasks_can_be_steered(serve: Any) -> None:
-    """Tasks can be seeded, joined, shown with any status and finished at will."""
+    """Tasks can be seeded, joined, given any status and finished by a test."""
     async with serve() as api:
         sandbox = api.sandbox
         url = sandbox.start_merge("person", 1, 2, duration=math.inf)
@@ -223,8 +223,8 @@ async def test_work_is_done_or_not(serve: Any, fault: str, is_merged: bool) -> N
         assert api.sandbox.posted("company") == ({(1, 2): 1} if is_merged else {})
 
 
-async def test_answers_can_be_spoiled(serve: Any) -> None:
-    """Each fault spoils exactly one answer in its own way."""
+async def test_answers_can_be_damaged(serve: Any) -> None:
+    """Each fault damages exactly one answer in its own way."""
     async with serve(duration=0.0) as api:
         await api.merge(1, 2)
 
@@ -259,7 +259,7 @@ async def test_answers_can_be_spoiled(serve: Any) -> None:
 
 
 async def test_faults_wait_for_admitted_requests(serve: Any) -> None:
-    """A request that the limits refuse leaves the faults to the next one."""
+    """A request that the limits refuse uses up no fault."""
     async with serve(quota=1, faults=["503@whoami"]) as api:
         api.sandbox.use_quota(1)
         assert (await api.get("/v2/auth/whoami")).status == 429
@@ -282,7 +282,7 @@ async def test_injections_can_say_where_and_how_often(serve: Any) -> None:
 
 
 async def test_a_share_of_the_requests_suffers(serve: Any) -> None:
-    """A fault may hit only some of the requests: by the seed, always the same ones."""
+    """A fault may hit a share of the requests, the same ones for the same seed."""
     statuses = []
     for _ in range(2):
         async with serve(seed=3) as api:
@@ -294,7 +294,7 @@ async def test_a_share_of_the_requests_suffers(serve: Any) -> None:
 
 @pytest.mark.parametrize("fault", ["hang", "latency=1000"])
 async def test_hanging_requests_end_with_their_client(serve: Any, fault: str) -> None:
-    """A request that is not answered ends when its client leaves."""
+    """A request that is not answered ends when its client disconnects."""
     async with serve() as api:
         api.sandbox.inject(fault)
         with pytest.raises(TimeoutError):
@@ -306,7 +306,7 @@ async def test_hanging_requests_end_with_their_client(serve: Any, fault: str) ->
 
 @pytest.mark.parametrize("fault", [Fault.hang(), Fault.hang(after_work=True), Fault.latency(999)])
 async def test_the_scope_ends_at_once(fault: Fault) -> None:
-    """Leaving the scope takes no time and leaves no task behind, whatever is still open."""
+    """The scope ends immediately and without a remaining task, whatever is still open."""
     loop = asyncio.get_running_loop()
     async with aiohttp.ClientSession() as session:
         async with Sandbox() as sandbox:
@@ -336,8 +336,8 @@ async def test_a_sandbox_is_entered_once() -> None:
         await sandbox.__aenter__()
 
 
-async def test_it_says_how_it_is_doing(serve: Any) -> None:
-    """Its repr has its URL and what is in progress, also before and after its scope."""
+async def test_its_repr(serve: Any) -> None:
+    """The repr has the URL and what is in progress, also before and after the scope."""
     assert repr(Sandbox()) == "<Sandbox: not entered>"
     async with serve() as api:
         await api.merge(1, 2)
@@ -360,7 +360,7 @@ async def test_it_says_how_it_is_doing(serve: Any) -> None:
     ids=["url", "start_merge", "posted", "use_quota", "set_quota", "status"],
 )
 def test_it_has_to_be_entered_first(use: Any) -> None:
-    """Outside its scope there is no server to speak about."""
+    """Outside its scope everything that needs the server raises."""
     with pytest.raises(RuntimeError, match="Enter the Sandbox first"):
         use(Sandbox())
 
@@ -396,21 +396,21 @@ async def test_addresses_with_colons_are_bracketed() -> None:
     ],
     ids=str,
 )
-def test_senseless_settings_are_refused(settings: dict[str, Any]) -> None:
-    """A setting that makes no sense is an error that begins with its name."""
+def test_invalid_settings_are_refused(settings: dict[str, Any]) -> None:
+    """The error for an invalid setting begins with its name."""
     (name,) = settings
     with pytest.raises(ValueError, match=rf"^{name} has to be "):
         Sandbox(**settings)
 
 
-def test_senseless_faults_are_refused() -> None:
-    """A fault that cannot be read is an error before anything is served."""
+def test_invalid_faults_are_refused() -> None:
+    """An invalid fault raises before anything is served."""
     with pytest.raises(ValueError, match="is no fault"):
         Sandbox(faults=["boom"])
 
 
 async def test_everything_repeats_by_seed(serve: Any) -> None:
-    """Two sandboxes with the same settings answer the same requests the same."""
+    """Two sandboxes with the same settings give the same answers to the same requests."""
     urls = []
     for _ in range(2):
         async with serve(seed=7, public_url="https://x.example") as api:

@@ -11,7 +11,7 @@ pytestmark = pytest.mark.real_time
 
 
 async def test_a_taken_port_can_be_entered_later() -> None:
-    """A port that cannot be had is an OSError; once it is free the same sandbox can be entered."""
+    """A port in use raises ``OSError``; once it is free the same sandbox can be entered."""
     async with Sandbox() as first:
         second = Sandbox(port=int(first.url.rpartition(":")[2]))
         with pytest.raises(OSError, match="in use"):
@@ -30,7 +30,7 @@ async def test_a_taken_port_can_be_entered_later() -> None:
     ids=["nothing", "half a head", "half a body"],
 )
 async def test_half_requests_do_not_hold_up_the_end(sent: bytes) -> None:
-    """A client that has not finished asking is cut off at once when the scope ends."""
+    """A client in the middle of a request is disconnected immediately when the scope ends."""
     loop = asyncio.get_running_loop()
     async with Sandbox() as sandbox:
         port = int(sandbox.url.rpartition(":")[2])

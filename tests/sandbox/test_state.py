@@ -26,7 +26,7 @@ def refusal(state: State, primary_id: int, duplicate_id: int, now: float = 0.0) 
 
 
 def test_a_merge_ends_after_its_duration() -> None:
-    """A task is in progress until its time is over and a success from that moment on."""
+    """A task is in progress until its duration is over, and a success from then on."""
     task = make(duration=3.0).post(1, 2, 10.0)
     assert [task.status(now) for now in (10.0, 12.9, 13.0, 99.0)] == [
         "in-progress",
@@ -38,7 +38,7 @@ def test_a_merge_ends_after_its_duration() -> None:
 
 @given(st.lists(st.tuples(st.floats(0, 50), st.booleans()), min_size=1, max_size=8), st.data())
 def test_summaries_add_up(merges: list[tuple[float, bool]], data: st.DataObject) -> None:
-    """At any time the parts of a batch sum up to it, and its status follows from them."""
+    """At any time the counts of a batch add up to its size, and determine its status."""
     state = make()
     task = None
     for number, (duration, is_failed) in enumerate(merges):
@@ -63,19 +63,19 @@ def test_summaries_add_up(merges: list[tuple[float, bool]], data: st.DataObject)
 
 
 @given(st.integers(0, 10**6), st.floats(0, 1))
-def test_the_same_seed_tells_the_same_story(seed: int, failure_rate: float) -> None:
+def test_the_same_seed_gives_the_same_results(seed: int, failure_rate: float) -> None:
     """Ids, durations, outcomes and reasons depend on nothing but the seed."""
-    stories = []
+    results = []
     for _ in range(2):
         state = make(seed=seed, failure_rate=failure_rate, duration=(1.0, 9.0))
         for number in range(1, 20, 2):
             state.post(number, number + 1, 0.0)
-        stories.append([(m.task.id, m.ends, m.outcome, m.reason) for m in state.merges])
-    assert stories[0] == stories[1]
+        results.append([(m.task.id, m.ends, m.outcome, m.reason) for m in state.merges])
+    assert results[0] == results[1]
 
 
 def test_durations_may_be_drawn() -> None:
-    """A pair bounds the duration, and a function makes it from the seeded random."""
+    """The duration can be given by bounds, or by a function of the seeded generator."""
     drawn = make(duration=(2.0, 4.0))
     assert 2.0 <= drawn.start(1, 2, 0.0).merges[0].ends <= 4.0
     made = make(duration=lambda random: 7.0 + 0 * random.random())
@@ -83,7 +83,7 @@ def test_durations_may_be_drawn() -> None:
 
 
 def test_a_success_removes_the_duplicate() -> None:
-    """A merged record answers with the documented message, and cannot be merged again."""
+    """A merged record has the documented message, and cannot be merged again."""
     state = make(duration=1.0)
     state.post(1, 2, 0.0)
     assert state.record(2, 0.5)["id"] == 2
@@ -101,8 +101,8 @@ def test_a_success_removes_the_duplicate() -> None:
     assert state.merged(1.0) == {2: 1}
 
 
-def test_a_failure_leaves_the_duplicate() -> None:
-    """A failed merge has a reason, keeps the duplicate alive and may be tried again."""
+def test_a_failure_keeps_the_duplicate() -> None:
+    """A failed merge has a reason, the duplicate still exists, and it can be merged again."""
     state = make(failure_rate=1.0, duration=1.0)
     state.post(1, 2, 0.0)
     assert state.merges[0].reason in REASONS
@@ -147,7 +147,7 @@ def test_unknown_records_fail_later(pair: tuple[int, int], reason: str) -> None:
     assert state.merges[0].reason == reason
 
 
-def test_merges_can_be_finished_at_will() -> None:
+def test_merges_can_be_finished_by_a_test() -> None:
     """``finish`` ends what is in progress; what has ended does not change."""
     state = make()
     task = state.start(1, 2, 0.0, duration=math.inf)
@@ -182,7 +182,7 @@ def test_other_outcomes_are_shown_as_they_are() -> None:
 
 
 def test_survivors_absorb_what_they_receive() -> None:
-    """A survivor has the domains of all that went into it, directly or not."""
+    """A survivor has the domains of all records merged into it, directly or not."""
     state = make(duration=1.0)
     state.post(3, 4, 0.0)
     state.post(1, 3, 1.0)
@@ -196,7 +196,7 @@ def test_survivors_absorb_what_they_receive() -> None:
 
 
 def test_survivors_absorb_through_cycles() -> None:
-    """Even merges that cannot happen by request do not lead the record astray."""
+    """Reading a record ends even with a cycle of merges, which no request can cause."""
     state = make(PERSON, duration=0.0)
     for pair in ((1, 2), (2, 1), (3, 1)):
         state.start(*pair, 0.0)
@@ -205,7 +205,7 @@ def test_survivors_absorb_through_cycles() -> None:
 
 @given(st.integers(1, 30), st.floats(0, 5), st.floats(0, 40))
 def test_lists_lag_behind(count: int, lag: float, now: float) -> None:
-    """The lists show what is at least as old as the lag, newest first."""
+    """The lists have the merges that are at least as old as the lag, newest first."""
     state = make(list_lag=lag)
     for number in range(count):
         state.start(1, number + 2, float(number))
@@ -216,7 +216,7 @@ def test_lists_lag_behind(count: int, lag: float, now: float) -> None:
 
 
 def test_tasks_may_be_invisible_at_first() -> None:
-    """A fresh task is unknown until its lag is over."""
+    """A new task is unknown until its lag is over."""
     state = make(task_lag=2.0)
     task = state.post(1, 2, 0.0)
     with pytest.raises(Problem) as caught:
@@ -253,7 +253,7 @@ STEPS = st.lists(
 def test_no_record_is_ever_merged_away_twice(
     steps: list[tuple[int, int, float, bool]], is_exclusive: bool
 ) -> None:
-    """In any order of requests, each record is merged at most once, and only into one that exists."""
+    """Whatever the requests, each record is merged at most once, and into one that exists."""
     state = make(ids=6, duration=2.0, exclusive_primary=is_exclusive)
     now = 0.0
     accepted = 0
