@@ -1,4 +1,4 @@
-"""What aiotasks costs, measured beside what people would use instead.
+"""What aiotasks costs, compared with the alternatives.
 
 ``python -m benchmarks`` measures and writes JSON, ``python -m benchmarks.plots`` draws it.
 """

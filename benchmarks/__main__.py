@@ -1,4 +1,4 @@
-"""Run the benchmarks and write what they measured: ``python -m benchmarks --help``."""
+"""Run the benchmarks and write their results: ``python -m benchmarks --help``."""
 
 import argparse
 import sys
@@ -13,16 +13,16 @@ BENCHMARKS = ("bulk", "ablation", "cpu", "memory", "decode", "plan", "ledger", "
 
 
 def main() -> None:
-    """Measure what the command line asks for."""
+    """Run the benchmarks that the command line selects."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     _ = parser.add_argument("--only", choices=BENCHMARKS, action="append", help="may be repeated")
     _ = parser.add_argument("--quick", action="store_true", help="small jobs and few rounds")
     _ = parser.add_argument("--out", type=Path, default=RESULTS, help="folder for the results")
     chosen = parser.parse_args()
-    # One after the other: what measures CPU time is not to share the machine with the rest.
+    # One after the other: those that measure CPU time must not share the machine with others.
     for name in chosen.only or BENCHMARKS:
         started = time.monotonic()
-        # Imported only when it is run, because not every benchmark needs the packages of all.
+        # Imported only when it is run, because benchmarks need different packages.
         save(chosen.out, name, import_module(f"benchmarks.{name}").measure(quick=chosen.quick))
         _ = sys.stdout.write(f"{name}: {time.monotonic() - started:.0f} s\n")
         _ = sys.stdout.flush()

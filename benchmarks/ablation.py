@@ -42,7 +42,7 @@ SEEDS = (1, 2, 3)
 
 
 class Patch(NamedTuple):
-    """An attribute of the package, and what stands in its place in a variant."""
+    """An attribute of the package, and its replacement in a variant."""
 
     owner: object
     name: str
@@ -50,7 +50,7 @@ class Patch(NamedTuple):
 
 
 def as_it_is() -> list[Patch]:
-    """Change nothing: what the other variants are compared with."""
+    """Change nothing: the other variants are compared with this one."""
     return []
 
 
@@ -71,7 +71,7 @@ def no_anchored_pages() -> list[Patch]:
 def priority_by_count() -> list[Patch]:
     """Poll the page with the most due tasks first, without regard to how long they have waited.
 
-    Calls stay the same; the longest delay at 5,000 merges is 167 s instead of 73 s.
+    The calls do not change; the longest delay at 5,000 merges is 167 s instead of 73 s.
     """
     return [
         Patch(ListPage, "priority", lambda self, now: float(self.due)),
@@ -82,7 +82,7 @@ def priority_by_count() -> list[Patch]:
 def priority_linear_in_age() -> list[Patch]:
     """Let a poll be worth the seconds since the last one, instead of their square.
 
-    Calls stay the same; the longest delay at 5,000 merges is 132 s instead of 73 s.
+    The calls do not change; the longest delay at 5,000 merges is 132 s instead of 73 s.
     """
 
     def priority(self: ListPage, now: float) -> float:
@@ -99,7 +99,7 @@ def no_cap_on_priority() -> list[Patch]:
     """Let all due tasks count for the priority of a page, though it shows at most a hundred.
 
     The bulk job does not show a difference. The cap is kept because without it the scan, on which
-    all new tasks are, is polled too early: at the end of a minute a `get` beside a bulk job then
+    all new tasks are, is polled too early: at the end of a window a `get` beside a bulk job then
     had to wait for the next one in 12 of 60 runs, and in none with the cap.
     """
 
@@ -113,7 +113,7 @@ def no_cap_on_priority() -> list[Patch]:
 def first_come_first_served() -> list[Patch]:
     """Poll what has been due for longest, by its page or by the best of its list.
 
-    Calls stay the same; the longest delay at 5,000 merges is 190 s instead of 73 s.
+    The calls do not change; the longest delay at 5,000 merges is 190 s instead of 73 s.
     """
 
     def take(self: Schedule, now: float) -> PollTarget | None:
@@ -135,7 +135,7 @@ def first_come_first_served() -> list[Patch]:
 def pages_always_first() -> list[Patch]:
     """Poll a page whenever one is worth it, however long a single task has waited.
 
-    Calls stay the same; the longest delay at 5,000 merges is 133 s instead of 73 s.
+    The calls do not change; the longest delay at 5,000 merges is 133 s instead of 73 s.
     """
 
     def page_before(self: Schedule, head: PendingTask, now: float) -> ListPage | None:
@@ -245,7 +245,7 @@ LAGGING = Scenario(name="lists lag by 8 s", merges=1_000, lag=8.0)
 STAGGERED = Scenario(name="lists lag by 8 s, a merge each 0.5 s", merges=200, every=0.5, lag=8.0)
 SMALL = Scenario(name="60 merges", merges=60)
 
-# Variants that make a difference in a scenario of their own only.
+# Variants that make a difference only in a scenario of their own.
 SPECIAL: dict[Scenario, Sequence[str]] = {
     TRICKLE: ("no early polls",),
     LAGGING: ("no time for a lagging list",),

@@ -29,23 +29,23 @@ class Case:
         contender: its name.
         merges: how many pairs the job has.
         sigma: spread of the lognormal durations; their median is 20 s.
-        seed: where all chance comes from.
-        tells_when: whether a refusal carries ``Retry-After``, which the API does not document.
+        seed: of all random numbers.
+        sends_retry_after: whether a 429 has ``Retry-After``, which the API does not document.
     """
 
     contender: str
     merges: int
     sigma: float = SIGMA
     seed: int = 1
-    tells_when: bool = False
+    sends_retry_after: bool = False
 
 
 def cases(*, quick: bool = False) -> list[Case]:
-    """List what is measured: each contender with each job, and the two that need a word.
+    """List the cases: each contender with each job, and two special cases of the SDK.
 
-    The SDK heeds ``Retry-After`` and no other header, so it is also measured with one. Its plain
+    The SDK reads ``Retry-After`` and no other header, so it is also measured with one. Its plain
     gather learns of no merge from 1,000 on; with 5,000 the queue for its connections takes minutes
-    of CPU to find that out again, so this case only runs when it is measured by itself.
+    of CPU for the same result, so this case only runs when it is measured by itself.
     """
     sizes = SIZES[:1] if quick else SIZES
     listed = [
@@ -55,7 +55,8 @@ def cases(*, quick: bool = False) -> list[Case]:
         if name != "affinity-sdk" or merges < SIZES[-1]
     ]
     listed += [
-        Case(contender="affinity-sdk, helped", merges=merges, tells_when=True) for merges in sizes
+        Case(contender="affinity-sdk, helped", merges=merges, sends_retry_after=True)
+        for merges in sizes
     ]
     listed += [
         Case(contender="aiotasks", merges=sizes[-1], sigma=sigma)
@@ -66,9 +67,9 @@ def cases(*, quick: bool = False) -> list[Case]:
 
 
 def measure(*, quick: bool = False) -> list[dict[str, Any]]:
-    """Measure all cases, on as many processors as there are: virtual time does not mind."""
+    """Measure all cases on all processors, which has no effect on virtual time."""
     listed = cases(quick=quick)
-    # The longest first, so that no processor waits for another at the end.
+    # The longest first, so that all processors end at about the same time.
     order = sorted(listed, key=lambda case: (case.merges, "sdk" in case.contender), reverse=True)
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(os.cpu_count(), mp_context=context) as pool:
@@ -99,7 +100,7 @@ async def _measure(case: Case) -> dict[str, Any]:
         companies=2 * case.merges,
         duration=duration,
         latency=LATENCY,
-        retry_after=case.tells_when,
+        retry_after=case.sends_retry_after,
         seed=case.seed,
     ) as sandbox:
         pairs = [(number, number + 1) for number in range(1, 2 * case.merges, 2)]
@@ -111,7 +112,7 @@ async def _measure(case: Case) -> dict[str, Any]:
             "merges": case.merges,
             "sigma": case.sigma,
             "seed": case.seed,
-            "retry_after": case.tells_when,
+            "retry_after": case.sends_retry_after,
             **_costs(sandbox, job),
             **_times(job, ended, earliest=earliest_end(drawn, **BOUNDS.get(case.contender, {}))),
         }

@@ -77,7 +77,7 @@ async def _measure(server: Server, rounds: int) -> dict[str, Any]:
 async def _compare(turns: Mapping[str, Turn], rounds: int) -> dict[str, Any]:
     taken: dict[str, list[float]] = {name: [] for name in turns}
     for turn in turns.values():
-        _ = await turn()  # connections, caches and branch predictors
+        _ = await turn()  # warms up connections, caches and branch predictors
     for _ in range(rounds):
         for name, turn in turns.items():
             taken[name].append(await turn())
@@ -101,7 +101,7 @@ def _ratios(numbers: Sequence[float], floor: Sequence[float]) -> list[float]:
 
 
 class _Turns:
-    """What each contender does when it is its turn."""
+    """The functions that are measured, one for each contender."""
 
     def __init__(
         self,

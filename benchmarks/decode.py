@@ -1,4 +1,4 @@
-"""Decoding: a task and a page of a hundred, with what each contender decodes with."""
+"""Decoding: a task and a page of a hundred, with the decoder of each contender."""
 
 import json
 import time

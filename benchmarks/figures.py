@@ -1,4 +1,4 @@
-"""Numbers: how they are summed up, and how they are kept."""
+"""Results: how they are summarised, saved and loaded."""
 
 import math
 import os
@@ -29,7 +29,7 @@ def median(numbers: Sequence[float]) -> float:
 
 
 def save(folder: Path, name: str, results: Any) -> None:
-    """Write results, with the versions that they hold for."""
+    """Write results with the versions that they were measured with."""
     folder.mkdir(parents=True, exist_ok=True)
     setting = {
         "python": platform.python_version(),
@@ -47,5 +47,5 @@ def _versions() -> Iterator[tuple[str, str]]:
 
 
 def load(folder: Path, name: str) -> Any:
-    """Read results again."""
+    """Read results."""
     return json.decode((folder / f"{name}.json").read_bytes())["results"]

@@ -1,6 +1,6 @@
 """SQLite on the event loop's own thread, with aiosqlite's interface: for virtual time.
 
-A clock that jumps knows nothing of other threads. ``Ledger(path, connect=inline.connect)`` keeps a
+A clock that jumps does not wait for other threads. ``Ledger(path, connect=inline.connect)`` keeps a
 real file, too, and lets others run once at each call, as a thread would.
 """
 
@@ -50,15 +50,15 @@ class Connection:
         return await self._call(lambda: self._connection.executemany(sql, rows))
 
     async def executescript(self, sql_script: str) -> sqlite3.Cursor:
-        """Execute many statements, each by itself."""
+        """Execute several statements, each by itself."""
         return await self._call(lambda: self._connection.executescript(sql_script))
 
     async def commit(self) -> None:
-        """End the transaction: it is on disk then."""
+        """Commit the transaction to disk."""
         await self._call(self._connection.commit)
 
     async def rollback(self) -> None:
-        """Take back the transaction."""
+        """Roll back the transaction."""
         await self._call(self._connection.rollback)
 
     async def _call(self, work: Callable[[], T]) -> T:

@@ -1,4 +1,4 @@
-"""A web service under load: who waits, who watches, who looks, and who asks beside a bulk job.
+"""A web service under load: waits, event streams, peeks, and polls beside a bulk job.
 
 Calls and delays are counted on virtual time; CPU and memory are measured on the real clock, in
 fresh processes, with the API in a process of its own.
@@ -96,7 +96,7 @@ async def _wait(server: Server, handlers: int, seconds: float) -> Measured:
 async def _handlers(
     client: aiotasks.Client, task_urls: Sequence[str], count: int
 ) -> AsyncIterator[None]:
-    """Let handlers wait for tasks, and cancel them in the end, as if all browsers had left."""
+    """Let handlers wait for tasks, and cancel them at the end, as if all clients disconnected."""
     waits = [
         asyncio.create_task(
             client.tasks.wait(
@@ -135,11 +135,11 @@ async def _wait_virtually(tasks: int, handlers: int) -> Measured:
         }
 
 
-# Streams of events on one job that runs
+# Event streams of one running job
 
 
 class Site(NamedTuple):
-    """A server of jobs in a process of its own: its link, and what it has cost until now."""
+    """A server of jobs in a process of its own, with its link and its cost until now."""
 
     link: str
     cost: Callable[[], tuple[int, float]]
@@ -163,7 +163,7 @@ async def _stream_all(
     async with session.post(site.link, params=params, data=data) as answer:
         job = await answer.json()
     url = f"{site.link}/{job['id']}"
-    # What is loaded at the first request is no part of a stream.
+    # What the first request loads does not count as the cost of a stream.
     async with session.get(f"{url}/events") as first:
         _ = await first.content.readline()
     before, _ = await asyncio.to_thread(site.cost)
@@ -186,7 +186,7 @@ async def _stream_all(
         "streams": streams,
         "pairs": pairs,
         "events_of_each": most_events,
-        # A stream that missed events without a resync is in neither.
+        # A stream that missed events without a resync counts in neither.
         "streams_told_each_event_once": sum(
             not each.resyncs and each.seqs == [*range(1, len(each.seqs) + 1)] for each in read
         ),
@@ -203,7 +203,7 @@ async def _stream_all(
 
 
 class Stream(NamedTuple):
-    """The numbers of the events of a stream, and how often it skipped some with a resync."""
+    """The numbers of the events of a stream, and how many resyncs it got."""
 
     seqs: list[int]
     resyncs: int
@@ -251,18 +251,16 @@ def _site(sandbox: Sandbox, folder: str) -> Iterator[Site]:
 
 def _serve_site(connection: Connection, url: str, api_key: str, folder: str) -> None:
     _allow_files(4 * STREAMS)
-    asyncio.run(_serve_until_hung_up(connection, url, api_key, Path(folder)))
+    asyncio.run(_serve_until_closed(connection, url, api_key, Path(folder)))
 
 
-async def _serve_until_hung_up(
-    connection: Connection, url: str, api_key: str, folder: Path
-) -> None:
+async def _serve_until_closed(connection: Connection, url: str, api_key: str, folder: Path) -> None:
     async with (
         aiotasks.Client(api_key, base_url=url) as client,
         serve(client, folder) as link,
     ):
         connection.send(link)
-        # However the other side ends, it hangs up, and no server is left behind.
+        # However the other process ends, the connection closes, and no server remains.
         while await asyncio.to_thread(_was_asked, connection):
             connection.send((resident(), time.process_time()))
 
@@ -281,7 +279,7 @@ def _allow_files(count: int) -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (min(count, hard), hard))
 
 
-# An hour of people who come, look, wait, and leave
+# An hour of requests that peek, and of waits that are cancelled
 
 
 def _serve_for(minutes: int) -> Measured:
@@ -299,21 +297,21 @@ async def _hour(minutes: int) -> Measured:
             sandbox.start_merge("company", 2 * number - 1, 2 * number)
             for number in range(1, TASKS + 1)
         ]
-        sizes, looks, waits = list[int](), 0, 0
+        sizes, peeks, waits = list[int](), 0, 0
         for second in range(60 * minutes):
             for _ in range(10):
                 _ = group.create_task(
-                    _leave_after(client, random.choice(urls), random.uniform(1, 30))
+                    _wait_at_most(client, random.choice(urls), random.uniform(1, 30))
                 )
                 _ = group.create_task(client.tasks.peek(random.choice(urls), interval=60.0))
-            looks, waits = looks + 10, waits + 10
+            peeks, waits = peeks + 10, waits + 10
             await asyncio.sleep(1.0)
             if (second + 1) % 60 == 0:
                 sizes.append(resident())
         return {
             "minutes": minutes,
             "waits": waits,
-            "looks": looks,
+            "looks": peeks,
             "calls": sandbox.requests,
             "refused": sandbox.refused,
             "kib_grown_since_the_fifth_minute": [
@@ -322,8 +320,8 @@ async def _hour(minutes: int) -> Measured:
         }
 
 
-async def _leave_after(client: aiotasks.Client, task_url: str, seconds: float) -> None:
-    """Wait as somebody does who closes the page before the task has ended."""
+async def _wait_at_most(client: aiotasks.Client, task_url: str, seconds: float) -> None:
+    """Wait for a task, and be cancelled, as a handler is whose browser disconnects."""
     try:
         async with asyncio.timeout(seconds):
             _ = await client.tasks.wait(task_url, timeout=60.0)
@@ -331,7 +329,7 @@ async def _leave_after(client: aiotasks.Client, task_url: str, seconds: float) -
         return
 
 
-# Somebody who asks for a task while a bulk job takes all that it can get
+# Polls of single tasks while a bulk job uses all calls that it can get
 
 
 async def _ask_beside(way: str, merges: int) -> Measured:
@@ -353,7 +351,7 @@ async def _ask_beside(way: str, merges: int) -> Measured:
         while not job.done():
             await asyncio.sleep(random.uniform(0.2, 1.0))
             if urls := sandbox.task_urls("company"):
-                # Of what the job's client does not know yet, nobody else knows more.
+                # ``quota`` is what the job's client knows: no other client knows more.
                 has_calls, began = bool(client.quota.remaining), loop.time()
                 _ = await asking.tasks.get(random.choice(urls))
                 delays[has_calls].append(loop.time() - began)

@@ -1,7 +1,7 @@
 """Memory of a pending task, as the resident set grows with it, each in a fresh process.
 
-The server is another process. A task counts from when it has been asked for once: what a contender
-keeps of the answer is part of its cost. The URLs themselves are the caller's, and are there before.
+The server is another process. A task counts from its first poll on: what a contender keeps of the
+answer is part of its cost. The URLs themselves belong to the caller, and exist before.
 """
 
 import asyncio
@@ -26,7 +26,7 @@ from benchmarks.figures import median
 from benchmarks.server import Server, serving
 
 
-# Longer than any of this takes: nobody looks twice.
+# Longer than any run takes, so that each task is polled once.
 INTERVAL = 3600.0
 BATCH = 100
 COUNTS = (1_000, 10_000, 100_000)
@@ -46,7 +46,7 @@ def measure(*, quick: bool = False) -> dict[str, Any]:
         for name in CONTENDERS
         if count < MANY or name == "aiotasks"
     ]
-    # A resident set does not mind what the other processor does.
+    # The load of the other processor does not change a resident set.
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         return {
             "unit": "bytes of resident set for each pending task",
@@ -56,7 +56,7 @@ def measure(*, quick: bool = False) -> dict[str, Any]:
 
 
 def in_fresh_process(function: Callable[..., Any], *arguments: Any) -> Any:
-    """Call a function in a process that has done nothing else."""
+    """Call a function in a new process."""
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(1, mp_context=context) as pool:
         return pool.submit(function, *arguments).result()
@@ -95,7 +95,7 @@ async def _ours(server: Server) -> Measured:
 
 
 async def _until_quiet(count: Callable[[], int]) -> None:
-    # Nothing public says that each task has been looked at, but then no request is sent any more.
+    # There is no event for "each task was polled once", but then requests stop.
     last = -1
     while count() != last:
         last = count()
@@ -133,7 +133,7 @@ async def _one_asyncio_task_each(
 ) -> Measured:
     before = resident()
     tasks: list[asyncio.Task[object]] = []
-    # In batches: a queue for connections that is long enough to time out is not the subject here.
+    # In batches, so that the queue for connections does not time out.
     async with _cancelled(tasks):
         for start in range(0, len(server.task_urls), BATCH):
             tasks += [
@@ -145,7 +145,7 @@ async def _one_asyncio_task_each(
 
 
 async def _until_asleep(tasks: list[asyncio.Task[object]]) -> None:
-    while not all(task.done() or _sleeps(task) for task in tasks):  # noqa: ASYNC110 - nothing tells
+    while not all(task.done() or _sleeps(task) for task in tasks):  # noqa: ASYNC110 - no event
         await asyncio.sleep(0.01)
 
 

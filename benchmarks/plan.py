@@ -1,4 +1,4 @@
-"""Planning: a file of pairs made into a plan, beside reading the same file with ``csv``.
+"""Planning: a plan made from a file of pairs, beside reading the same file with ``csv``.
 
 The two take turns, so that each round compares them under the same conditions; the ratios are
 medians over the rounds.
@@ -30,7 +30,7 @@ Way = Callable[[Path], object]
 def measure(*, quick: bool = False) -> dict[str, Any]:
     """Measure milliseconds of CPU for each file and way."""
     rounds = 3 if quick else ROUNDS
-    files = {"chains": (_chains(), _CHAINS), "circles": (_circles(), _CIRCLES)}
+    files = {"chains": (_chains(), _CHAINS), "circles": (_cycles(), _CYCLES)}
     with TemporaryDirectory() as folder:
         path = Path(folder) / "pairs.csv"
         return {
@@ -40,7 +40,7 @@ def measure(*, quick: bool = False) -> dict[str, Any]:
 
 
 def _chains() -> list[Pair]:
-    # One of half the pairs, as nobody has, and as many as fit of a usual length.
+    # One of half the pairs, the worst case, and as many as fit of a usual length.
     half = PAIRS // 2
     long = pairwise(range(1, half + 2))
     firsts = range(half + 2, 2 * PAIRS, RING)
@@ -48,7 +48,7 @@ def _chains() -> list[Pair]:
     return [*long, *short[: PAIRS - half]]
 
 
-def _circles() -> list[Pair]:
+def _cycles() -> list[Pair]:
     return [
         pair
         for first in range(1, PAIRS + 1, RING)
@@ -86,7 +86,7 @@ def _refuse(path: Path) -> object:
 
 
 _CHAINS: dict[str, Way] = {"aiotasks": _plan}
-_CIRCLES: dict[str, Way] = {"aiotasks, refused": _refuse, "aiotasks, first counts": _plan_first}
+_CYCLES: dict[str, Way] = {"aiotasks, refused": _refuse, "aiotasks, first counts": _plan_first}
 
 
 def _compare(path: Path, ways: dict[str, Way], rounds: int) -> dict[str, Any]:

@@ -16,7 +16,7 @@ WIDTH, HEIGHT = 740, 360
 LEFT, RIGHT, TOP, BOTTOM = 56, 460, 64, 312
 GAP = 17
 REFERENCE = 4
-# Blue, orange, green, purple and grey, on light and on dark; the dashes tell them apart as well.
+# Blue, orange, green, purple and grey, on light and on dark; dashes distinguish them, too.
 LIGHT = ("#0969da", "#bc4c00", "#1a7f37", "#8250df", "#59636e")
 DARK = ("#58a6ff", "#f0883e", "#56d364", "#bc8cff", "#9198a1")
 DASHES = ("none", "8 4", "2 4", "12 4 2 4", "4 4")
@@ -46,7 +46,7 @@ HEAD = (
 
 
 class Line(NamedTuple):
-    """What one contender needed, by the number of merges."""
+    """The figures of one contender, by the number of merges."""
 
     name: str
     points: list[tuple[int, float]]
@@ -54,7 +54,7 @@ class Line(NamedTuple):
 
 
 class Plot(NamedTuple):
-    """One drawing: its file, what it says above, and where its numbers are.
+    """One plot: its file, its heading, and the field of its numbers.
 
     Attributes:
         name: of the file.
@@ -94,7 +94,7 @@ PLOTS = (
 
 
 def main() -> None:
-    """Draw what was measured."""
+    """Draw the plots and write the tables."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.plots", description=__doc__)
     _ = parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the results")
     folder = parser.parse_args().out
@@ -105,7 +105,7 @@ def main() -> None:
 
 
 def draw(plot: Plot, results: Sequence[dict[str, Any]]) -> str:
-    """Return one plot. Only runs that learned of every merge are in it: the others did no job."""
+    """Return one plot. It has only the runs that learned of every merge."""
     lines = _lines(plot, results)
     ceiling = _ceiling(max(value for line in lines for _, value in line.points))
     subtitle = f"{plot.unit}, by the number of merges, at 900 requests a minute"
@@ -131,7 +131,7 @@ def _lines(plot: Plot, results: Sequence[dict[str, Any]]) -> list[Line]:
         if run["finished"] == run["merges"]:
             value = run[plot.field] / plot.scale
             points.setdefault(title_of(run), []).append((run["merges"], value))
-    # Whoever could not do the largest job has no line: the table tells of it.
+    # A contender that could not do the largest job has no line, and is only in the table.
     largest = max(run["merges"] for run in results)
     whole = {name: found for name, found in points.items() if found[-1][0] == largest}
     lines = [Line(name, found, style) for style, (name, found) in enumerate(whole.items())]
@@ -146,11 +146,11 @@ def _lines(plot: Plot, results: Sequence[dict[str, Any]]) -> list[Line]:
 
 
 def _description(plot: Plot, lines: Sequence[Line]) -> str:
-    told = (
+    values = (
         f"{line.name}: " + ", ".join(f"{value:.2f} at {merges:,}" for merges, value in line.points)
         for line in lines
     )
-    return f"{plot.unit.capitalize()}, by the number of merges. {'; '.join(told)}."
+    return f"{plot.unit.capitalize()}, by the number of merges. {'; '.join(values)}."
 
 
 def _ceiling(value: float) -> float:

@@ -11,12 +11,12 @@ from typing import NamedTuple
 from aiotasks.sandbox import Sandbox
 
 
-# No request is ever refused, yet every answer carries the headers that a client has to read.
+# No request is ever refused, but every answer has the headers that a client has to read.
 _UNREACHED = 10**9
 
 
 class Server(NamedTuple):
-    """Where it listens, its key, and the URLs of its tasks."""
+    """The origin of a sandbox, its key, and the URLs of its tasks."""
 
     url: str
     api_key: str
@@ -25,7 +25,7 @@ class Server(NamedTuple):
 
 @contextmanager
 def serving(tasks: int) -> Iterator[Server]:
-    """Serve tasks that stay in progress while the scope is open."""
+    """Serve tasks that are in progress until the scope ends."""
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
     process = context.Process(target=_serve, args=(theirs, tasks), daemon=True)
@@ -39,10 +39,10 @@ def serving(tasks: int) -> Iterator[Server]:
 
 
 def _serve(connection: Connection, tasks: int) -> None:
-    asyncio.run(_serve_until_hung_up(connection, tasks))
+    asyncio.run(_serve_until_closed(connection, tasks))
 
 
-async def _serve_until_hung_up(connection: Connection, tasks: int) -> None:
+async def _serve_until_closed(connection: Connection, tasks: int) -> None:
     async with Sandbox(
         quota=_UNREACHED, month_quota=_UNREACHED, companies=0, persons=0, duration=math.inf
     ) as sandbox:
@@ -51,5 +51,5 @@ async def _serve_until_hung_up(connection: Connection, tasks: int) -> None:
             for number in range(1, tasks + 1)
         ]
         connection.send(Server(sandbox.url, sandbox.api_key, urls))
-        # However the other side ends, it hangs up, and no server is left behind.
+        # However the other process ends, the connection closes, and no server remains.
         _ = await asyncio.to_thread(connection.poll, None)

@@ -1,4 +1,4 @@
-"""The measured numbers as Markdown."""
+"""The results as Markdown tables."""
 
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -31,12 +31,12 @@ Not learned are merges whose end the contender did not come to know, because it 
 
 
 def title_of(run: dict[str, Any]) -> str:
-    """Name a contender of the bulk job, and what was made easier for it."""
+    """Name a contender of the bulk job, and what differs from the API in its case."""
     return str(run["contender"]) + (", Retry-After" if run["retry_after"] else "")
 
 
 def tables(folder: Path) -> str:
-    """Return what is in a folder of results."""
+    """Return the tables of a folder of results."""
     parts = ["# Results\n\nWritten by `python -m benchmarks` and `python -m benchmarks.plots`.\n"]
     for name, section in SECTIONS.items():
         if (folder / f"{name}.json").exists():
@@ -118,11 +118,11 @@ def _memory(results: dict[str, Any]) -> str:
     )
     day = results["day"]
     grown = day["kib_grown_since_the_first_hour"][-1]
-    told = (
+    summary = (
         f"\nAfter {day['hours']} simulated hours of polling {day['tasks']} tasks "
         f"({day['calls']:,} calls) the process was {grown} KiB larger than after the first.\n"
     )
-    return _section("Memory", heads, rows) + told
+    return _section("Memory", heads, rows) + summary
 
 
 def _decode(results: dict[str, Any]) -> str:
@@ -152,12 +152,12 @@ def _ledger(results: dict[str, Any]) -> str:
         for way, numbers in results["steps"]["ways"].items()
     )
     resume = results["resume"]
-    told = (
+    summary = (
         f"\nA ledger of {resume['rows']:,} pairs ({resume['megabytes']} MB) is checked, opened and "
         f"loaded in {resume['median']:.2f} s (at worst {resume['worst']:.2f} s), and begun in "
         f"{resume['begin']:.1f} s.\n"
     )
-    return _section("Ledger", heads, rows) + told
+    return _section("Ledger", heads, rows) + summary
 
 
 def _load(results: dict[str, Any]) -> str:
@@ -180,8 +180,8 @@ def _load(results: dict[str, Any]) -> str:
         ]
         for counted, waited in zip(results["calls"], results["waiting"], strict=True)
     )
-    told = _streams(results["streams"]) + _hour(results["hour"])
-    return _section("Load", heads, rows) + told + "\n" + _beside(results["beside_a_job"])
+    summary = _streams(results["streams"]) + _hour(results["hour"])
+    return _section("Load", heads, rows) + summary + "\n" + _beside(results["beside_a_job"])
 
 
 def _streams(run: dict[str, Any]) -> str:

@@ -1,4 +1,4 @@
-"""A clock that jumps, for programs that talk HTTP."""
+"""A clock that jumps, for programs that use HTTP."""
 
 import asyncio
 import random
@@ -15,12 +15,12 @@ T = TypeVar("T")
 
 
 def run(main: Callable[[], Coroutine[Any, Any, T]], *, seed: int) -> T:
-    """Run a coroutine on virtual time, with in-memory sockets and all chance from the seed.
+    """Run a coroutine on virtual time, with in-memory sockets and seeded random numbers.
 
     Counts and times are exact: nothing takes time but sleeping, so they depend on no machine.
     """
     with asyncio.Runner(loop_factory=async_solipsism.EventLoop) as runner, ExitStack() as stack:
-        stack.enter_context(_chance_from(seed))
+        stack.enter_context(_seed_random(seed))
         stack.enter_context(patch.object(aiohappyeyeballs, "start_connection", _start_connection))
         return runner.run(main())
 
@@ -31,7 +31,7 @@ async def _start_connection(addr_infos: Any, *, loop: Any = None, **settings: An
 
 
 @contextmanager
-def _chance_from(seed: int) -> Iterator[None]:
+def _seed_random(seed: int) -> Iterator[None]:
     # The jitter of every contender comes from the generator that all programs share.
     state = random.getstate()
     random.seed(seed)

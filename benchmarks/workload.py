@@ -1,4 +1,4 @@
-"""What the bulk jobs have in common: the server's limits, and how long its merges take."""
+"""The common settings of the bulk jobs: the server's limits, and how long merges take."""
 
 import math
 from collections import Counter

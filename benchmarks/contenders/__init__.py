@@ -19,4 +19,4 @@ CONTENDERS: Mapping[str, Callable[[Job], Awaitable[None]]] = {
 BOUNDS: Mapping[str, Mapping[str, int]] = {
     "aiotasks, dedupe job by default": {"max_open": 200, "canary": 10},
 }
-"""What a contender is told to keep to, where that bounds how soon a job can end."""
+"""Limits that a contender is configured with, where they bound how soon a job can end."""

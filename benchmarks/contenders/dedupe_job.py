@@ -34,7 +34,7 @@ async def _run(job: Job, settings: dedupe.JobSettings) -> None:
             dedupe.Ledger(Path(folder) / "job.db", connect=inline.connect) as ledger,
         ):
             preview = await dedupe.preview(client, plan)
-            # A user reads the preview, so the job begins with a rate-limit window of its own.
+            # A user reads the preview first, so the job begins with a new rate-limit window.
             await job.begin_anew()
             _ = await dedupe.run(
                 client,

@@ -1,6 +1,6 @@
 """The bulk job as a careful program without a client library would do it.
 
-Each merge is an asyncio task of its own that posts and then looks at its task, after 2 s first and
+Each merge is an asyncio task of its own that posts and then polls its task, after 2 s first and
 1.5 times as long each time, up to 30 s. Requests are bounded, and refusals are waited out as the
 headers say.
 """
@@ -27,24 +27,23 @@ class Refused(Exception):  # noqa: N818 - it is no error, only a reason to wait
     """A 429 was answered.
 
     Attributes:
-        seconds: how long to wait, as the answer says.
+        seconds: how long to wait, according to the answer.
     """
 
     def __init__(self, headers: Mapping[str, str]) -> None:
         super().__init__("429")
-        told = headers.get("Retry-After") or headers.get("X-Ratelimit-Limit-User-Reset")
-        self.seconds = float(told or _MINUTE)
+        delay = headers.get("Retry-After") or headers.get("X-Ratelimit-Limit-User-Reset")
+        self.seconds = float(delay or _MINUTE)
 
 
 class HandWritten:
-    """A small client: a bound on what is in flight, and patience with refusals.
+    """A small client: it bounds the requests in flight, and waits after refusals.
 
     Args:
-        session: where to send.
-        random: where jitter comes from.
+        session: sends the requests.
+        random: draws the jitter.
         shares_pause: whether one refusal makes all requests wait, and not only the refused one.
-        poll_interval: seconds between the first look at a task and the second.
-        poll_interval: seconds between the first look at a task and the second.
+        poll_interval: seconds before the second poll of a task.
     """
 
     def __init__(
@@ -73,7 +72,7 @@ class HandWritten:
         return str(answer["taskUrl"])
 
     async def wait(self, task_url: str) -> str:
-        """Look at a task until it has ended, and return its status."""
+        """Poll a task until it has ended, and return its status."""
         interval = self._poll_interval
         async with asyncio.timeout(PATIENCE):
             while True:
@@ -85,7 +84,7 @@ class HandWritten:
 
     async def _send(self, method: str, url: str, **settings: Any) -> Any:
         async with self._slots:
-            await self._sit_out_pause()
+            await self._wait_out_pause()
             async with self._session.request(method, url, **settings) as response:
                 if response.status == TOO_MANY:
                     refusal = Refused(response.headers)
@@ -94,7 +93,7 @@ class HandWritten:
                 response.raise_for_status()
                 return json.decode(await response.read())
 
-    async def _sit_out_pause(self) -> None:
+    async def _wait_out_pause(self) -> None:
         pause = self._paused_until - asyncio.get_running_loop().time()
         if self._shares_pause and pause > 0:
             await asyncio.sleep(pause)
@@ -106,12 +105,12 @@ class HandWritten:
 
 
 async def run(job: Job) -> None:
-    """Let each refused request wait for itself: what a decorated function does."""
+    """Let each refused request wait by itself, as a decorated function does."""
     await _run(job, shares_pause=False)
 
 
 async def run_with_shared_pause(job: Job) -> None:
-    """Let one refusal hold back all requests: what a second, more careful version does."""
+    """Let one refusal hold back all requests, as a second, more careful version does."""
     await _run(job, shares_pause=True)
 
 

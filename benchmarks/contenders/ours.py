@@ -11,7 +11,7 @@ WORKERS = 32
 
 
 async def run(job: Job) -> None:
-    """Merge with a few workers, and take each outcome from one watch when it is there."""
+    """Merge with a few workers, and get each outcome from one watch when it is ready."""
     async with (
         aiotasks.Client(job.api_key, base_url=job.url) as client,
         client.tasks.watch(timeout=PATIENCE) as watch,

@@ -30,9 +30,9 @@ async def run(job: Job) -> None:
 
 
 async def run_with_repeated_merges(job: Job) -> None:
-    """Help it over its refused merges: it repeats no POST, so the caller does, after the reset.
+    """Repeat refused merges after the reset, as the SDK itself repeats no POST.
 
-    What is measured this way are its waits, with all merges accepted.
+    This measures its waits, with all merges accepted.
     """
     slots = asyncio.Semaphore(MAX_MERGES)
     async with _client(job) as client:
@@ -50,7 +50,7 @@ async def _client(job: Job) -> AsyncGenerator[affinity.AsyncAffinity]:
 
 @contextmanager
 def _clock_of(loop: asyncio.AbstractEventLoop) -> Iterator[None]:
-    """Let the published SDK read the loop's clock; retries, pool and timeouts stay its own.
+    """Let the published SDK read the loop's clock, with its own retries, pool and timeouts.
 
     Its modules are given another clock, nothing else. Its backoff takes its jitter from the fraction
     of the current millisecond, which a clock that jumps would make the same for all.
@@ -66,7 +66,7 @@ def _clock_of(loop: asyncio.AbstractEventLoop) -> Iterator[None]:
         (affinity.services.rate_limits, "time", clock),
         (affinity.services.tasks, "time", clock),
         (httpcore._async.http11, "time", clock),  # noqa: SLF001
-        # In-memory sockets cannot be polled. It asks whether the server has closed an idle
+        # In-memory sockets cannot be polled. The SDK asks whether the server has closed an idle
         # connection; this one keeps them longer than the pool does.
         (httpcore._backends.anyio, "is_socket_readable", lambda _: False),  # noqa: SLF001
     ]
@@ -88,7 +88,7 @@ async def _follow(
             task_url = await client.companies.merge(CompanyId(pair[0]), CompanyId(pair[1]))
         else:
             async with slots:
-                task_url = await _insist(client, pair)
+                task_url = await _merge_until_accepted(client, pair)
         verb = "wait"
         _ = await client.tasks.wait(task_url, timeout=PATIENCE)
     except affinity.AffinityError as error:
@@ -97,7 +97,7 @@ async def _follow(
         job.succeed(task_url)
 
 
-async def _insist(client: affinity.AsyncAffinity, pair: tuple[int, int]) -> str:
+async def _merge_until_accepted(client: affinity.AsyncAffinity, pair: tuple[int, int]) -> str:
     while True:
         try:
             return await client.companies.merge(CompanyId(pair[0]), CompanyId(pair[1]))

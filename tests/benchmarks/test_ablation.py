@@ -1,4 +1,4 @@
-"""Each variant of the ablation still replaces what it is meant to replace."""
+"""The ablation: its variants replace existing attributes, and its figures are exact."""
 
 import inspect
 from dataclasses import replace
@@ -10,7 +10,7 @@ from benchmarks.ablation import SMALL, SWEEPS, VARIANTS, Case, cases, measure_ca
 
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_a_variant_finds_its_target(variant: str) -> None:
-    """A rename breaks this test, and not the benchmark without a sign."""
+    """Each variant replaces an attribute that exists, so a rename does not go unnoticed."""
     for owner, name, replacement in VARIANTS[variant]():
         original = getattr(owner, name)
         assert callable(replacement)
@@ -21,14 +21,14 @@ def test_a_variant_finds_its_target(variant: str) -> None:
 
 @pytest.mark.parametrize("name", SWEEPS)
 def test_a_sweep_includes_the_value_in_use(name: str) -> None:
-    """What is in use is compared with lower and higher values."""
+    """A sweep has the value in use, and lower and higher ones."""
     sweep = SWEEPS[name]
     assert getattr(sweep.module, name) in sweep.values
     assert list(sweep.values) == sorted(sweep.values)
 
 
 def test_a_variant_changes_the_figures_and_a_second_run_does_not() -> None:
-    """The figures are exact: a difference comes from what the variant changes."""
+    """The figures are exact: a difference comes only from what the variant changes."""
     scenario = replace(SMALL, merges=150)
     case = Case(variant="as it is", scenario=scenario, seed=1)
     first = measure_case(case)
@@ -38,14 +38,14 @@ def test_a_variant_changes_the_figures_and_a_second_run_does_not() -> None:
 
 
 def test_a_quick_run_has_each_variant_and_each_value_once() -> None:
-    """Quick means one small job and one seed for each."""
+    """A quick run has one small job and one seed for each case."""
     quick = cases(quick=True)
     assert len(quick) == len(VARIANTS) + sum(len(sweep.values) for sweep in SWEEPS.values())
     assert {case.scenario for case in quick} == {SMALL}
 
 
 def test_each_scenario_has_the_unchanged_poller_to_compare_with() -> None:
-    """A figure means something only beside that of the poller as it is, with the same seeds."""
+    """Each scenario has the unchanged poller, with the same seeds, to compare with."""
     listed = cases()
     unchanged = {(case.scenario, case.seed) for case in listed if case.variant == "as it is"}
     assert {(case.scenario, case.seed) for case in listed} == unchanged

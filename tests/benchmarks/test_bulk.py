@@ -1,4 +1,4 @@
-"""The bulk job's figures are exact, and it measures what it says."""
+"""The bulk job: its figures are exact, and every contender does its jobs."""
 
 import pytest
 
@@ -21,18 +21,18 @@ def test_the_same_seed_brings_the_same_numbers(contender: str) -> None:
 
 
 def test_another_seed_brings_other_numbers() -> None:
-    """The seed is where all chance comes from."""
+    """Another seed gives other figures."""
     assert durations(5, seed=1) != durations(5, seed=2)
 
 
 def test_the_earliest_end_counts_whole_minutes_of_posts() -> None:
-    """The merge after the 900th cannot begin before the next minute."""
+    """The merge after the 900th cannot begin before the next window."""
     assert earliest_end([1.0] * 899 + [70.0]) == 70.0
     assert earliest_end([1.0] * 899 + [70.0, 20.0]) == 80.0
 
 
 def test_every_contender_does_every_job_that_it_can() -> None:
-    """Only the plain gather of the SDK is let off the largest job."""
+    """Only the plain gather of the SDK does not do the largest job."""
     listed = {(case.contender, case.merges) for case in cases()}
     expected = {(name, merges) for name in CONTENDERS for merges in (100, 1_000, 5_000)}
     assert expected - listed == {("affinity-sdk", 5_000)}
@@ -42,7 +42,7 @@ def test_every_contender_does_every_job_that_it_can() -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(60)
 def test_failures_are_counted_and_not_hidden() -> None:
-    """A wait that the SDK gives up is no success, and shows in the figures."""
+    """A wait that the SDK gives up counts as a failure."""
     run = measure_case(Case(contender="affinity-sdk", merges=200))
     assert run["finished"] + run["waits_failed"] + run["merges_failed"] == 200
     assert run["waits_failed"] > 0

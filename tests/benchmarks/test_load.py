@@ -1,4 +1,4 @@
-"""The figures of a service under load are exact where they are counted."""
+"""The figures of a service under load that are counted are exact."""
 
 from functools import partial
 from pathlib import Path
@@ -10,8 +10,8 @@ from benchmarks.figures import save
 from benchmarks.tables import tables
 
 
-def test_many_handlers_ask_no_more_than_few() -> None:
-    """What many wait for costs the calls of the tasks, and all learn of the end."""
+def test_many_handlers_send_no_more_requests_than_few() -> None:
+    """Calls depend on the number of tasks, not of handlers, and all handlers get the outcome."""
     few, many = (
         virtual.run(partial(load._wait_virtually, 100, handlers), seed=1)
         for handlers in (100, 1_000)
@@ -21,8 +21,8 @@ def test_many_handlers_ask_no_more_than_few() -> None:
 
 
 @pytest.mark.parametrize("way", load.CLIENTS)
-def test_who_asks_beside_a_job_is_not_kept_waiting(way: str) -> None:
-    """A task can be looked at within the server's own time while a job has calls left."""
+def test_a_poll_beside_a_job_is_not_delayed(way: str) -> None:
+    """A task is polled without delay while a job has calls left."""
     run = virtual.run(partial(load._ask_beside, way, 60), seed=1)
     assert run["merged"] == 60
     assert run["with_calls_left"] > 10
@@ -30,8 +30,8 @@ def test_who_asks_beside_a_job_is_not_kept_waiting(way: str) -> None:
     assert (run["without"], run["without_p99"]) == (0, None)
 
 
-def test_the_table_tells_of_streams_and_handlers(tmp_path: Path) -> None:
-    """Whatever was measured of a service is in the table, failures included."""
+def test_the_table_has_streams_and_handlers(tmp_path: Path) -> None:
+    """All figures of a service are in the table, failures included."""
     results = {
         "calls": [{"handlers": 10_000, "tasks": 500, "calls": 43, "finished": 10_000}],
         "waiting": [

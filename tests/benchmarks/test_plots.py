@@ -1,4 +1,4 @@
-"""The drawings and tables say what was measured."""
+"""The plots and tables show what was measured."""
 
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from benchmarks.tables import tables
 
 
 def run(contender: str, merges: int, *, finished: int | None = None) -> dict[str, Any]:
-    """What the bulk job returns, as far as it is shown."""
+    """Return a result of the bulk job with the fields that are shown."""
     return {
         "contender": contender,
         "merges": merges,
@@ -39,21 +39,21 @@ RUNS = [
 
 
 @pytest.mark.parametrize("plot", PLOTS, ids=[plot.name for plot in PLOTS])
-def test_a_plot_is_small_and_says_its_numbers_in_words(plot: Plot) -> None:
-    """Each plot is valid SVG with a title and a description; who failed has no line in it."""
+def test_a_plot_is_small_and_describes_its_numbers(plot: Plot) -> None:
+    """Each plot is valid SVG with title and description, and without contenders that failed."""
     text = draw(plot, RUNS)
     assert len(text) < 40_000
     names = {"svg": "http://www.w3.org/2000/svg"}
     svg = ET.fromstring(text)
     assert svg.findtext("svg:title", namespaces=names) == plot.title
-    told = svg.findtext("svg:desc", namespaces=names)
-    assert told is not None
-    assert "good: 1" in told
-    assert "bad" not in told
+    description = svg.findtext("svg:desc", namespaces=names)
+    assert description is not None
+    assert "good: 1" in description
+    assert "bad" not in description
 
 
-def test_the_table_tells_what_was_not_learned(tmp_path: Path) -> None:
-    """A run that lost merges shows how many, and no averages over the lucky ones."""
+def test_the_table_shows_what_was_not_learned(tmp_path: Path) -> None:
+    """A run that lost merges shows how many, and no averages over the others."""
     save(tmp_path, "bulk", RUNS)
     text = tables(tmp_path)
     assert "| 5,000 | good | 1.50 | 1.5 | 1.50 | 3 | 1.0 / 2.0 / 3.0 | 0 |" in text
@@ -61,7 +61,7 @@ def test_the_table_tells_what_was_not_learned(tmp_path: Path) -> None:
 
 
 def test_quantiles_are_numbers_that_were_measured() -> None:
-    """Nothing is interpolated."""
+    """Quantiles are measured numbers, without interpolation."""
     assert quantile([1.0, 2.0, 3.0, 4.0], 0.5) == 2.0
     assert quantile([1.0, 2.0, 3.0, 4.0], 0.95) == 4.0
     assert median([3.0, 1.0, 2.0]) == 2.0
