@@ -29,7 +29,7 @@ from aiotasks.sandbox import Sandbox
 from aiotasks.web import _events, _runner, serve
 
 
-FOREIGN_HOST = "stranger.example"
+FOREIGN_HOST = "foreign.example"
 """A host name that resolves to this machine, as any foreign one may; others do not resolve."""
 
 _TIMEOUT = 8000

@@ -119,7 +119,7 @@ def is_nothing_done(sandbox: Sandbox, pairs: Path) -> bool:
 
 
 def test_plan(sandbox: Sandbox, pairs: Path, tmp_path: Path) -> None:
-    """A plan shows names, rewrites, skipped and missing records, and the cost; it merges nothing."""
+    """A plan shows names, rewrites, skipped and missing records, and the cost; no merge runs."""
     write(tmp_path, "1,2", "2,3", "1,2", "5,6", "7,999", "9,10", header="primary_id,duplicate_id")
     never = tmp_path / "never.txt"
     _ = never.write_text("6  # the bank\n")
@@ -484,7 +484,7 @@ def test_status_names_the_holder() -> None:
     assert "--max-failure-rate" in stopped[-1]
 
 
-def test_a_month_that_is_used_up(serve: Callable[..., Sandbox], tmp_path: Path) -> None:
+def test_a_monthly_quota_that_is_used_up(serve: Callable[..., Sandbox], tmp_path: Path) -> None:
     """A job stops when the monthly quota is used up; the next run does the rest."""
     sandbox = serve(month_quota=20)
     pairs = write(tmp_path, *(f"{number},{number + 1}," for number in range(1, 60, 2)))

@@ -236,7 +236,7 @@ def test_tasks(task_url: str, failing_url: str) -> None:
 
 @pytest.mark.process
 @pytest.mark.usefixtures("environment")
-def test_a_month_that_is_used_up(serve: Serve) -> None:
+def test_a_monthly_quota_that_is_used_up(serve: Serve) -> None:
     """An exhausted monthly quota stops the command with the exit code for "try again later"."""
     with serve("--month-quota", "1") as url:
         task = f"{url}/v2/tasks/company-merges/{UNKNOWN}"

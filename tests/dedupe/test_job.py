@@ -419,7 +419,9 @@ class TestKey:
         server.clear_faults()
         assert all_of(await go(server, job), SUCCEEDED)
 
-    async def test_an_exhausted_month_stops_the_job(self, server: Server, job: Path) -> None:
+    async def test_an_exhausted_monthly_quota_stops_the_job(
+        self, server: Server, job: Path
+    ) -> None:
         """When the monthly quota is used up nothing is lost, and the next run completes the job."""
         server.duration = (1.0, 20.0)
         later(2.0, lambda: server.inject(Fault.rate_limit(cause="month"), on=None, times=None))

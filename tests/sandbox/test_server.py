@@ -10,7 +10,7 @@ import pytest
 from aiotasks.sandbox import Fault, LoggedRequest, Sandbox, _server
 
 
-async def test_the_minute_refuses_until_its_reset(serve: Any) -> None:
+async def test_the_per_minute_window_refuses_until_its_reset(serve: Any) -> None:
     """After the quota every request gets a 429 with the reset; then the quota is full again."""
     async with serve(quota=2, window=60.0) as api:
         await asyncio.sleep(0.5)
@@ -38,7 +38,7 @@ async def test_windows_can_be_offset(serve: Any) -> None:
         assert (await api.get("/v2/auth/whoami")).status == 200
 
 
-async def test_the_month_refuses_with_quota_left(serve: Any) -> None:
+async def test_the_monthly_quota_refuses_with_calls_left(serve: Any) -> None:
     """The monthly quota refuses requests even if the per-minute quota has some left."""
     async with serve(month_quota=1, retry_after=True) as api:
         await api.get("/v2/auth/whoami")
@@ -62,7 +62,7 @@ async def test_too_many_at_once_are_refused(serve: Any) -> None:
         assert api.sandbox.in_flight == 0
 
 
-async def test_no_limit_means_no_headers(serve: Any) -> None:
+async def test_no_limit_has_no_headers(serve: Any) -> None:
     """With both limits off no header mentions them."""
     async with serve(quota=0, month_quota=0) as api:
         headers = (await api.get("/v2/auth/whoami")).headers
@@ -228,34 +228,34 @@ async def test_answers_can_be_damaged(serve: Any) -> None:
     async with serve(duration=0.0) as api:
         await api.merge(1, 2)
 
-        async def suffer(fault: Fault | str) -> Any:
+        async def request_with(fault: Fault | str) -> Any:
             api.sandbox.inject(fault)
             async with api.session.get(
                 f"{api.sandbox.url}/v2/tasks/company-merges", allow_redirects=False
             ) as response:
                 return response.status, response.headers, await response.read()
 
-        status, headers, body = await suffer(Fault.status(502, html=True))
+        status, headers, body = await request_with(Fault.status(502, html=True))
         assert (status, headers["Content-Type"], body[:6]) == (502, "text/html", b"<html>")
-        status, _, body = await suffer(Fault.status(500, after_work=True))
+        status, _, body = await request_with(Fault.status(500, after_work=True))
         assert (status, b'"server"' in body) == (500, True)
-        _, headers, body = await suffer(Fault.malformed())
+        _, headers, body = await request_with(Fault.malformed())
         assert (len(body), body[:8]) == (int(headers["Content-Length"]), b'{"data":')
-        assert len((await suffer(Fault.huge(10_000)))[2]) == 10_000
-        assert b'"total":"text"' in (await suffer(Fault.wrong_types()))[2]
-        assert b'"status":"odd"' in (await suffer(Fault.task_status("odd")))[2]
-        status, headers, _ = await suffer(Fault.redirect("https://elsewhere.example/"))
+        assert len((await request_with(Fault.huge(10_000)))[2]) == 10_000
+        assert b'"total":"text"' in (await request_with(Fault.wrong_types()))[2]
+        assert b'"status":"odd"' in (await request_with(Fault.task_status("odd")))[2]
+        status, headers, _ = await request_with(Fault.redirect("https://elsewhere.example/"))
         assert (status, headers["Location"]) == (302, "https://elsewhere.example/")
-        status, headers, body = await suffer(Fault.content(b"hi", content_type="text/plain"))
+        status, headers, body = await request_with(Fault.content(b"hi", content_type="text/plain"))
         assert (status, headers["Content-Type"], body) == (200, "text/plain", b"hi")
-        headers = (await suffer(Fault.limit_headers()))[1]
+        headers = (await request_with(Fault.limit_headers()))[1]
         assert not [name for name in headers if "Ratelimit" in name]
-        headers = (await suffer(Fault.limit_headers("899.0")))[1]
+        headers = (await request_with(Fault.limit_headers("899.0")))[1]
         assert headers["X-Ratelimit-Limit-Org-Reset"] == "899.0"
-        headers = (await suffer(Fault.rate_limit(cause="month", retry_after=1)))[1]
+        headers = (await request_with(Fault.rate_limit(cause="month", retry_after=1)))[1]
         assert headers["X-Ratelimit-Limit-Org-Remaining"] == "0"
         assert api.sandbox.refused == 1
-        assert (await suffer("latency=1"))[0] == 200
+        assert (await request_with("latency=1"))[0] == 200
 
 
 async def test_faults_wait_for_admitted_requests(serve: Any) -> None:

@@ -373,7 +373,7 @@ class Server(RuleBasedStateMachine):
     """Requests of a job, answered or not, at a server with a lagging list and merges of others.
 
     Several requests are in flight at a time, and end in any order. The process may
-    crash and go on with the log that it has written.
+    crash and resume with the log that it has written.
     """
 
     @initialize(
