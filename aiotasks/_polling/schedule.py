@@ -222,14 +222,15 @@ class Schedule:
         answered = 0
         failures = []
         for task in shown.data:
-            waits = self.waiters.of(page.kind, task.id)
-            for pending in waits:
+            has_failed = False
+            for pending in self.waiters.of(page.kind, task.id):
                 answered += pending.phase is not Phase.FETCHING_REASON
                 self._apply(pending, task, now, lead)
+                has_failed |= pending.phase is Phase.FETCHING_REASON
                 if pending.page is not found_on and pending.phase is not Phase.DONE:
                     found_on.join(pending)
-            if waits and waits[0].phase is Phase.FETCHING_REASON:
-                failures.append(waits[0].ref)
+            if has_failed:
+                failures.append(TaskRef(page.kind, task.id))
         result = self.lists[page.kind].apply_page(page, following, now, answered=answered)
         for pending in result.later:
             self._schedule_next(pending, now, lead)
