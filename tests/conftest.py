@@ -1,6 +1,7 @@
 """The clock of each test: virtual, or real where it is marked."""
 
 import asyncio
+import os
 import sys
 from collections.abc import Callable, Mapping
 from importlib.util import find_spec, module_from_spec, spec_from_file_location
@@ -33,6 +34,11 @@ _load_benchmarks()
 pytest_plugins = ["tests.profiles", "tests.servers", "tests.processes"]
 # Where Playwright is not installed, the other tests can still run.
 collect_ignore = [] if find_spec("playwright") else ["browser"]
+
+
+def pytest_xdist_auto_num_workers() -> int:
+    """Use two workers a processor: tests on the real clock mostly wait."""
+    return 2 * (os.cpu_count() or 1)
 
 
 def is_on_real_time(node: pytest.Item) -> bool:
