@@ -36,6 +36,7 @@ pytest_plugins = ["tests.profiles", "tests.servers", "tests.processes"]
 collect_ignore = [] if find_spec("playwright") else ["browser"]
 
 
+@pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers() -> int:
     """Use two workers a processor: tests on the real clock mostly wait."""
     return 2 * (os.cpu_count() or 1)
