@@ -60,6 +60,9 @@ def jobs_app(
     everything up to it must be read anew from ``GET jobs/{id}``. A program that needs the whole
     history reads ``report.jsonl``.
 
+    ``POST jobs/{id}/start`` takes ``{"fingerprint": ..., "retry_failed": ..., "settings": {...}}``:
+    the fingerprint of the plan that was shown, and those ``JobSettings`` that are not the defaults.
+
     Args:
         client: A client that is open when the application starts, and until it has ended.
         folder: Where the ledgers are. It must exist.
@@ -204,7 +207,9 @@ class _Jobs:
                 "again before you start it"
             )
             raise Refusal(HTTPStatus.CONFLICT, message)
-        starting = self.runner.start(_id(request), path, retry_failed=wanted.retry_failed)
+        starting = self.runner.start(
+            _id(request), path, settings=wanted.settings, retry_failed=wanted.retry_failed
+        )
         await self._tasks.complete(starting)
         return _responses.json(await self._job(_id(request)), HTTPStatus.ACCEPTED)
 

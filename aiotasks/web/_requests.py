@@ -8,7 +8,7 @@ from typing import Any, Final, TypeVar
 import msgspec
 from aiohttp import web
 
-from aiotasks.dedupe import Plan
+from aiotasks.dedupe import JobSettings, Plan
 
 from ._responses import Refusal
 
@@ -20,10 +20,11 @@ _RULES = ("on_conflict", "max_cluster")
 
 
 class Start(msgspec.Struct):
-    """The body of a request to start a job."""
+    """The body of a request to start a job; ``settings`` has those that differ from the defaults."""
 
     fingerprint: str
     retry_failed: bool = False
+    settings: JobSettings = JobSettings()
 
 
 class _Pairs(msgspec.Struct):

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from aiotasks.client import Client
-from aiotasks.dedupe import JobProgress, Ledger, resume
+from aiotasks.dedupe import JobProgress, JobSettings, Ledger, resume
 from aiotasks.errors import AffinityError, LedgerError
 
 from ._background import BackgroundTasks
@@ -69,7 +69,9 @@ class JobRunner:
         """Return how many runs of a job have ended here."""
         return self._ended[job_id]
 
-    async def start(self, job_id: str, path: Path, *, retry_failed: bool) -> None:
+    async def start(
+        self, job_id: str, path: Path, *, settings: JobSettings, retry_failed: bool
+    ) -> None:
         """Start a job, and return once its ledger is locked for this process.
 
         Raises:
@@ -82,7 +84,7 @@ class JobRunner:
             message = "The job runs already"
             raise BusyError(message)
         run = RunningJob(path)
-        work = self._run(job_id, run, retry_failed=retry_failed)
+        work = self._run(job_id, run, settings=settings, retry_failed=retry_failed)
         run.task = self._tasks.run(work, name=f"job {job_id}")
         self._runs[job_id] = run
         # Not in a `finally` of the task: one that is cancelled before its first step never runs it.
@@ -118,13 +120,15 @@ class JobRunner:
             _ = run.task.cancel()
         run.stop.set()
 
-    async def _run(self, job_id: str, run: RunningJob, *, retry_failed: bool) -> None:
+    async def _run(
+        self, job_id: str, run: RunningJob, *, settings: JobSettings, retry_failed: bool
+    ) -> None:
         try:
             async with Ledger(run.path) as ledger:
                 _ = self._errors.pop(job_id, None)
                 run.opened.set()
                 self.on_change(job_id)
-                await self._work(run, ledger, retry_failed=retry_failed)
+                await self._work(run, ledger, settings=settings, retry_failed=retry_failed)
         except AffinityError as error:
             if run.opened.is_set():
                 self._errors[job_id] = str(error)
@@ -140,12 +144,15 @@ class JobRunner:
         run.opened.set()
         self.on_change(job_id)
 
-    async def _work(self, run: RunningJob, ledger: Ledger, *, retry_failed: bool) -> None:
+    async def _work(
+        self, run: RunningJob, ledger: Ledger, *, settings: JobSettings, retry_failed: bool
+    ) -> None:
         await ledger.note(error=None)
         try:
             result = await resume(
                 self._client,
                 ledger,
+                settings=settings,
                 retry_failed=retry_failed,
                 stop=run.stop,
                 on_progress=run.update,

@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 
 import pytest
 import pytest_asyncio
+from msgspec.structs import replace
 from playwright.async_api import (
     Browser,
     BrowserContext,
@@ -24,7 +25,7 @@ from playwright.async_api import (
 
 from aiotasks import Client, backoff
 from aiotasks._polling import failure_reasons
-from aiotasks.dedupe import JobSettings, resume
+from aiotasks.dedupe import JobResult, JobSettings, resume
 from aiotasks.sandbox import Sandbox
 from aiotasks.web import _events, _runner, serve
 
@@ -138,9 +139,11 @@ def short_intervals(monkeypatch: pytest.MonkeyPatch) -> None:
     """Poll often, however long a merge has been running."""
     monkeypatch.setattr(backoff, "GROWTH", 1.0)
     monkeypatch.setattr(failure_reasons, "REASON_LINGER", 0.05)
-    monkeypatch.setattr(
-        _runner, "resume", partial(resume, settings=JobSettings(poll_interval=0.05))
-    )
+
+    async def poll_often(*opened: Any, settings: JobSettings, **more: Any) -> JobResult:
+        return await resume(*opened, settings=replace(settings, poll_interval=0.05), **more)
+
+    monkeypatch.setattr(_runner, "resume", poll_often)
     monkeypatch.setattr(_events, "_TICK", 0.05)
 
 

@@ -5,16 +5,16 @@ import json
 import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import aiohttp
 import pytest
 from aiohttp import web
+from msgspec.structs import replace
 
 from aiotasks import Client
-from aiotasks.dedupe import JobSettings, resume
+from aiotasks.dedupe import JobResult, JobSettings, resume
 from aiotasks.sandbox import Sandbox
 from aiotasks.web import _events, _runner, jobs_app
 
@@ -110,9 +110,11 @@ OpenSite = Callable[..., AbstractAsyncContextManager[Site]]
 @pytest.fixture(autouse=True)
 def short_intervals(monkeypatch: pytest.MonkeyPatch) -> None:
     """Merges of the tests are short, so everything is polled sooner."""
-    monkeypatch.setattr(
-        _runner, "resume", partial(resume, settings=JobSettings(poll_interval=0.02))
-    )
+
+    async def poll_often(*opened: Any, settings: JobSettings, **more: Any) -> JobResult:
+        return await resume(*opened, settings=replace(settings, poll_interval=0.02), **more)
+
+    monkeypatch.setattr(_runner, "resume", poll_often)
     monkeypatch.setattr(_events, "_TICK", 0.05)
 
 

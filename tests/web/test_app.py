@@ -5,6 +5,7 @@ import csv
 import io
 import json
 import os
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -266,6 +267,18 @@ class TestStart:
         sandbox.failure_rate = 0.0
         assert (await site.finish(job))["totals"]["failed"] == 3
         assert (await site.finish(job, retry_failed=True))["totals"]["succeeded"] == 3
+
+    async def test_settings(self, site: Site, sandbox: Sandbox) -> None:
+        """A job runs with the settings of the request, and invalid ones start nothing."""
+        sandbox.duration = 0.05
+        job = await site.upload(4)
+        wrong = await site.start(job, settings={"max_open": 0})
+        assert wrong.status == 400
+        assert "max_open must be 1 or more, not 0" in wrong.json["error"]
+        await site.finish(job, settings={"max_open": 1})
+        sent = [request.at for request in sandbox.log if request.operation == "merge"]
+        assert len(sent) == 4
+        assert all(later - earlier >= 0.05 for earlier, later in pairwise(sent))
 
     async def test_another_plan(self, site: Site) -> None:
         """With the fingerprint of another plan nothing starts."""
