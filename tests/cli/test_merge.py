@@ -582,7 +582,8 @@ def test_a_merge_that_was_cut_off(sandbox: Sandbox, pairs: Path) -> None:
 
 def test_ctrl_c_before_the_job(sandbox: Sandbox, pairs: Path) -> None:
     """Ctrl-C during the preview ends the command, and nothing was merged."""
-    sandbox.inject("hang@records", times=None)
+    # It answers at last: a signal that arrives just before the loop waits is handled only then.
+    sandbox.inject("latency=2@records", times=None)
 
     def interrupt() -> None:
         deadline = time.monotonic() + 5
