@@ -133,7 +133,7 @@ class TaskList:
         for pending in tasks:
             self.scan.join(pending)
         if not page.size:
-            self.pages.remove(page)
+            self.pages = [other for other in self.pages if other is not page]
 
     def not_yet_scanned(self, most: int | None = None) -> list[PendingTask]:
         """Return the due tasks that the current scan has not found yet.

@@ -25,7 +25,8 @@ def status(job: JobInfo, status: JobStatus) -> Iterator[str]:
     yield f"Job of {job.source}: {status.counts.total:,} pairs of {PLURAL[job.kind]}"
     yield f"Begun {iso_time(job.begun_at)} at {job.origin}"
     yield status.sentence
-    if status.phase is JobPhase.STOPPED and status.stopped == StopReason.FAILURES:
+    is_over = status.phase in {JobPhase.STOPPED, JobPhase.FINISHED}
+    if is_over and status.stopped == StopReason.FAILURES:
         yield FAILURES_ADVICE
 
 

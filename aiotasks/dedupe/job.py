@@ -133,6 +133,8 @@ async def resume(
         AffinityError: when the API cannot be reached at the start.
     """
     job = _job_of(ledger, client)
+    # The error of an earlier run, which a server may have noted, says nothing about this one.
+    await ledger.note(error=None)
     started, calls_before = asyncio.get_running_loop().time(), client.quota.sent
     if retry_failed:
         await _plan_again(ledger, clock())

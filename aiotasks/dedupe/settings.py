@@ -7,7 +7,7 @@ from msgspec import Struct
 from aiotasks.errors import ConfigurationError
 
 
-class JobSettings(Struct, frozen=True, kw_only=True):
+class JobSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """How a job runs. Each run may use other settings: the ledger does not store them.
 
     Args:

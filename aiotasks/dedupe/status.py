@@ -47,6 +47,9 @@ STOP_SENTENCES: Final[Mapping[str, str]] = {
 }
 """Why a job stopped, with what to do next."""
 
+UNSETTLED_SENTENCE = (
+    "Some are unsettled: they may have been merged, and going on asks for them again."
+)
 _TRY_AGAIN = (
     "Those that failed or were refused can be tried again once their reasons are gone; the report "
     "has all of them."
@@ -141,14 +144,21 @@ class JobStatus(Struct, frozen=True, kw_only=True):
         is_left = any(totals[state] for state in PairState if state.is_left)
         stopped = notes.get("stopped") if is_left and not is_running else None
         phase = _phase(counts, notes, stopped, is_held=bool(holder), is_running=is_running)
-        sentence = SENTENCES[phase].format(holder=holder)
-        if phase is JobPhase.STOPPED:
-            sentence = STOP_SENTENCES.get(stopped or "", sentence)
-        elif phase is JobPhase.FINISHED and counts.can_retry:
-            sentence = f"{sentence} {_TRY_AGAIN}"
+        sentence = _sentence(phase, counts, stopped).format(holder=holder)
         if error and phase is not JobPhase.RUNNING:
             sentence = f"{sentence} ({error})"
         return cls(phase=phase, sentence=sentence, stopped=stopped, counts=counts)
+
+
+def _sentence(phase: JobPhase, counts: JobCounts, stopped: str | None) -> str:
+    if phase is JobPhase.STOPPED:
+        return STOP_SENTENCES.get(stopped or "", SENTENCES[phase])
+    if phase is not JobPhase.FINISHED:
+        return SENTENCES[phase]
+    # Why it stopped still matters for unsettled pairs: only they are left.
+    parts = [STOP_SENTENCES.get(stopped or "", ""), SENTENCES[phase]]
+    parts += [UNSETTLED_SENTENCE] * (counts.unsettled > 0) + [_TRY_AGAIN] * (counts.can_retry > 0)
+    return " ".join(filter(None, parts))
 
 
 def _phase(

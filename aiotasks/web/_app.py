@@ -52,10 +52,11 @@ def jobs_app(
 
     ``GET jobs/{id}/events`` streams server-sent events. ``pair`` is a transition of one pair; its
     ``id`` numbers the transitions of the job, and a stream continues after ``Last-Event-ID`` or
-    ``?after=`` (default 0: from the beginning). ``progress`` has the state of the job whenever it
-    changes (``phase``, ``sentence``, ``counts`` and so on, as in ``GET jobs/{id}``), and ``done``
-    that at the end of a run. The server keeps only the newest 2,000 to 4,000 transitions of a job.
-    A stream that is further behind, because it starts late or is read slowly, gets one ``resync``
+    ``?after=`` (default 0: from the beginning). ``progress`` has the state of the job (``phase``,
+    ``sentence``, ``counts`` and so on, as in ``GET jobs/{id}``) after new transitions, and about
+    once a second while this application runs it; ``done`` has that at the end of a run here. A run
+    of another process ends without an event: ``GET jobs/{id}`` shows its end. The server keeps only
+    the newest 2,000 to 4,000 transitions of a job. A stream that is further behind, because it starts late or is read slowly, gets one ``resync``
     event: its ``seq`` (and ``id``) is the transition after which the stream continues, and
     everything up to it must be read anew from ``GET jobs/{id}``. A program that needs the whole
     history reads ``report.jsonl``.

@@ -19,7 +19,7 @@ _JSON: Final = "application/json"
 _RULES = ("on_conflict", "max_cluster")
 
 
-class Start(msgspec.Struct):
+class Start(msgspec.Struct, forbid_unknown_fields=True):
     """The body of a request to start a job; ``settings`` has those that differ from the defaults."""
 
     fingerprint: str

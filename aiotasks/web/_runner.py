@@ -147,7 +147,6 @@ class JobRunner:
     async def _work(
         self, run: RunningJob, ledger: Ledger, *, settings: JobSettings, retry_failed: bool
     ) -> None:
-        await ledger.note(error=None)
         try:
             result = await resume(
                 self._client,

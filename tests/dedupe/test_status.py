@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from aiotasks.dedupe import JobInfo, JobPhase, JobStatus, PairState, StopReason
-from aiotasks.dedupe.status import SENTENCES, STOP_SENTENCES
+from aiotasks.dedupe.status import SENTENCES, STOP_SENTENCES, UNSETTLED_SENTENCE
 
 
 ANCHOR = {"anchor": ""}
@@ -101,6 +101,14 @@ class TestSentence:
     def test_the_holder_is_named(self) -> None:
         """The sentence of a job that another process runs names that process."""
         assert status_of({PLANNED: 1}, holder=HOLDER).sentence.startswith(f"It is run by {HOLDER},")
+
+    def test_only_unsettled_pairs_are_left(self) -> None:
+        """A job whose unsettled pairs are left says so, and why it stopped if it did."""
+        sentence = status_of({SUCCEEDED: 2, UNSETTLED: 1}, ANCHOR).sentence
+        assert sentence == f"{SENTENCES[JobPhase.FINISHED]} {UNSETTLED_SENTENCE}"
+        stopped = status_of({UNSETTLED: 1}, {**ANCHOR, "stopped": "month"}).sentence
+        assert stopped.startswith(STOP_SENTENCES[StopReason.MONTH])
+        assert stopped.endswith(UNSETTLED_SENTENCE)
 
     @pytest.mark.parametrize(
         ("totals", "left_out", "can_retry"),

@@ -275,6 +275,8 @@ class TestStart:
         wrong = await site.start(job, settings={"max_open": 0})
         assert wrong.status == 400
         assert "max_open must be 1 or more, not 0" in wrong.json["error"]
+        assert (await site.start(job, settings={"maxopen": 1})).status == 400
+        assert (await site.start(job, seting={})).status == 400
         await site.finish(job, settings={"max_open": 1})
         sent = [request.at for request in sandbox.log if request.operation == "merge"]
         assert len(sent) == 4

@@ -15,7 +15,8 @@ from .tracker import PairTracker
 
 
 PROBE_AFTER: Final = 60.0
-"""Seconds without an answer after which a probe is sent. A choice: one call a minute."""
+"""Seconds without a start or an end of a merge after which a probe is sent. A choice: one call a
+minute, also for merges that take longer than that."""
 
 # A choice: a single lost answer now and then is no outage.
 _SILENT_AFTER = 5.0
@@ -74,7 +75,7 @@ class Outages:
         await asyncio.sleep(poll_delay(_BACKOFF, self._sending.failures))
 
     async def run(self) -> None:
-        """Send a probe whenever there was no answer for a minute."""
+        """Send a probe whenever no merge has started or ended for a minute."""
         while True:
             await asyncio.sleep(PROBE_AFTER)
             if self._tracker.silent_for < PROBE_AFTER:

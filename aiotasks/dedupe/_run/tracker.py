@@ -36,8 +36,8 @@ _REASON_OF: Final[tuple[tuple[type[AffinityError], StopReason], ...]] = (
 class PairTracker:
     """Moves the pairs of a run from state to state: ledger, totals, events, queue and watch.
 
-    A transition is on disk before it is counted, reported or acted on, so that a crash at any point
-    leaves a ledger that is at most ahead of what this process did.
+    A transition is on disk before it is counted, reported or acted on. Only what the server did may
+    be ahead of the ledger after a crash: the reconciler finds that out.
     """
 
     def __init__(
@@ -69,7 +69,7 @@ class PairTracker:
 
     @property
     def silent_for(self) -> float:
-        """Seconds since a merge was started or a task polled."""
+        """Seconds since a merge was started or a task ended."""
         return self._loop.time() - self._answered_at
 
     @property

@@ -250,7 +250,8 @@ class LedgerReader:
     async def live_holder(self) -> str | None:
         """Return which process holds the writer's lock now, as ``holder`` names it, or ``None``.
 
-        A process of this host that was killed is not returned; of other hosts, the last holder is.
+        A process of this host that was killed is not returned, where ``/proc`` shows that; of other
+        hosts and systems, the last holder is.
 
         Raises:
             LedgerError: when the file cannot be read.
