@@ -2,8 +2,9 @@
 
 import asyncio
 import os
+import random
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from importlib.util import find_spec, module_from_spec, spec_from_file_location
 from pathlib import Path
 from typing import Any
@@ -69,3 +70,12 @@ def connections_on_virtual_time(
     """Let aiohttp connect to the in-memory sockets of the virtual loop."""
     if not is_on_real_time(request.node):
         monkeypatch.setattr(aiohappyeyeballs, "start_connection", _start_connection)
+
+
+@pytest.fixture(autouse=True)
+def same_jitter_in_each_run(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Draw the jitter of a test from its name, so that a test that fails fails again."""
+    state = random.getstate()
+    random.seed(request.node.nodeid)
+    yield
+    random.setstate(state)
