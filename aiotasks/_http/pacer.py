@@ -29,7 +29,7 @@ MAX_HOLD: Final = 120.0
 # The headers count whole seconds, so less than one means nothing.
 _MIN_HOLD = 1.0
 # Whole seconds make `reset` jump by about this much in one window, slow answers by more. Two windows
-# are therefore told apart by half a window, and never by less than this.
+# are therefore distinguished by half a window, and never by less than this.
 _JUMP = 2.5
 _MINUTE = 60.0
 # A choice: 9 of 900 requests a minute are kept for interactive calls.

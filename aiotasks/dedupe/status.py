@@ -39,10 +39,10 @@ SENTENCES: Final[Mapping[JobPhase, str]] = {
 STOP_SENTENCES: Final[Mapping[str, str]] = {
     StopReason.INTERRUPTED: "It was stopped. Nothing is lost: it goes on where it is.",
     StopReason.FAILURES: (
-        "It stopped by itself: too many merges failed. Look at their reasons before it goes on."
+        "It stopped by itself: too many merges failed. Read their reasons before it goes on."
     ),
     StopReason.MONTH: "It stopped by itself: the organization's calls of this month are used up.",
-    StopReason.NOT_AUTHORISED: "It stopped: the key may not go on. Look at its rights first.",
+    StopReason.NOT_AUTHORISED: "It stopped: the key may not go on. Check its rights first.",
     StopReason.UNREACHABLE: "It stopped: the API could not be reached for a long time.",
 }
 """Why a job stopped, with what to do next."""
