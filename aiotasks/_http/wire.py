@@ -210,17 +210,8 @@ def read_record(kind: Kind, raw: msgspec.Raw) -> Record[Any]:
     Raises:
         DecodeError: when that is none.
     """
-    return Record(profile=profile_of(kind, raw), json=bytes(raw))
-
-
-def profile_of(kind: Kind, json: bytes | msgspec.Raw) -> Any:
-    """Return the profile in a record as the API sent it.
-
-    Raises:
-        DecodeError: when there is none.
-    """
     try:
-        return _PROFILE[kind].decode(json)
+        return Record(profile=_PROFILE[kind].decode(raw), json=bytes(raw))
     except _UNREADABLE as error:
         raise DecodeError(200, f"a {kind} in it is none: {error}") from error
 

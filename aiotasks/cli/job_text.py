@@ -41,11 +41,6 @@ def counted(totals: Mapping[PairState, int]) -> str:
     return ", ".join(f"{totals[state]:,} {state}" for state in PairState if totals[state]) or "none"
 
 
-def is_left(totals: Mapping[PairState, int]) -> bool:
-    """Return whether going on with a job may change one of its pairs."""
-    return any(totals[state] for state in PairState if state.is_left)
-
-
 def exit_of(totals: Mapping[PairState, int], stopped: str | None) -> Exit:
     """Return the exit code for a job whose pairs are in these states."""
     codes = [_exit_of_state(state) for state in PairState if totals[state]]

@@ -28,7 +28,7 @@ from aiotasks.dedupe import (
     run,
 )
 from aiotasks.dedupe._input import read_ids
-from aiotasks.dedupe.models import OnConflict
+from aiotasks.dedupe.models import OnConflict, has_pairs_left
 from aiotasks.errors import AffinityError, LedgerError
 from aiotasks.models import Kind, Quota
 
@@ -340,7 +340,7 @@ def _summarise(path: Path, result: JobResult, reasons: Counter[str | None], *, b
     if totals[PairState.UNSETTLED]:
         say("Unsettled pairs may have been merged; continuing the job checks them again.")
     resume_it = shlex.join(["aiotasks", "resume", str(path)])
-    if job_text.is_left(totals):
+    if has_pairs_left(totals):
         say(f"Go on with: {resume_it}")
     elif totals[PairState.FAILED]:
         say(f"Merge the failed pairs again: {resume_it} --retry-failed")

@@ -11,6 +11,7 @@ import typer
 from aiotasks._text import printable
 from aiotasks.client import Client, ClientSettings
 from aiotasks.dedupe import JobStatus, Ledger, PairState, report_lines, snapshot_lines
+from aiotasks.dedupe.models import has_pairs_left
 from aiotasks.dedupe.report import ReportFormat, csv_line
 from aiotasks.models import Kind
 from aiotasks.web import report_page
@@ -86,7 +87,7 @@ async def _status(path: Path) -> Exit:
     for line in job_text.status(job, status):
         typer.echo(line)
     typer.echo(job_text.counted(totals))
-    if not holder and job_text.is_left(totals):
+    if not holder and has_pairs_left(totals):
         typer.echo(f"Go on with: {shlex.join(['aiotasks', 'resume', str(path)])}")
     return job_text.exit_of(totals, status.stopped)
 

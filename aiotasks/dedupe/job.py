@@ -26,12 +26,9 @@ from ._run.reconciler import Reconciler
 from ._run.run import JobRun
 from ._run.tracker import PairTracker
 from .ledger import Ledger
-from .models import JobInfo, Pair, PairState, StopReason, Transition
+from .models import JobInfo, Pair, PairState, StopReason, Transition, has_pairs_left
 from .plan import Plan
 from .settings import JobSettings
-
-
-_LEFT = [state for state in PairState if state.is_left]
 
 
 class JobResult(Struct, frozen=True, kw_only=True):
@@ -139,7 +136,7 @@ async def resume(
     if retry_failed:
         await _plan_again(ledger, clock())
     anchor = await _load_anchor(client, ledger, job)
-    pairs = await ledger.pairs(*_LEFT)
+    pairs = await ledger.pairs(*(state for state in PairState if state.is_left))
     async with client.tasks.watch(timeout=None, poll_interval=settings.poll_interval) as watch:
         tracker = PairTracker(
             ledger,
@@ -162,7 +159,7 @@ async def resume(
     totals = await ledger.totals()
     if on_progress is not None:
         _ = on_progress(replace(job_run.progress(), totals=totals))
-    is_left = any(totals[state] for state in _LEFT)
+    is_left = has_pairs_left(totals)
     return JobResult(
         totals=totals,
         stopped=stopped if is_left else None,
@@ -203,7 +200,7 @@ async def _load_anchor(client: Client, ledger: Ledger, job: JobInfo) -> int | No
     if anchor is None:
         anchor = await _newest(client, job)
         await ledger.note(anchor=anchor)
-    elif any(totals[state] for state in _LEFT):
+    elif has_pairs_left(totals):
         # A run that cannot reach the server at all ends here, instead of waiting for an outage.
         with suppress(ResponseError, DecodeError):
             _ = await _newest(client, job)

@@ -158,6 +158,11 @@ class Pair(Struct, frozen=True, kw_only=True):
         )
 
 
+def has_pairs_left(totals: Mapping[PairState, int]) -> bool:
+    """Return whether another run of a job may change one of its pairs."""
+    return any(totals[state] for state in PairState if state.is_left)
+
+
 TIME_OF: Mapping[PairState, str] = {
     PairState.PLANNED: "planned_at",
     PairState.SENDING: "sending_at",

@@ -6,7 +6,7 @@ from typing import Final, Self
 
 from msgspec import Struct
 
-from .models import JobInfo, PairState, StopReason
+from .models import JobInfo, PairState, StopReason, has_pairs_left
 
 
 class JobPhase(StrEnum):
@@ -141,7 +141,7 @@ class JobStatus(Struct, frozen=True, kw_only=True):
             error: The error that ended the last run.
         """
         counts = JobCounts.of(job, totals)
-        is_left = any(totals[state] for state in PairState if state.is_left)
+        is_left = has_pairs_left(totals)
         stopped = notes.get("stopped") if is_left and not is_running else None
         phase = _phase(counts, notes, stopped, is_held=bool(holder), is_running=is_running)
         sentence = _sentence(phase, counts, stopped).format(holder=holder)
