@@ -4,13 +4,13 @@ import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 from typing import Any, Final, TypeVar
 
-import msgspec
 from msgspec import Struct
 
 from aiotasks.client import Client
 from aiotasks.errors import MergedEntityError, NotFoundError
-from aiotasks.models import CompanyProfile, Kind, PersonProfile, Record
+from aiotasks.models import Kind, Record
 
+from ._effects import profile_of
 from ._exception_groups import unwrap_errors
 from .models import PairState, PlannedMerge, Transition
 from .plan import RECORDS_PER_CALL, Plan
@@ -20,10 +20,6 @@ T = TypeVar("T")
 
 # A choice: at most 800 records a round trip, as each reads a hundred.
 _READERS: Final = 8
-_PROFILES: Mapping[Kind, msgspec.json.Decoder[Any]] = {
-    "company": msgspec.json.Decoder(CompanyProfile),
-    "person": msgspec.json.Decoder(PersonProfile),
-}
 
 
 class Preview(Struct, frozen=True, kw_only=True):
@@ -75,10 +71,8 @@ def label_of(kind: Kind, json: bytes) -> str:
 
     A snapshot that was damaged on disk has no name, but a report must not fail for that.
     """
-    try:
-        return str(_PROFILES[kind].decode(json).label)
-    except (msgspec.MsgspecError, UnicodeDecodeError):
-        return "a record that cannot be read"
+    profile = profile_of(kind, json)
+    return "a record that cannot be read" if profile is None else profile.label
 
 
 class _RecordReader:
