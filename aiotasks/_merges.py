@@ -72,20 +72,26 @@ class MergeService(Generic[StateT, ProfileT]):
         return urls.task_url(opened.transport.origin, ref)
 
     async def merges(
-        self, *, status: str | None = None, task_url: str | None = None
+        self,
+        *,
+        status: str | None = None,
+        task_url: str | None = None,
+        task_urls: Iterable[str] = (),
     ) -> AsyncGenerator[StateT]:
         """Iterate over the organization's merges, newest first, page by page.
 
         Args:
             status: Only merges with this status.
             task_url: Only merges of this task.
+            task_urls: Only merges of these tasks. The API does not document how many it accepts.
 
         Raises:
             ConfigurationError: when the status or the URL cannot be used.
             AffinityError: when a page cannot be read, after retries.
         """
         transport = self._require_open().transport
-        ids = [self._task_id(task_url)] if task_url is not None else None
+        urls = [*task_urls] if task_url is None else [task_url, *task_urls]
+        ids = [self._task_id(url) for url in urls]
         request = wire.list_merges(self._kind, status=status, task_ids=ids)
         async for state in transport.pages(request):
             yield cast(StateT, state)

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import AsyncGenerator, Callable, Iterable
+from contextlib import aclosing
 from copy import copy
 
 from ._checks import known_kind, reject
@@ -184,19 +185,26 @@ class TaskService:
             reject("task_urls is a single string: give a list, or use wait() for one task")
         return self._watch(task_urls, timeout, poll_interval, max_poll_interval, backoff)
 
-    async def list(self, kind: Kind, *, status: str | None = None) -> AsyncGenerator[MergeTask]:
+    async def list(
+        self, kind: Kind, *, status: str | None = None, limit: int | None = None
+    ) -> AsyncGenerator[MergeTask]:
         """Iterate over the organization's tasks of a kind, newest first, page by page.
 
         Args:
             kind: ``"company"`` or ``"person"``.
             status: Only tasks with this status.
+            limit: At most so many, a hundred of them a call; ``None`` for all.
 
         Raises:
             ConfigurationError: when the kind or the status cannot be used.
             AffinityError: when a page cannot be read, after retries.
         """
-        async for task in self._require_open().transport.pages(wire.list_tasks(kind, status)):
-            yield task
+        pages = self._require_open().transport.pages(wire.list_tasks(kind, status))
+        left = math.inf if limit is None else limit
+        async with aclosing(pages) as tasks:
+            while left > 0 and (task := await anext(tasks, None)) is not None:
+                yield task
+                left -= 1
 
     def url_of(self, kind: Kind, task_id: str) -> str:
         """Return the URL of a task of which only the kind and the id are known.

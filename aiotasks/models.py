@@ -23,6 +23,11 @@ class TaskStatus(StrEnum):
     SUCCESS = "success"
     FAILED = "failed"
 
+    @property
+    def is_ended(self) -> bool:
+        """Whether it is known as the end of a task: a success or a failure."""
+        return self in {TaskStatus.SUCCESS, TaskStatus.FAILED}
+
     @classmethod
     def _missing_(cls, value: object) -> Self | None:
         if not isinstance(value, str):

@@ -18,6 +18,9 @@ from .plan import RECORDS_PER_CALL, Plan
 
 T = TypeVar("T")
 
+NEWEST: Final = 100
+"""How many of the newest tasks are compared with those before the preview: one page."""
+
 # A choice: at most 800 records a round trip, as each reads a hundred.
 _READERS: Final = 8
 
@@ -26,12 +29,14 @@ class Preview(Struct, frozen=True, kw_only=True):
     """The records of a plan when they were read.
 
     ``records`` has the JSON that the API sent for each record that exists; ``gone`` maps each other
-    record to the one that it was merged into, or to ``None`` if there is no such record.
+    record to the one that it was merged into, or to ``None`` if there is no such record. ``tasks``
+    are the newest merge tasks that had ended before the records were read.
     """
 
     plan: Plan
     records: Mapping[int, bytes]
     gone: Mapping[int, int | None]
+    tasks: tuple[str, ...] = ()
 
     def label(self, record_id: int) -> str:
         """Return the name of a record, and what distinguishes it from others of that name."""
@@ -61,9 +66,16 @@ async def preview(client: Client, plan: Plan) -> Preview:
     Raises:
         AffinityError: when a record cannot be read, after retries.
     """
+    tasks = await _ended_tasks(client, plan.kind)
     reader = _RecordReader(client.merges_of(plan.kind))
     await reader.read(plan.record_ids)
-    return Preview(plan=plan, records=reader.records, gone=reader.gone)
+    return Preview(plan=plan, records=reader.records, gone=reader.gone, tasks=tasks)
+
+
+async def _ended_tasks(client: Client, kind: Kind) -> tuple[str, ...]:
+    """Return which of the newest tasks have ended, by one call."""
+    newest = [task async for task in client.tasks.list(kind, limit=NEWEST)]
+    return tuple(task.id for task in newest if task.status.is_ended)
 
 
 def label_of(kind: Kind, json: bytes) -> str:

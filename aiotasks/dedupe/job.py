@@ -4,31 +4,34 @@ import asyncio
 import time
 from collections.abc import Callable, Mapping
 from contextlib import aclosing, suppress
+from operator import attrgetter
+from typing import Final
 
 from msgspec import Struct
 from msgspec.structs import replace
 
 from aiotasks.client import Client
-from aiotasks.errors import (
-    AffinityError,
-    ConfigurationError,
-    DecodeError,
-    LedgerError,
-    ResponseError,
-)
+from aiotasks.errors import AffinityError, ConfigurationError, LedgerError, MonthlyQuotaError
 
 from . import _preview
-from ._exception_groups import unwrap_errors
 from ._preview import Preview
 from ._progress import OnEvent, OnProgress
+from ._run.indeterminate import task_id_of
+from ._run.opening import Opening
 from ._run.queue import MergeQueue
 from ._run.reconciler import Reconciler
 from ._run.run import JobRun
+from ._run.server_lists import ServerLists
+from ._run.task_history import TaskHistory
 from ._run.tracker import PairTracker
 from .ledger import Ledger
-from .models import JobInfo, Pair, PairState, StopReason, Transition, has_pairs_left
+from .models import JobInfo, Pair, PairState, StopReason, has_pairs_left
 from .plan import Plan
 from .settings import JobSettings
+
+
+# A choice: merges of others may stand between this job's, but not many.
+_OTHERS_IN_A_ROW: Final = 300
 
 
 class JobResult(Struct, frozen=True, kw_only=True):
@@ -91,14 +94,7 @@ async def run(
         raise ConfigurationError(message)
     if ledger.job is None:
         preview = preview or await _preview.preview(client, plan)
-        at = clock()
-        await ledger.begin(
-            plan,
-            origin=client.base_url,
-            records=preview.records,
-            findings=preview.findings(at),
-            at=at,
-        )
+        await begin(ledger, preview, origin=client.base_url, at=clock())
     ledger.check(plan, origin=client.base_url)
     return await resume(
         client,
@@ -110,6 +106,22 @@ async def run(
         on_event=on_event,
         clock=clock,
     )
+
+
+async def begin(ledger: Ledger, preview: Preview, *, origin: str, at: float) -> None:
+    """Write the job of a preview to a new ledger; ``resume`` runs it.
+
+    Raises:
+        LedgerError: when the ledger has a job, or cannot be written.
+    """
+    await ledger.begin(
+        preview.plan,
+        origin=origin,
+        records=preview.records,
+        findings=preview.findings(at),
+        at=at,
+    )
+    await ledger.note(previewed=" ".join(preview.tasks))
 
 
 async def resume(
@@ -133,10 +145,7 @@ async def resume(
     # The error of an earlier run, which a server may have noted, says nothing about this one.
     await ledger.note(error=None)
     started, calls_before = asyncio.get_running_loop().time(), client.quota.sent
-    if retry_failed:
-        await _plan_again(ledger, clock())
-    anchor = await _load_anchor(client, ledger, job)
-    pairs = await ledger.pairs(*(state for state in PairState if state.is_left))
+    pairs = await _pairs_to_do(ledger, retry_failed=retry_failed)
     async with client.tasks.watch(timeout=None, poll_interval=settings.poll_interval) as watch:
         tracker = PairTracker(
             ledger,
@@ -144,22 +153,32 @@ async def resume(
             await _queue_of(ledger, pairs, settings),
             totals=dict(await ledger.totals()),
             seq=await ledger.last_seq(),
+            history=await _history_of(ledger, settings, now=started),
             settings=settings,
             clock=clock,
             on_event=on_event,
         )
-        reconciler = Reconciler(client, tracker, kind=job.kind, anchor=anchor)
-        job_run = JobRun(client, tracker, reconciler, kind=job.kind, on_progress=on_progress)
-        for pair in _open_of(pairs):
-            await job_run.adopt(pair)
+        lists = ServerLists(client, job.kind, tracker.history)
+        reconciler = Reconciler(tracker, lists)
+        opening = Opening(tracker, lists, reconciler)
+        try:
+            await opening.read()
+        except MonthlyQuotaError as error:
+            _ = tracker.stop_for(error)
+        job_run = JobRun(
+            client, tracker, reconciler, opening, kind=job.kind, on_progress=on_progress
+        )
+        for pair in pairs:
+            if pair.state.is_left and pair.state is not PairState.PLANNED:
+                await job_run.adopt(pair)
         await job_run.run(stop or asyncio.Event())
     stopped = tracker.queue.stopped
     if stopped in {None, StopReason.FAILURES}:
-        await _record_merge_ids(client, ledger, job, anchor)
+        await _record_merge_ids(client, ledger, job)
     totals = await ledger.totals()
     if on_progress is not None:
         _ = on_progress(replace(job_run.progress(), totals=totals))
-    is_left = has_pairs_left(totals)
+    is_left = has_pairs_left(totals) or tracker.queue.left > 0
     return JobResult(
         totals=totals,
         stopped=stopped if is_left else None,
@@ -180,38 +199,23 @@ def _job_of(ledger: Ledger, client: Client) -> JobInfo:
     return job
 
 
-async def _plan_again(ledger: Ledger, at: float) -> None:
-    failed = await ledger.pairs(*(state for state in PairState if state.can_retry))
-    with unwrap_errors():
-        # A task each, so that all transitions share a commit.
-        async with asyncio.TaskGroup() as group:
-            for pair in failed:
-                if pair.is_planned:
-                    transition = Transition(number=pair.number, state=PairState.PLANNED, at=at)
-                    _ = group.create_task(ledger.record(transition))
+async def _pairs_to_do(ledger: Ledger, *, retry_failed: bool) -> list[Pair]:
+    """Return what another run may change. A pair is changed only when its new attempt is sent."""
+    pairs = await ledger.pairs(*(state for state in PairState if state.is_left))
+    if retry_failed:
+        ended = await ledger.pairs(*(state for state in PairState if state.can_retry))
+        pairs += [pair for pair in ended if pair.is_planned]
+    return sorted(pairs, key=attrgetter("number"))
 
 
-async def _load_anchor(client: Client, ledger: Ledger, job: JobInfo) -> int | None:
-    """Return the newest merge that the list had before this job's first, or none if it was empty.
-
-    Scans of the list end there, however many merges the organization had before.
-    """
-    anchor, totals = (await ledger.notes()).get("anchor"), await ledger.totals()
-    if anchor is None:
-        anchor = await _newest(client, job)
-        await ledger.note(anchor=anchor)
-    elif has_pairs_left(totals):
-        # A run that cannot reach the server at all ends here, instead of waiting for an outage.
-        with suppress(ResponseError, DecodeError):
-            _ = await _newest(client, job)
-    return int(anchor) if anchor else None
-
-
-async def _newest(client: Client, job: JobInfo) -> str:
-    async with aclosing(client.merges_of(job.kind).merges()) as merges:
-        async for merge in merges:
-            return str(merge.id)
-    return ""
+async def _history_of(ledger: Ledger, settings: JobSettings, *, now: float) -> TaskHistory:
+    notes = await ledger.notes()
+    return TaskHistory(
+        map(task_id_of, await ledger.task_urls()),
+        notes.get("anchors", "").split(),
+        settle_after=settings.settle_after,
+        now=now,
+    )
 
 
 async def _queue_of(ledger: Ledger, pairs: list[Pair], settings: JobSettings) -> MergeQueue:
@@ -220,34 +224,35 @@ async def _queue_of(ledger: Ledger, pairs: list[Pair], settings: JobSettings) ->
     tried = [pair for pair in await ledger.pairs(PairState.SUCCEEDED) if pair.task_url is not None]
     is_tried = len(tried) >= settings.canary and not was_stopped
     return MergeQueue(
-        [pair for pair in pairs if pair.state is PairState.PLANNED],
-        _open_of(pairs),
+        [pair for pair in pairs if _is_to_be_sent(pair)],
+        [pair for pair in pairs if not _is_to_be_sent(pair)],
         replace(settings, canary=0) if is_tried else settings,
     )
 
 
-def _open_of(pairs: list[Pair]) -> list[Pair]:
-    return [pair for pair in pairs if pair.state is not PairState.PLANNED]
+def _is_to_be_sent(pair: Pair) -> bool:
+    return pair.state is PairState.PLANNED or pair.state.can_retry
 
 
-async def _record_merge_ids(
-    client: Client, ledger: Ledger, job: JobInfo, anchor: int | None
-) -> None:
+async def _record_merge_ids(client: Client, ledger: Ledger, job: JobInfo) -> None:
     """Record the server's ids of this job's merges from its list, a hundred a call."""
     wanted = {
-        pair.task_url.rpartition("/")[2]: pair.number
+        task_id_of(pair.task_url): pair.number
         for pair in await ledger.pairs(PairState.SUCCEEDED, PairState.FAILED)
         if pair.task_url is not None and pair.merge_id is None
     }
-    found: dict[int, int] = {}
     if not wanted:
         return
+    found, others = dict[int, int](), 0
     # Best effort: a failure here is ignored, and the report leaves the missing ids blank.
     with suppress(AffinityError):
         async with aclosing(client.merges_of(job.kind).merges()) as merges:
             async for merge in merges:
-                if not wanted or merge.id == anchor:
-                    break
-                if (number := wanted.pop(merge.task_id, None)) is not None:
+                number = wanted.pop(merge.task_id, None)
+                others = 0 if number is not None else others + 1
+                if number is not None:
                     found[number] = merge.id
+                # A merge whose primary is a global record, or gone, has no row.
+                if not wanted or others == _OTHERS_IN_A_ROW:
+                    break
     await ledger.record_merge_ids(found)

@@ -55,13 +55,17 @@ class PairState(StrEnum):
         return self in {PairState.FAILED, PairState.REFUSED}
 
 
+# Another program may have started it already, or merged its duplicate away.
+_TO_BE_SENT = frozenset(
+    {PairState.SENDING, PairState.STARTED, PairState.SUCCEEDED, PairState.REFUSED}
+)
 ALLOWED_TRANSITIONS: Mapping[PairState, frozenset[PairState]] = {
-    PairState.PLANNED: frozenset({PairState.SENDING, PairState.SUCCEEDED, PairState.REFUSED}),
+    PairState.PLANNED: _TO_BE_SENT,
     PairState.SENDING: frozenset(set(PairState) - {PairState.SENDING}),
     PairState.STARTED: frozenset({PairState.SUCCEEDED, PairState.FAILED, PairState.UNSETTLED}),
     PairState.SUCCEEDED: frozenset(),
-    PairState.FAILED: frozenset({PairState.PLANNED}),
-    PairState.REFUSED: frozenset({PairState.PLANNED}),
+    PairState.FAILED: _TO_BE_SENT | {PairState.PLANNED},
+    PairState.REFUSED: _TO_BE_SENT | {PairState.PLANNED},
     PairState.UNSETTLED: frozenset(set(PairState) - {PairState.SENDING}),
 }
 """Which states may follow which; a ledger records no other transition."""
@@ -144,10 +148,11 @@ class Pair(Struct, frozen=True, kw_only=True):
 
     def after(self, transition: "Transition") -> "Pair":
         """Return the pair after a transition."""
-        if transition.state is PairState.PLANNED:
-            times = {"sending_at": None, "started_at": None, "ended_at": None}
-            task = {"reason": None, "task_url": None, "merge_id": None}
-            return replace(self, state=transition.state, planned_at=transition.at, **task, **times)
+        if transition.state in {PairState.PLANNED, PairState.SENDING}:
+            known = dict.fromkeys(_OF_AN_ATTEMPT)
+            return replace(
+                self, state=transition.state, **{**known, TIME_OF[transition.state]: transition.at}
+            )
         known = {"task_url": transition.task_url, "merge_id": transition.merge_id}
         return replace(
             self,
@@ -156,6 +161,10 @@ class Pair(Struct, frozen=True, kw_only=True):
             **{"ended_at": None, TIME_OF.get(transition.state, "ended_at"): transition.at},
             **{name: value for name, value in known.items() if value is not None},
         )
+
+
+_OF_AN_ATTEMPT = ("reason", "task_url", "merge_id", "sending_at", "started_at", "ended_at")
+"""The fields of a pair that a new attempt clears."""
 
 
 def has_pairs_left(totals: Mapping[PairState, int]) -> bool:
@@ -174,9 +183,9 @@ TIME_OF: Mapping[PairState, str] = {
 class Transition(Struct, frozen=True, kw_only=True):
     """A change of a pair's state, recorded in the ledger before the run acts on it.
 
-    A ``task_url`` or ``merge_id`` of ``None`` keeps the pair's own, except that ``PLANNED`` clears
-    the task, its merge, the reason and the later times. ``SENDING`` and ``STARTED`` clear
-    ``ended_at``. ``at`` is the time, in seconds since the epoch.
+    A ``task_url`` or ``merge_id`` of ``None`` keeps the pair's own, except that ``PLANNED`` and
+    ``SENDING`` clear the task, its merge, the reason and the later times of an earlier attempt.
+    ``STARTED`` clears ``ended_at``. ``at`` is the time, in seconds since the epoch.
     """
 
     number: int

@@ -177,6 +177,6 @@ def _phase(
         return JobPhase.FINISHED
     if stopped:
         return JobPhase.STOPPED
-    # Every run first notes where the server's merge list began. The totals prove nothing: merges
+    # Every run first notes which tasks the server had. The totals prove nothing: merges
     # that had happened before the job are recorded when it is planned.
-    return JobPhase.BROKEN_OFF if "anchor" in notes else JobPhase.NEW
+    return JobPhase.BROKEN_OFF if "anchors" in notes else JobPhase.NEW

@@ -14,6 +14,7 @@ from aiohttp import hdrs, web
 from aiotasks import dedupe
 from aiotasks.client import Client
 from aiotasks.dedupe import Ledger, LedgerReader, report_lines, snapshot_lines
+from aiotasks.dedupe.job import begin
 from aiotasks.errors import AffinityError
 
 from . import _html, _json, _requests, _responses
@@ -302,15 +303,8 @@ class _Jobs:
             )
             preview = await dedupe.preview(self._client, plan)
         job_id, path = self._folder.new(name)
-        at = time.time()
         async with Ledger(path) as ledger:
-            await ledger.begin(
-                plan,
-                origin=self._client.base_url,
-                records=preview.records,
-                findings=preview.findings(at),
-                at=at,
-            )
+            await begin(ledger, preview, origin=self._client.base_url, at=time.time())
             await ledger.note(rewrites=_json.rewrites_text(plan))
         return job_id
 

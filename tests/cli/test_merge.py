@@ -39,7 +39,6 @@ from aiotasks.dedupe import (
     StopReason,
 )
 from aiotasks.dedupe._run import reconciler
-from aiotasks.dedupe._run.indeterminate import MergeListScan
 from aiotasks.sandbox import Sandbox
 from tests.processes import in_thread
 
@@ -520,8 +519,7 @@ def test_what_cannot_be_settled(
     sandbox: Sandbox, pairs: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Pairs that stay unsettled are reported as such, with the command that retries them."""
-    monkeypatch.setattr(reconciler, "PATIENCE", 0.2)
-    monkeypatch.setattr(MergeListScan, "is_absent", lambda *_, **__: False)
+    monkeypatch.setattr(reconciler, "_LONGEST_MERGE", 0.2)
     sandbox.inject("disconnect@merge", times=None)
 
     done = merge(pairs, "--settle-after", "1")

@@ -140,7 +140,7 @@ async def begin(client: Client, job: Path, plan: Plan) -> None:
         await ledger.begin(
             plan, origin=client.base_url, records=preview.records, findings=[], at=clock()
         )
-        await ledger.note(anchor="")
+        await ledger.note(previewed=" ".join(preview.tasks))
 
 
 async def go(

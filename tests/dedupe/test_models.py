@@ -8,6 +8,7 @@ from aiotasks.dedupe.models import ALLOWED_TRANSITIONS, TIME_OF, Pair, PairState
 
 
 ENDS = set(PairState) - set(TIME_OF)
+NEW_ATTEMPT = {PairState.PLANNED, PairState.SENDING}
 TRANSITIONS = [
     (state, follower) for state in PairState for follower in sorted(ALLOWED_TRANSITIONS[state])
 ]
@@ -37,10 +38,12 @@ class TestFollowers:
         """Each state has its allowed transitions."""
         assert set(ALLOWED_TRANSITIONS) == set(PairState)
 
-    def test_only_what_was_planned_is_sent(self) -> None:
-        """Only a planned pair is sent, so that no indeterminate merge is sent again."""
+    def test_only_what_certainly_did_not_run_is_sent(self) -> None:
+        """No open, unsettled or successful pair is sent, so that nothing is merged twice."""
         assert [state for state, follower in TRANSITIONS if follower is PairState.SENDING] == [
-            PairState.PLANNED
+            PairState.PLANNED,
+            PairState.FAILED,
+            PairState.REFUSED,
         ]
 
     def test_success_is_final(self) -> None:
@@ -68,12 +71,12 @@ class TestAfter:
         transition = Transition(number=1, state=follower, at=9.0, reason="new")
         pair = pair_in(state).after(transition)
         assert pair.state is follower
-        assert pair.reason == (None if follower is PairState.PLANNED else "new")
+        assert pair.reason == (None if follower in NEW_ATTEMPT else "new")
         assert getattr(pair, TIME_OF.get(follower, "ended_at")) == 9.0
         assert (pair.number, pair.line, pair.primary_id, pair.duplicate_id) == (1, 2, 3, 4)
         assert pair.extra == {"name": "Acme"}
 
-    @pytest.mark.parametrize("state", sorted(set(PairState) - {PairState.PLANNED}))
+    @pytest.mark.parametrize("state", sorted(set(PairState) - NEW_ATTEMPT))
     def test_a_task_is_kept(self, state: PairState) -> None:
         """A transition without a task keeps the pair's task."""
         pair = pair_in(PairState.SENDING).after(Transition(number=1, state=state, at=9.0))
@@ -84,13 +87,13 @@ class TestAfter:
         pair = pair_in(PairState.SENDING).after(transition)
         assert (pair.task_url, pair.merge_id) == ("https://x.example/2", 6)
 
-    def test_a_pair_planned_again_is_like_new(self) -> None:
-        """A pair that is planned again has no task, reason or time of its earlier attempt."""
-        pair = pair_in(PairState.FAILED).after(
-            Transition(number=1, state=PairState.PLANNED, at=9.0)
-        )
+    @pytest.mark.parametrize("state", sorted(NEW_ATTEMPT))
+    def test_a_new_attempt_clears_the_one_before(self, state: PairState) -> None:
+        """A pair that is planned or sent again has no task, reason or time of its last attempt."""
+        pair = pair_in(PairState.FAILED).after(Transition(number=1, state=state, at=9.0))
         assert (pair.task_url, pair.merge_id, pair.reason) == (None, None, None)
-        assert (pair.planned_at, pair.sending_at) == (9.0, None)
+        is_sent = state is PairState.SENDING
+        assert (pair.planned_at, pair.sending_at) == ((1.0, 9.0) if is_sent else (9.0, None))
         assert (pair.started_at, pair.ended_at) == (None, None)
 
     @given(st.data())

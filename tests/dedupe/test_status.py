@@ -9,7 +9,7 @@ from aiotasks.dedupe import JobInfo, JobPhase, JobStatus, PairState, StopReason
 from aiotasks.dedupe.status import SENTENCES, STOP_SENTENCES, UNSETTLED_SENTENCE
 
 
-ANCHOR = {"anchor": ""}
+ANCHOR = {"anchors": ""}
 HOLDER = "process 7 on here"
 PLANNED, SENDING, STARTED, SUCCEEDED, FAILED, REFUSED, UNSETTLED = PairState
 
@@ -42,7 +42,7 @@ class TestPhase:
             ({PLANNED: 1, REFUSED: 2}, {}, "new"),
             ({PLANNED: 1, SUCCEEDED: 1}, {}, "new"),
             ({PLANNED: 2}, ANCHOR, "broken-off"),
-            ({PLANNED: 1, SUCCEEDED: 1}, {"anchor": "7"}, "broken-off"),
+            ({PLANNED: 1, SUCCEEDED: 1}, {"anchors": "7"}, "broken-off"),
             ({SENDING: 1}, ANCHOR, "broken-off"),
             ({STARTED: 1, SUCCEEDED: 9}, ANCHOR, "broken-off"),
             ({PLANNED: 1}, {**ANCHOR, "stopped": "month"}, "stopped"),

@@ -326,7 +326,7 @@ class TestJob:
                 "Stopped",
                 "a long time. (No route)",
             ),
-            ({"notes": {"anchor": "7"}}, "Broken off", "What ran it has ended"),
+            ({"notes": {"anchors": "7"}}, "Broken off", "What ran it has ended"),
             ({"totals": {"succeeded": 2}}, "Finished", "Every merge has come to an end. To come"),
         ],
     )
@@ -346,11 +346,11 @@ class TestJob:
             ({"totals": {"planned": 3, "failed": 1}, "holder": "process 1"}, (0, 0, 0)),
             ({"totals": {"planned": 3}, "notes": {"stopped": "month"}}, (0, 3, 0)),
             (
-                {"totals": {"planned": 3, "started": 2}, "notes": {"anchor": ""}},
+                {"totals": {"planned": 3, "started": 2}, "notes": {"anchors": ""}},
                 (0, 5, 0),
             ),
             (
-                {"totals": {"planned": 3, "sending": 1, "failed": 4}, "notes": {"anchor": ""}},
+                {"totals": {"planned": 3, "sending": 1, "failed": 4}, "notes": {"anchors": ""}},
                 (0, 4, 8),
             ),
             ({"totals": {"succeeded": 3, "failed": 1, "refused": 2}}, (0, 0, 3)),

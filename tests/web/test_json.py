@@ -132,7 +132,7 @@ class TestCurve:
 def test_a_state(is_running: bool) -> None:
     """Holder, reason and error of a job are reported only while it does not run here."""
     totals = dict.fromkeys(PairState, 1)
-    notes = {"anchor": "", "stopped": "month"}
+    notes = {"anchors": "", "stopped": "month"}
     found = _json.state(
         JOB,
         totals,

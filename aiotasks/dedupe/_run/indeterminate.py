@@ -1,181 +1,257 @@
 """What became of a merge whose request was not answered: decisions without I/O.
 
-The server's merge list is newest first. Read back to a merge that was there before the request, it
-has every merge that can be the one in question: it is listed, or it is not listed *yet*. A merge
-that was sent later and is listed already proves that it will not come; so does time. Merges are
-distinguished by their tasks and by the order of the ledger's log, never by clocks: those of two
-machines, or of a machine and the server, may differ by more than a merge takes.
+A merge is sent again only when all of this shows that it never ran: it has no row; every task that
+may be it has ended; and both records are as they would be without it. Silence proves nothing, and
+no single answer does: lists and records come from replicas that lag.
 """
 
-from collections.abc import Iterable
-from typing import Final, NamedTuple, TypeAlias
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from typing import NamedTuple
 
 from msgspec import Struct
 
-from aiotasks.dedupe.models import LoggedTransition, Pair, PairState
+from aiotasks.dedupe.models import Pair, PairState
 from aiotasks.errors import MergedEntityError
-from aiotasks.models import CompanyMergeState, PersonMergeState
+from aiotasks.models import TaskStatus
+
+from .task_history import ForeignTask, Merge, TaskHistory
 
 
-Merge: TypeAlias = CompanyMergeState | PersonMergeState
+STATE_OF: Mapping[TaskStatus, PairState] = {
+    TaskStatus.SUCCESS: PairState.SUCCEEDED,
+    TaskStatus.FAILED: PairState.FAILED,
+}
+_MAY_HAVE_RUN = frozenset({PairState.SENDING, PairState.STARTED, PairState.UNSETTLED})
 
-PATIENCE: Final = 300.0
-"""Seconds after which a run leaves an indeterminate merge unsettled, for the next run to settle.
-A choice: the API documents no limit for the lag of its lists."""
-
-LATER_MERGE_AFTER: Final = 10.0
-"""Seconds before a later merge in the list counts as proof: a proxy that returned an error may
-still have forwarded the request. A choice."""
-
-
-class IndeterminateMerge(Struct, kw_only=True, eq=False):
-    """A pair whose merge may have been started.
-
-    ``ended`` is the last transition in the log when its request ended, and ``age`` seconds had
-    passed from then to ``since`` on the loop's clock. ``task_url`` is known for a merge that was
-    certainly started, but whose task cannot be read.
-    """
-
-    pair: Pair
-    ended: int
-    since: float
-    age: float = 0.0
-    task_url: str | None = None
-
-    def age_at(self, now: float) -> float:
-        """Return the seconds since the request ended."""
-        return self.age + now - self.since
+GONE_ALREADY = "{} is gone: it was merged into another record, or deleted, and not by this job"
+NO_REASON = "It ran and failed; the API shows no reason, as its primary record is a global one"
+UNATTRIBUTED = (
+    "{} is gone, and merges of others that may have done that cannot be told from this one"
+)
+UNLISTED = "The API accepted it, but its lists do not have it: check both records"
 
 
 class Resolution(NamedTuple):
-    """The state that evidence proves for a pair, with its reason, or the task to wait for."""
+    """The state that evidence proves for a pair, with its reason and the task that it is."""
 
     state: PairState
     reason: str | None = None
+    task_id: str | None = None
+
+
+class IndeterminateMerge(Struct, kw_only=True, eq=False):
+    """A pair of which it is not known whether its merge runs, or ran.
+
+    ``sent_at`` and ``since`` are when its request began and ended; a merge of an earlier run may be
+    any task since the job's beginning. ``task_url`` is that of a merge that was accepted, but whose
+    task cannot be read. ``suspects`` are the tasks that may be it, fixed when no more can appear.
+    Of a pair that this job has not sent, another program may have started the merge.
+    """
+
+    pair: Pair
+    sent_at: float
+    since: float
     task_url: str | None = None
+    suspects: frozenset[str] | None = None
+    same_since: float | None = None
+    next_at: float = -math.inf
+
+    @property
+    def was_sent(self) -> bool:
+        """Whether this job has sent the merge, or may have."""
+        return self.pair.state in _MAY_HAVE_RUN
+
+    def fix_suspects(self, history: TaskHistory, *, asked_at: float, settle_after: float) -> None:
+        """Fix which tasks may be it, once a list that was requested at a time must show them."""
+        settled_at = self.since + settle_after + history.lag(self.sent_at)
+        if self.suspects is None and asked_at >= settled_at:
+            self.suspects = frozenset(each.id for each in history.candidates(self.sent_at))
+
+    def open_suspects(self, history: TaskHistory) -> list[ForeignTask]:
+        """Return the tasks that still may be it."""
+        suspects = self.suspects or ()
+        return [history.foreign[each] for each in suspects if history.may_be_ours(each)]
+
+    def needs_records(self, history: TaskHistory) -> bool:
+        """Return whether only the records can show more."""
+        suspects = self.open_suspects(history)
+        return self.suspects is not None and all(each.status.is_ended for each in suspects)
 
 
-class _Own(NamedTuple):
-    sent: int
-    answered: int
+class RecordStates(NamedTuple):
+    """Records as they were when they were requested.
 
-
-class OwnMerges:
-    """The order in which this job's own merges were sent and answered, from the ledger's log.
-
-    A task is a batch: one task may have several merges, so they are identified by their records as
-    well.
+    ``present`` maps those that exist to whether they are global, ``None`` if that is not known;
+    ``survivors`` those that are gone to what they were merged into, where the server tells that.
     """
 
-    def __init__(self, pairs: Iterable[Pair]) -> None:
-        self.seq = 0
-        self.sent: dict[int, int] = {}
-        self._ids = {pair.number: _ids(pair) for pair in pairs}
-        self._own: dict[tuple[str, int, int], _Own] = {}
-
-    def apply(self, transitions: Iterable[LoggedTransition]) -> None:
-        """Apply further transitions of the log."""
-        for logged in transitions:
-            self.seq = logged.seq
-            transition = logged.transition
-            if transition.state is PairState.SENDING:
-                self.sent[transition.number] = logged.seq
-            elif transition.state is PairState.STARTED and transition.task_url is not None:
-                sent = self.sent.get(transition.number, 0)
-                key = (_task_id(transition.task_url), *self._ids[transition.number])
-                self._own[key] = _Own(sent, logged.seq)
-
-    def own(self, merge: Merge) -> _Own | None:
-        """Return when this job sent a merge, if it is one of those that were answered."""
-        return self._own.get((merge.task_id, merge.primary_id, merge.duplicate_id))
+    asked_at: float
+    present: Mapping[int, bool | None]
+    survivors: Mapping[int, int | None]
 
 
-class MergeListScan:
-    """What one reading of the merge list proves of some indeterminate merges.
+def resolve_by_lists(merge: IndeterminateMerge, history: TaskHistory) -> Resolution | None:
+    """Return what the lists prove of a merge: its end, or the task to wait for."""
+    if merge.task_url is not None:
+        return _resolve_accepted(merge.pair, task_id_of(merge.task_url), history)
+    ids = (merge.pair.primary_id, merge.pair.duplicate_id)
+    rows = [row for row in history.foreign_merges() if (row.primary_id, row.duplicate_id) == ids]
+    if not merge.was_sent:
+        # What has failed for another program may be tried by this one.
+        rows = [row for row in rows if row.status is not TaskStatus.FAILED]
+    found = _best(rows)
+    return None if found is None else Resolution(PairState.STARTED, task_id=found.task_id)
 
-    ``anchor`` is the id of the newest merge that the list had before the job's first.
+
+def _best(rows: Sequence[Merge]) -> Merge | None:
+    """Return the merge of a pair that counts, if others have merged the same pair.
+
+    At most one of them succeeds, so while several are open it is not known which that is.
+    """
+    by_status = {row.status: row for row in rows}
+    is_open = [row for row in rows if not row.status.is_ended]
+    if (success := by_status.get(TaskStatus.SUCCESS)) is not None:
+        return success
+    if is_open:
+        return is_open[0] if len(is_open) == 1 else None
+    return by_status.get(TaskStatus.FAILED)
+
+
+def _resolve_accepted(pair: Pair, task_id: str, history: TaskHistory) -> Resolution | None:
+    rows = [each for each in history.merges_of(task_id) if each.duplicate_id == pair.duplicate_id]
+    for row in rows:
+        state = STATE_OF.get(row.status)
+        return None if state is None else Resolution(state, row.error_message)
+    task = history.listed.get(task_id)
+    state = None if task is None else STATE_OF.get(task.status)
+    reason = NO_REASON if state is PairState.FAILED else None
+    return None if state is None else Resolution(state, reason)
+
+
+def is_open_in_lists(merge: IndeterminateMerge, history: TaskHistory) -> bool:
+    """Return whether the lists have a merge that was accepted."""
+    task_id = task_id_of(merge.task_url or "")
+    return task_id in history.listed or bool(history.merges_of(task_id))
+
+
+class Case(NamedTuple):
+    """What is known of an indeterminate merge when both of its records have been read.
+
+    ``was_local`` tells whether its primary record was a local one when it was sent, ``None`` if
+    that is not known. ``rivals`` counts this job's other merges that the same tasks may be.
     """
 
-    def __init__(
-        self,
-        own: OwnMerges,
-        indeterminate: Iterable[IndeterminateMerge],
-        *,
-        anchor: int | None,
-    ) -> None:
-        self._own = own
-        self._anchor = anchor
-        self._wanted = {_ids(each.pair): each for each in indeterminate}
-        self._found: dict[int, Merge] = {}
-        self._back_to = min((self._sent(each) for each in self._wanted.values()), default=0)
-        self._newest_sent = 0
-        self._reached: int | None = None
+    merge: IndeterminateMerge
+    suspects: list[ForeignTask]
+    records: RecordStates
+    was_local: bool | None
+    rivals: int
+    settle_after: float
 
-    def read(self, merge: Merge) -> bool:
-        """Apply the next merge of the list, and return whether older ones are needed."""
-        own = self._own.own(merge)
-        if own is not None:
-            self._newest_sent = max(self._newest_sent, own.sent)
-            self._reach(own.answered)
-        elif merge.id == self._anchor:
-            self.end()
-        elif (
-            wanted := self._wanted.get((merge.primary_id, merge.duplicate_id))
-        ) and not self._is_read_for(wanted):
-            # Once read far enough, the rest is older than the request: another user's merge.
-            _ = self._found.setdefault(wanted.pair.number, merge)
-        return self._reached is None or self._reached >= self._back_to
+    def decide(self) -> Resolution | None:
+        """Return what is proved, or ``None`` if it takes more time."""
+        pair, is_fixed = self.merge.pair, self.merge.suspects is not None
+        if pair.duplicate_id in self.records.present:
+            return self._decide_present() if is_fixed else None
+        survivors = self.records.survivors
+        if (survivor := survivors.get(pair.duplicate_id)) is not None:
+            if self.was_local is False and survivor == survivors.get(pair.primary_id):
+                return self._succeeded()
+            return resolve_survivor(pair, survivor)
+        if not self.merge.was_sent:
+            return Resolution(PairState.REFUSED, GONE_ALREADY.format(pair.duplicate_id))
+        return self._decide_gone() if is_fixed else None
 
-    def end(self) -> None:
-        """Note that the list was read back to before this job."""
-        self._reach(0)
+    def _decide_present(self) -> Resolution | None:
+        if self._has(TaskStatus.SUCCESS) and not self._stays_the_same():
+            return None
+        if self.merge.task_url is not None:
+            return Resolution(PairState.UNSETTLED, UNLISTED)
+        is_local = self.was_local is True
+        if self.merge.was_sent and self._has(TaskStatus.FAILED) and not is_local:
+            return Resolution(PairState.FAILED, NO_REASON)
+        return Resolution(PairState.PLANNED)
 
-    def found(self, indeterminate: IndeterminateMerge) -> Merge | None:
-        """Return the merge in question, if the list has it."""
-        return self._found.get(indeterminate.pair.number)
+    def _decide_gone(self) -> Resolution | None:
+        pair = self.merge.pair
+        primary = self.records.present.get(pair.primary_id)
+        is_primary_gone = pair.primary_id not in self.records.present
+        if self.was_local is False and primary is False:
+            # Only a merge into it makes a global company a local one.
+            return self._succeeded()
+        if self.merge.task_url is not None:
+            return self._attribute()
+        if is_primary_gone:
+            # A new company has replaced both, unless others have merged the primary away.
+            return self._unattributed() if self.was_local else self._attribute()
+        if self.was_local is None and primary is not True and self._has(TaskStatus.SUCCESS):
+            return self._attribute()
+        # A merge would have a row by now, or would have made its primary local.
+        if not self._stays_the_same():
+            return None
+        return Resolution(PairState.REFUSED, GONE_ALREADY.format(pair.duplicate_id))
 
-    def is_absent(
-        self, indeterminate: IndeterminateMerge, *, now: float, settle_after: float
-    ) -> bool:
-        """Return whether the list, requested at ``now``, proves that it was never started.
+    def _attribute(self) -> Resolution:
+        successes = sum(each.status is TaskStatus.SUCCESS for each in self.suspects)
+        own = 0 if self.merge.task_url is not None else self.rivals + 1
+        return self._succeeded() if successes <= own else self._unattributed()
 
-        Args:
-            indeterminate: The merge in question.
-            now: When the list was requested, on the loop's clock.
-            settle_after: Seconds after which its absence alone is proof.
-        """
-        if self.found(indeterminate) is not None or not self._is_read_for(indeterminate):
-            return False
-        # The server starts merges in the order in which it lists them. A merge that was sent before
-        # this request ended proves nothing: the two may have arrived in the other order.
-        has_later_merge = self._newest_sent > indeterminate.ended
-        needed = min(LATER_MERGE_AFTER, settle_after) if has_later_merge else settle_after
-        return indeterminate.age_at(now) >= needed
+    def _succeeded(self) -> Resolution:
+        used = (each.id for each in self.suspects if each.status is TaskStatus.SUCCESS)
+        return Resolution(PairState.SUCCEEDED, task_id=next(used, None))
 
-    def _is_read_for(self, indeterminate: IndeterminateMerge) -> bool:
-        """Return whether all merges were read that can be the one in question."""
-        return self._reached is not None and self._reached < self._sent(indeterminate)
+    def _unattributed(self) -> Resolution:
+        reason = UNATTRIBUTED.format(self.merge.pair.duplicate_id)
+        return Resolution(PairState.UNSETTLED, reason)
 
-    def _reach(self, answered: int) -> None:
-        # What was adopted late has a late answer, but an old place in the list: keep the minimum.
-        self._reached = answered if self._reached is None else min(self._reached, answered)
+    def _has(self, status: TaskStatus) -> bool:
+        return any(each.status is status for each in self.suspects)
 
-    def _sent(self, indeterminate: IndeterminateMerge) -> int:
-        return self._own.sent.get(indeterminate.pair.number, 0)
+    def _stays_the_same(self) -> bool:
+        """Return whether the records have been so for longer than a replica lags."""
+        merge, asked_at = self.merge, self.records.asked_at
+        merge.same_since = asked_at if merge.same_since is None else merge.same_since
+        return asked_at - merge.same_since >= self.settle_after
+
+
+def cases_of(
+    merges: Sequence[IndeterminateMerge],
+    history: TaskHistory,
+    records: RecordStates,
+    was_local: Mapping[int, bool | None],
+    settle_after: float,
+) -> Iterator[Case]:
+    """Yield the cases of merges, each after those before it were decided."""
+    unanswered = [each for each in merges if each.was_sent and each.task_url is None]
+    gone = [each for each in unanswered if each.pair.duplicate_id not in records.present]
+    for merge in merges:
+        yield Case(
+            merge=merge,
+            suspects=merge.open_suspects(history),
+            records=records,
+            was_local=was_local.get(merge.pair.primary_id),
+            rivals=sum(each is not merge for each in gone),
+            settle_after=settle_after,
+        )
+
+
+def resolve_survivor(pair: Pair, survivor: int) -> Resolution:
+    """Return what it proves that the duplicate was merged into a record: by this merge or not."""
+    reason = f"{pair.duplicate_id} no longer exists as it has been merged into {survivor}"
+    if survivor == pair.primary_id:
+        return Resolution(PairState.SUCCEEDED, reason)
+    state = PairState.FAILED if pair.task_url else PairState.REFUSED
+    return Resolution(state, reason)
 
 
 def resolve_merged(pair: Pair, error: MergedEntityError) -> Resolution:
-    """Return what it proves that the duplicate is merged: this merge ran, or another one."""
-    if (error.source_id, error.target_id) == (pair.duplicate_id, pair.primary_id):
-        state = PairState.SUCCEEDED
-    else:
-        state = PairState.FAILED if pair.task_url else PairState.REFUSED
-    return Resolution(state, error.message)
+    """Return what it proves that the server refuses a merge as one of its records is merged."""
+    if error.source_id == pair.duplicate_id and error.target_id is not None:
+        return resolve_survivor(pair, error.target_id)
+    return Resolution(PairState.REFUSED, error.message)
 
 
-def _ids(pair: Pair) -> tuple[int, int]:
-    return pair.primary_id, pair.duplicate_id
-
-
-def _task_id(task_url: str) -> str:
+def task_id_of(task_url: str) -> str:
+    """Return the id in the URL of a task."""
     return task_url.rpartition("/")[2]

@@ -55,6 +55,23 @@ class MergeQueue:
         self.left -= 1
         return self._clusters[primary_id].popleft()
 
+    def planned(self) -> list[Pair]:
+        """Return the pairs that are still to be started."""
+        return [pair for cluster in self._clusters.values() for pair in cluster]
+
+    def withdraw(self, pair: Pair) -> bool:
+        """Count a pair as open that is not to be started now; return False if it was taken."""
+        cluster = self._clusters[pair.primary_id]
+        if pair not in cluster:
+            return False
+        cluster.remove(pair)
+        self._busy[pair.primary_id] += 1
+        self.open += 1
+        self.left -= 1
+        self._ready = [entry for entry in self._ready if entry[2] != pair.primary_id]
+        heapify(self._ready)
+        return True
+
     def put_back(self, pair: Pair) -> None:
         """Put back a pair that did not run, as the first of its cluster."""
         self._clusters.setdefault(pair.primary_id, deque()).appendleft(pair)

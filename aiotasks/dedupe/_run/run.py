@@ -1,6 +1,7 @@
 """The loops of a running job: send merges, apply outcomes, stop. Decisions are elsewhere."""
 
 import asyncio
+import math
 from contextlib import suppress
 from functools import partial
 from typing import Final
@@ -25,7 +26,8 @@ from aiotasks.errors import (
 from aiotasks.models import Kind
 from aiotasks.outcomes import Outcome, OutcomeState
 
-from .indeterminate import resolve_merged
+from .indeterminate import resolve_merged, task_id_of
+from .opening import Opening
 from .outages import Outages
 from .progress_recorder import ProgressRecorder
 from .reconciler import MAX_INDETERMINATE, Reconciler
@@ -45,9 +47,10 @@ class _NotSentError(Exception):
 
 
 class _Attempt(Struct):
-    """A pair that is being sent, in its current state."""
+    """A pair that is being sent, in its current state, and since when."""
 
     pair: Pair
+    sent_at: float = math.inf
 
 
 class JobRun:
@@ -58,6 +61,7 @@ class JobRun:
         client: Client,
         tracker: PairTracker,
         reconciler: Reconciler,
+        opening: Opening,
         *,
         kind: Kind,
         on_progress: OnProgress | None,
@@ -66,12 +70,14 @@ class JobRun:
         self._tracker = tracker
         self._queue = tracker.queue
         self._reconciler = reconciler
+        self._opening = opening
         self._on_progress = on_progress
         self._service = client.merges_of(kind)
         self._outages = Outages(client, kind, tracker)
         self._curve = ProgressRecorder(tracker.ledger, tracker.clock, self.progress)
         self._calls_before = client.quota.sent
         self._group = asyncio.TaskGroup()
+        self._loop = asyncio.get_running_loop()
 
     async def adopt(self, pair: Pair) -> None:
         """Continue with a pair that an earlier run has left open."""
@@ -79,18 +85,18 @@ class JobRun:
             self._tracker.watch_task(pair)
             return
         if pair.state is PairState.SENDING:
-            # The request may have waited for the rate limit and gone out just before the run ended,
-            # so the time that it needs to show up in the list counts only from now on.
             pair = await self._tracker.record(pair, PairState.UNSETTLED, reason=_INTERRUPTED)
-        now = self._tracker.clock()
-        age = max(0.0, now - (pair.ended_at or now))
-        self._reconciler.add(pair, age=age, task_url=pair.task_url)
+        # Its request may have gone out just before the run ended, and clocks may have been set, so
+        # the time that it needs to show up in the lists counts only from now on.
+        self._reconciler.add(pair, task_url=pair.task_url)
 
     async def run(self, stop: asyncio.Event) -> None:
         """Work until all pairs have ended, or the job was stopped and its grace is over."""
         loops = [self._send_merges() for _ in range(SENDERS)]
         loops += [self._apply_outcomes(), self._reconciler.run(), self._stop_on(stop)]
         loops += [self._outages.run(), self._curve.run()]
+        if self._opening.is_doubtful:
+            loops.append(self._opening.read_again())
         if self._on_progress is not None:
             loops.append(self._report_progress(self._on_progress))
         with unwrap_errors():
@@ -143,7 +149,7 @@ class JobRun:
         except _NotSentError as error:
             await self._cancel_sending(pair, error.__cause__)
         except IndeterminateMergeError:
-            self._reconciler.add(attempt.pair)
+            self._reconciler.add(attempt.pair, sent_at=attempt.sent_at)
         except (ConnectError, RateLimitError, AuthenticationError, AuthorizationError) as error:
             # It certainly did not run: no byte was sent, or the server refused to start it.
             await self._tracker.put_back(attempt.pair)
@@ -151,7 +157,7 @@ class JobRun:
                 await self._outages.back_off(error)
         except ResponseError as error:
             self._outages.note_answer()
-            await self._apply_refusal(attempt.pair, error)
+            await self._apply_refusal(attempt, error)
         else:
             self._outages.note_answer()
             await self._tracker.start(attempt.pair, task_url)
@@ -163,6 +169,7 @@ class JobRun:
         """
         if self._queue.stopped is not None:
             raise _NotSentError
+        attempt.sent_at = self._loop.time()
         try:
             attempt.pair = await self._tracker.record(attempt.pair, PairState.SENDING)
         except Exception as error:
@@ -174,13 +181,14 @@ class JobRun:
             raise error from error.__cause__
         await self._tracker.put_back(pair)
 
-    async def _apply_refusal(self, pair: Pair, error: ResponseError) -> None:
+    async def _apply_refusal(self, attempt: _Attempt, error: ResponseError) -> None:
+        pair = attempt.pair
         if isinstance(error, MergedEntityError):
             state, reason, _ = resolve_merged(pair, error)
             await self._tracker.end(pair, state, reason=reason)
         elif isinstance(error, ConflictError) and self._reconciler.was_indeterminate(pair):
             # It may conflict with its own earlier attempt, if that ran after all.
-            self._reconciler.add(pair)
+            self._reconciler.add(pair, sent_at=attempt.sent_at)
         else:
             await self._tracker.end(pair, PairState.REFUSED, reason=error.message)
 
@@ -197,7 +205,7 @@ class JobRun:
     async def _apply_outcome(self, pair: Pair, outcome: Outcome, *, is_batch: bool) -> None:
         if is_batch and outcome.state is OutcomeState.FAILED:
             # Only the merge list has the outcome of each merge of a batch.
-            self._reconciler.add(pair, task_url=outcome.url)
+            self._find_out(pair, outcome.url)
         elif outcome.state in _STATE_OF:
             await self._tracker.end(pair, _STATE_OF[outcome.state], reason=outcome.reason)
         elif self._tracker.stop_for(outcome.error):
@@ -206,7 +214,11 @@ class JobRun:
             self._tracker.stop(StopReason.UNREACHABLE, outcome.error)
             self._tracker.leave()
         else:
-            self._reconciler.add(pair, task_url=outcome.url)
+            self._find_out(pair, outcome.url)
+
+    def _find_out(self, pair: Pair, task_url: str) -> None:
+        answered_at = self._tracker.history.answered_at(task_id_of(task_url))
+        self._reconciler.add(pair, sent_at=answered_at, task_url=task_url)
 
     # Stopping
 

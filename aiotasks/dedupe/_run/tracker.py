@@ -1,10 +1,11 @@
 """The transitions of a run's pairs, with everything that depends on them."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
 from typing import Final
 
 from aiotasks import Watch
+from aiotasks.dedupe._effects import is_global
 from aiotasks.dedupe._progress import (
     CanaryPassed,
     JobEvent,
@@ -23,7 +24,9 @@ from aiotasks.errors import (
     MonthlyQuotaError,
 )
 
+from .indeterminate import task_id_of
 from .queue import MergeQueue
+from .task_history import TaskHistory
 
 
 _REASON_OF: Final[tuple[tuple[type[AffinityError], StopReason], ...]] = (
@@ -48,6 +51,7 @@ class PairTracker:
         *,
         totals: dict[PairState, int],
         seq: int,
+        history: TaskHistory,
         settings: JobSettings,
         clock: Callable[[], float],
         on_event: OnEvent | None,
@@ -57,6 +61,7 @@ class PairTracker:
         self.queue = queue
         self.totals = totals
         self.seq = seq
+        self.history = history
         self.settings = settings
         self.clock = clock
         self.error: AffinityError | None = None
@@ -65,6 +70,8 @@ class PairTracker:
         self._meter = Meter(self._loop.time())
         self._answered_at = self._loop.time()
         self._watched: dict[str, list[Pair]] = {}
+        # Primary records into which this job has merged one: they are local since then.
+        self._merged_into: set[int] = set()
         self._changed = asyncio.Event()
 
     @property
@@ -101,6 +108,7 @@ class PairTracker:
     async def start(self, pair: Pair, task_url: str) -> None:
         """Record that a merge was started, and watch its task."""
         self._answered_at = self._loop.time()
+        self.history.add_own(task_id_of(task_url), self._loop.time())
         self.watch_task(await self.record(pair, PairState.STARTED, task_url=task_url))
         self.notify()
 
@@ -121,6 +129,8 @@ class PairTracker:
     async def end(self, pair: Pair, state: PairState, *, reason: str | None = None) -> None:
         """Record the end of a pair, and let others start in its place."""
         _ = await self.record(pair, state, reason=reason)
+        if state is PairState.SUCCEEDED:
+            self._merged_into.add(pair.primary_id)
         was_canary, was_stopped = self.queue.is_canary, self.queue.stopped
         self.queue.end(pair, state)
         self._meter.count(self._loop.time())
@@ -132,10 +142,26 @@ class PairTracker:
 
     async def put_back(self, pair: Pair) -> None:
         """Plan a pair again that certainly did not run."""
-        if pair.state is not PairState.PLANNED:
+        if pair.state.is_left and pair.state is not PairState.PLANNED:
             pair = await self.record(pair, PairState.PLANNED)
         self.queue.put_back(pair)
         self.notify()
+
+    async def were_local(self, primary_ids: Collection[int]) -> Mapping[int, bool | None]:
+        """Return whether records were local before the merges that are open now.
+
+        ``None`` if that is not known. Only then does the merge list have a row for such a merge.
+        """
+        snapshots = await self.ledger.records(primary_ids) if primary_ids else {}
+        kind = self.ledger.require_job().kind
+
+        def was_local(primary_id: int) -> bool | None:
+            if primary_id in self._merged_into:
+                return True
+            found = is_global(kind, snapshots.get(primary_id))
+            return None if found is None else not found
+
+        return {each: was_local(each) for each in primary_ids}
 
     def leave(self) -> None:
         """Leave an open pair to the next run."""

@@ -237,6 +237,14 @@ class LedgerReader:
         ((seq,),) = await self._select(schema.GET_LAST_SEQ)
         return int(seq)
 
+    async def task_urls(self) -> list[str]:
+        """Return the tasks of all merges that were started, also of those that were tried again.
+
+        Raises:
+            LedgerError: when the file cannot be read.
+        """
+        return [str(url) for (url,) in await self._select(schema.GET_TASK_URLS)]
+
     async def notes(self) -> Mapping[str, str]:
         """Return the notes, by their names.
 

@@ -48,21 +48,22 @@ CREATE TABLE log (
 );
 CREATE TABLE records (id INTEGER PRIMARY KEY, json BLOB NOT NULL);
 CREATE TABLE notes (name TEXT PRIMARY KEY, text TEXT) WITHOUT ROWID;
-CREATE TRIGGER transition AFTER INSERT ON log WHEN NEW.state <> 'planned' BEGIN
+CREATE TRIGGER transition AFTER INSERT ON log WHEN NEW.state NOT IN ('planned', 'sending') BEGIN
   UPDATE pairs SET
     state = NEW.state,
     reason = NEW.reason,
     task_url = coalesce(NEW.task_url, task_url),
     merge_id = coalesce(NEW.merge_id, merge_id),
-    sending_at = CASE NEW.state WHEN 'sending' THEN NEW.at ELSE sending_at END,
     started_at = CASE NEW.state WHEN 'started' THEN NEW.at ELSE started_at END,
-    ended_at = CASE WHEN NEW.state NOT IN ('sending', 'started') THEN NEW.at END
+    ended_at = CASE WHEN NEW.state <> 'started' THEN NEW.at END
   WHERE number = NEW.number;
 END;
-CREATE TRIGGER transition_back AFTER INSERT ON log WHEN NEW.state = 'planned' BEGIN
+CREATE TRIGGER attempt AFTER INSERT ON log WHEN NEW.state IN ('planned', 'sending') BEGIN
   UPDATE pairs SET
     state = NEW.state, reason = NULL, task_url = NULL, merge_id = NULL,
-    planned_at = NEW.at, sending_at = NULL, started_at = NULL, ended_at = NULL
+    planned_at = CASE NEW.state WHEN 'planned' THEN NEW.at ELSE planned_at END,
+    sending_at = CASE NEW.state WHEN 'sending' THEN NEW.at END,
+    started_at = NULL, ended_at = NULL
   WHERE number = NEW.number;
 END;
 PRAGMA application_id = {APPLICATION};
@@ -120,6 +121,7 @@ GET_LOG: Final = """
 SELECT seq, number, state, at, reason, task_url, merge_id FROM log WHERE seq > ?
 ORDER BY seq LIMIT ?
 """
+GET_TASK_URLS: Final = "SELECT DISTINCT task_url FROM log WHERE task_url IS NOT NULL"
 GET_SEQS: Final = "SELECT seq FROM log WHERE seq > ?"
 GET_LAST_SEQ: Final = "SELECT coalesce(max(seq), 0) FROM log"
 # With a dot, no note of a caller can have this name: those are keywords of ``note``.

@@ -241,7 +241,7 @@ async def test_a_ledger_matches_a_model(
 @pytest.mark.parametrize(
     "wrong",
     [
-        transition_of(2, STARTED),
+        transition_of(2, FAILED),
         transition_of(2**64, SENDING),
         transition_of(2, SENDING, at=math.nan),
         transition_of(2, SENDING, reason="\ud800"),
