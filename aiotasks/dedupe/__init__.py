@@ -5,6 +5,7 @@ every transition; ``resume`` continues the job of a ledger, and ``report_lines``
 ended. This needs the extra ``dedupe``.
 """
 
+from ._effects import Effect
 from ._preview import Preview, preview
 from ._progress import CanaryPassed, JobEvent, JobProgress, PairChanged, Stopping
 from .job import JobResult, resume, run
@@ -30,6 +31,7 @@ from .status import JobCounts, JobPhase, JobStatus
 __all__ = [
     "CanaryPassed",
     "Cost",
+    "Effect",
     "JobCounts",
     "JobEvent",
     "JobInfo",

@@ -23,10 +23,16 @@ class PlanRules(NamedTuple):
     on_conflict: OnConflict
     protect: frozenset[int]
     max_cluster: float
+    no_new_company: bool
 
 
 def plan_rules(
-    kind: Kind, on_conflict: OnConflict, protect: Iterable[int], max_cluster: int | None
+    kind: Kind,
+    on_conflict: OnConflict,
+    protect: Iterable[int],
+    max_cluster: int | None,
+    *,
+    no_new_company: bool,
 ) -> PlanRules:
     """Check the settings of a plan.
 
@@ -38,9 +44,10 @@ def plan_rules(
         reject(f"{shorten(on_conflict)} is not a rule for conflicts: it is refuse or first")
     if max_cluster is not None and max_cluster < _SMALLEST_CLUSTER:
         reject(f"max_cluster counts the survivor too: give 2 or more, not {shorten(max_cluster)}")
-    return PlanRules(
-        kind, on_conflict, frozenset(map(_protected, protect)), max_cluster or math.inf
-    )
+    protected = frozenset(map(_protected, protect))
+    # Persons are never replaced, so that for them it makes no difference, nor another plan.
+    is_ruled_out = no_new_company and kind == "company"
+    return PlanRules(kind, on_conflict, protected, max_cluster or math.inf, is_ruled_out)
 
 
 def _protected(record_id: object) -> int:

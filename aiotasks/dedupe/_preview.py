@@ -1,7 +1,8 @@
-"""What a plan would do: its records by name, and those that are gone already."""
+"""What a plan would do: its records by name, what becomes of them, and those that are gone."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
+from functools import cached_property
 from typing import Any, Final, TypeVar
 
 from msgspec import Struct
@@ -10,7 +11,7 @@ from aiotasks.client import Client
 from aiotasks.errors import MergedEntityError, NotFoundError
 from aiotasks.models import Kind, Record
 
-from ._effects import profile_of
+from ._effects import Effect, Merge, Outlook, foresee, profile_of, traits_of
 from ._exception_groups import unwrap_errors
 from .models import PairState, PlannedMerge, Transition
 from .plan import RECORDS_PER_CALL, Plan
@@ -25,12 +26,12 @@ NEWEST: Final = 100
 _READERS: Final = 8
 
 
-class Preview(Struct, frozen=True, kw_only=True):
+class Preview(Struct, frozen=True, kw_only=True, dict=True):
     """The records of a plan when they were read.
 
     ``records`` has the JSON that the API sent for each record that exists; ``gone`` maps each other
-    record to the one that it was merged into, or to ``None`` if there is no such record. ``tasks``
-    are the newest merge tasks that had ended before the records were read.
+    record to the one that it was merged into, or to ``None`` if there is no such record (any more).
+    ``tasks`` are the newest merge tasks that had ended before the records were read.
     """
 
     plan: Plan
@@ -43,19 +44,52 @@ class Preview(Struct, frozen=True, kw_only=True):
         if record_id in self.records:
             return label_of(self.plan.kind, self.records[record_id])
         target = self.gone.get(record_id)
-        return "does not exist" if target is None else f"was merged into {target}"
+        return "does not exist (any more)" if target is None else f"was merged into {target}"
+
+    @cached_property
+    def outlook(self) -> Outlook:
+        """What becomes of the merges of the plan, also of those that are gone."""
+        plan = self.plan
+        merges = (
+            Merge(number, merge.primary_id, merge.duplicate_id)
+            for number, merge in enumerate(plan.merges, 1)
+        )
+        traits = {each: traits_of(plan.kind, json) for each, json in self.records.items()}
+        return foresee(merges, traits, no_new_company=plan.no_new_company)
+
+    @property
+    def effects(self) -> Mapping[int, Effect]:
+        """The effects of the merges that can run, by their numbers, in the order in which they run.
+
+        Numbers count ``plan.merges`` from 1. Clusters share no record, so they run in any order.
+        """
+        idle = {transition.number for transition in self.findings(0.0)}
+        return {
+            number: effect for number, effect in self.outlook.effects.items() if number not in idle
+        }
 
     def findings(self, at: float) -> list[Transition]:
         """Return the transitions of merges that cannot run, or need not.
 
         A pair whose duplicate survives as its primary has ``SUCCEEDED``; one with any other record
-        that is gone is ``REFUSED``. ``at`` is the time, in seconds since the epoch.
+        that is gone is ``REFUSED``, as is one that must not run for what would become of its
+        records. ``at`` is the time, in seconds since the epoch.
         """
         found = (
-            _finding(number, merge, self.gone, self.plan.kind, at)
+            self._finding(number, merge, at)
             for number, merge in enumerate(self.plan.merges, start=1)
         )
         return [transition for transition in found if transition is not None]
+
+    def _finding(self, number: int, merge: PlannedMerge, at: float) -> Transition | None:
+        for record_id in (merge.duplicate_id, merge.primary_id):
+            if record_id in self.gone:
+                state, reason = _state_without(record_id, merge, self.gone, self.plan.kind)
+                return Transition(number=number, state=state, at=at, reason=reason)
+        if number not in self.outlook.left_out:
+            return None
+        reason = self.outlook.left_out[number]
+        return Transition(number=number, state=PairState.REFUSED, at=at, reason=reason)
 
 
 async def preview(client: Client, plan: Plan) -> Preview:
@@ -140,23 +174,12 @@ async def _for_each(work: Callable[[T], Awaitable[None]], items: Iterator[T]) ->
                 _ = group.create_task(worker())
 
 
-def _finding(
-    number: int, merge: PlannedMerge, gone: Mapping[int, int | None], kind: Kind, at: float
-) -> Transition | None:
-    for record_id in (merge.duplicate_id, merge.primary_id):
-        if record_id not in gone:
-            continue
-        state, reason = _state_without(record_id, merge, gone, kind)
-        return Transition(number=number, state=state, at=at, reason=reason)
-    return None
-
-
 def _state_without(
     record_id: int, merge: PlannedMerge, gone: Mapping[int, int | None], kind: Kind
 ) -> tuple[PairState, str]:
     target = survivor(record_id, gone)
     if target is None:
-        return PairState.REFUSED, f"There is no {kind} {record_id}"
+        return PairState.REFUSED, f"There is no {kind} {record_id} (any more)"
     if record_id == merge.duplicate_id and target == merge.primary_id:
         return PairState.SUCCEEDED, f"{record_id} had been merged into {target} before this job"
     return PairState.REFUSED, f"{record_id} had been merged into {target} before this job"

@@ -48,7 +48,8 @@ class Plan(Struct, frozen=True, kw_only=True):
     the plan changes: those that repeat an earlier row, and those whose primary is itself a
     duplicate, so that they are merged into its survivor. ``left_out`` lists the rows that it skips.
     Each of the ``rows`` that were read is a merge, skipped, or a repetition. ``digest`` is the
-    SHA-256 of the input, ``columns`` names the further columns of its rows.
+    SHA-256 of the input, ``columns`` names the further columns of its rows. With
+    ``no_new_company`` the preview leaves out the merges that would make a new company.
     """
 
     kind: Kind
@@ -59,6 +60,7 @@ class Plan(Struct, frozen=True, kw_only=True):
     left_out: tuple[SkippedRow, ...]
     rewrites: tuple[Rewrite, ...]
     rows: int
+    no_new_company: bool = False
 
     def __repr__(self) -> str:
         return (
@@ -76,6 +78,7 @@ class Plan(Struct, frozen=True, kw_only=True):
         on_conflict: OnConflict = "refuse",
         protect: Iterable[int] = (),
         max_cluster: int | None = None,
+        no_new_company: bool = False,
     ) -> Self:
         """Make a plan from a CSV file or JSON lines, read line by line.
 
@@ -93,13 +96,16 @@ class Plan(Struct, frozen=True, kw_only=True):
                 are skipped before clusters are made.
             max_cluster: How many records, including the survivor, may become one. Larger clusters
                 are skipped as a whole.
+            no_new_company: Whether merges that would replace both companies by a new one, or
+                might, are refused. Only their records tell, so the preview decides. Persons are
+                never replaced.
 
         Raises:
             PlanError: with all problems, when rows cannot be read or contradict each other.
             OSError: when the file cannot be read.
             ConfigurationError: when a setting cannot be used.
         """
-        rules = plan_rules(kind, on_conflict, protect, max_cluster)
+        rules = plan_rules(kind, on_conflict, protect, max_cluster, no_new_company=no_new_company)
         if isinstance(file, str | os.PathLike):
             with Path(file).open("rb") as opened:
                 pairs = read_pairs(opened, kind=kind, source=source or os.fspath(file))
@@ -118,6 +124,7 @@ class Plan(Struct, frozen=True, kw_only=True):
         on_conflict: OnConflict = "refuse",
         protect: Iterable[int] = (),
         max_cluster: int | None = None,
+        no_new_company: bool = False,
     ) -> Self:
         """Make a plan from pairs (primary id, duplicate id); the settings are those of ``read``.
 
@@ -127,7 +134,8 @@ class Plan(Struct, frozen=True, kw_only=True):
             PlanError: with all problems, when pairs cannot be used or contradict each other.
             ConfigurationError: when a setting cannot be used.
         """
-        return cls._of(plan_rules(kind, on_conflict, protect, max_cluster), _numbered(pairs))
+        rules = plan_rules(kind, on_conflict, protect, max_cluster, no_new_company=no_new_company)
+        return cls._of(rules, _numbered(pairs))
 
     @classmethod
     def _of(cls, rules: PlanRules, pairs: ParsedPairs) -> Self:
@@ -149,12 +157,15 @@ class Plan(Struct, frozen=True, kw_only=True):
             left_out=planner.left_out(),
             rewrites=planner.rewrites(),
             rows=len(pairs.rows),
+            no_new_company=rules.no_new_company,
         )
 
     @property
     def fingerprint(self) -> str:
-        """The hex SHA-256 of the plan's kind and its merges in their order."""
+        """The hex SHA-256 of the plan's kind, its rule for new companies, and its merges in order."""
         digest = sha256(f"{self.kind}\n".encode())
+        if self.no_new_company:
+            digest.update(b"no new company\n")
         for merge in self.merges:
             digest.update(f"{merge.primary_id},{merge.duplicate_id}\n".encode())
         return digest.hexdigest()

@@ -448,6 +448,15 @@ def test_fingerprints_distinguish_plans(pairs: list[Pair], kind: Kind) -> None:
     assert Plan.of(pairs, kind=kind).fingerprint != plan((A, B), (C, D)).fingerprint
 
 
+@pytest.mark.parametrize("kind", ["company", "person"])
+def test_fingerprints_tell_whether_new_companies_are_allowed(kind: Kind) -> None:
+    """A plan of companies without new ones is another plan; persons are never replaced."""
+    plans = [Plan.of([(A, B)], kind=kind, no_new_company=each) for each in (False, True)]
+    assert (plans[0].fingerprint != plans[1].fingerprint) == (kind == "company")
+    text = b"primary_id,duplicate_id\n1,2\n"
+    assert Plan.read([text], kind=kind, no_new_company=True).no_new_company == (kind == "company")
+
+
 @pytest.mark.parametrize("on_conflict", ["refuse", "first"])
 def test_digests_of_pairs_in_code(on_conflict: OnConflict) -> None:
     """The digest of pairs in code is that of their ids, whatever the rules."""

@@ -13,7 +13,7 @@ from aiotasks import (
     ServerError,
     dedupe,
 )
-from aiotasks.dedupe import PairState, Plan, Preview, Transition
+from aiotasks.dedupe import Effect, PairState, Plan, Preview, Transition
 from aiotasks.dedupe._preview import label_of
 from aiotasks.sandbox import Fault
 from tests.dedupe.conftest import Server, connect, plan_of, star
@@ -76,11 +76,11 @@ class TestGone:
         assert preview.gone == {4: 5, 6: 7, 9999: None}
         assert preview.records.keys() == {1, 2, 3, 5, 7, 9}
         assert preview.label(4) == "was merged into 5"
-        assert preview.label(9999) == "does not exist"
+        assert preview.label(9999) == "does not exist (any more)"
         assert findings(preview) == {
             2: (PairState.REFUSED, "4 had been merged into 5 before this job"),
             3: (PairState.SUCCEEDED, "6 had been merged into 7 before this job"),
-            4: (PairState.REFUSED, "There is no company 9999"),
+            4: (PairState.REFUSED, "There is no company 9999 (any more)"),
         }
 
     async def test_chains(self, server: Server) -> None:
@@ -111,7 +111,7 @@ class TestGone:
         preview = await seen(server, plan_of(0, (1, 2), (9998, 3)))
         assert findings(preview) == {
             1: (PairState.REFUSED, "1 had been merged into 9 before this job"),
-            2: (PairState.REFUSED, "There is no company 9998"),
+            2: (PairState.REFUSED, "There is no company 9998 (any more)"),
         }
 
     async def test_a_chain_to_nowhere(self, server: Server) -> None:
@@ -122,7 +122,7 @@ class TestGone:
         server.inject(Fault.content(body.encode(), status=422), on="record")
         preview = await seen(server, Plan.of([(2, 1)], kind="company"))
         assert preview.gone == {2: 9998, 9998: None}
-        assert findings(preview) == {1: (PairState.REFUSED, "There is no company 2")}
+        assert findings(preview) == {1: (PairState.REFUSED, "There is no company 2 (any more)")}
 
     def test_a_cycle(self) -> None:
         """A cycle of merged records ends the search, and their merges are refused."""
@@ -151,3 +151,45 @@ class TestErrors:
         """A preview with a client that is not open raises."""
         with pytest.raises(AffinityError, match="closed"):
             _ = await dedupe.preview(Client("key", base_url=server.url), plan_of(1))
+
+
+class TestEffects:
+    def test_of_the_merges_that_run(self) -> None:
+        """Each merge that can run has an effect; they are in the order in which they run."""
+        plan = Plan.of([(1, 2), (1, 3), (1, 4), (5, 6)], kind="company")
+        companies = {1: ("a", True), 2: ("b", False), 3: ("a", False), 5: ("a", False)}
+        records = {
+            each: json.dumps({"id": each, "domain": domain, "isGlobal": is_global}).encode()
+            for each, (domain, is_global) in companies.items()
+        }
+        preview = Preview(plan=plan, records=records, gone={4: None, 6: 5})
+        assert [
+            (plan.merges[number - 1].duplicate_id, each) for number, each in preview.effects.items()
+        ] == [
+            (3, Effect.LOCAL_COPY),
+            (2, Effect.KEPT),
+        ]
+
+    def test_internal_persons_are_left_out(self) -> None:
+        """A pair whose duplicate is an internal person is refused, with that reason."""
+        records = {
+            each: json.dumps({"id": each, "type": "internal" if each < 3 else "external"}).encode()
+            for each in (1, 2, 3)
+        }
+        preview = Preview(plan=Plan.of([(1, 2), (1, 3)], kind="person"), records=records, gone={})
+        assert findings(preview) == {
+            1: (PairState.REFUSED, "2 is an internal person, who cannot be merged away")
+        }
+        assert preview.effects == {2: Effect.KEPT}
+
+    @pytest.mark.parametrize("no_new_company", [False, True])
+    def test_without_new_companies(self, *, no_new_company: bool) -> None:
+        """A plan without new companies refuses what would make one; for persons it is the same."""
+        records = dict.fromkeys((1, 2), b'{"id": 1, "isGlobal": true}')
+        plan = Plan.of([(1, 2), (3, 4)], kind="company", no_new_company=no_new_company)
+        preview = Preview(plan=plan, records=records, gone={3: None, 4: 5})
+        reason = "1 and 2 would be replaced by a new company (no new company)"
+        assert findings(preview).get(1) == ((PairState.REFUSED, reason) if no_new_company else None)
+        assert findings(preview)[2][1] == "4 had been merged into 5 before this job"
+        persons = Plan.of([(1, 2)], kind="person", no_new_company=no_new_company)
+        assert Preview(plan=persons, records=records, gone={}).effects == {1: Effect.KEPT}
