@@ -1,10 +1,10 @@
 """Run a planned job, or continue one: the public functions."""
 
 import asyncio
+import math
 import time
 from collections.abc import Callable, Mapping
 from contextlib import aclosing, suppress
-from operator import attrgetter
 from typing import Final
 
 from msgspec import Struct
@@ -14,6 +14,8 @@ from aiotasks.client import Client
 from aiotasks.errors import AffinityError, ConfigurationError, LedgerError, MonthlyQuotaError
 
 from . import _preview
+from ._effects import Outlook
+from ._outlook import read_outlook
 from ._preview import Preview
 from ._progress import OnEvent, OnProgress
 from ._run.indeterminate import task_id_of
@@ -145,7 +147,8 @@ async def resume(
     # The error of an earlier run, which a server may have noted, says nothing about this one.
     await ledger.note(error=None)
     started, calls_before = asyncio.get_running_loop().time(), client.quota.sent
-    pairs = await _pairs_to_do(ledger, retry_failed=retry_failed)
+    outlook = await read_outlook(ledger)
+    pairs = await _pairs_to_do(ledger, outlook, retry_failed=retry_failed)
     async with client.tasks.watch(timeout=None, poll_interval=settings.poll_interval) as watch:
         tracker = PairTracker(
             ledger,
@@ -165,9 +168,7 @@ async def resume(
             await opening.read()
         except MonthlyQuotaError as error:
             _ = tracker.stop_for(error)
-        job_run = JobRun(
-            client, tracker, reconciler, opening, kind=job.kind, on_progress=on_progress
-        )
+        job_run = JobRun(client, tracker, reconciler, opening, outlook, on_progress=on_progress)
         for pair in pairs:
             if pair.state.is_left and pair.state is not PairState.PLANNED:
                 await job_run.adopt(pair)
@@ -199,13 +200,17 @@ def _job_of(ledger: Ledger, client: Client) -> JobInfo:
     return job
 
 
-async def _pairs_to_do(ledger: Ledger, *, retry_failed: bool) -> list[Pair]:
-    """Return what another run may change. A pair is changed only when its new attempt is sent."""
+async def _pairs_to_do(ledger: Ledger, outlook: Outlook, *, retry_failed: bool) -> list[Pair]:
+    """Return what another run may change, within each cluster in the order in which it has to run.
+
+    A pair is changed only when its new attempt is sent.
+    """
     pairs = await ledger.pairs(*(state for state in PairState if state.is_left))
     if retry_failed:
         ended = await ledger.pairs(*(state for state in PairState if state.can_retry))
-        pairs += [pair for pair in ended if pair.is_planned]
-    return sorted(pairs, key=attrgetter("number"))
+        pairs += [pair for pair in ended if pair.number in outlook.effects]
+    order = {number: place for place, number in enumerate(outlook.effects)}
+    return sorted(pairs, key=lambda pair: order.get(pair.number, math.inf))
 
 
 async def _history_of(ledger: Ledger, settings: JobSettings, *, now: float) -> TaskHistory:

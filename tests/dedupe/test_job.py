@@ -369,7 +369,7 @@ class TestKey:
         before = getattr(server, setting)
         later(at, lambda: setattr(server, setting, value))
         seen = Seen()
-        result = await go(server, job, plan_of(60, *star(201, 202, 203)), seen=seen, max_open=20)
+        result = await go(server, job, plan_of(60, *star(203, 204, 205)), seen=seen, max_open=20)
         assert result.stopped is StopReason.NOT_AUTHORISED
         assert isinstance(result.error, error)
         assert result.totals[REFUSED] == result.totals[FAILED] == result.totals[UNSETTLED] == 0
@@ -428,7 +428,7 @@ class TestKey:
         """When the monthly quota is used up nothing is lost, and the next run completes the job."""
         server.duration = (1.0, 20.0)
         later(2.0, lambda: server.inject(Fault.rate_limit(cause="month"), on=None, times=None))
-        result = await go(server, job, plan_of(60, *star(201, 202, 203)), max_open=20)
+        result = await go(server, job, plan_of(60, *star(203, 204, 205)), max_open=20)
         assert result.stopped is StopReason.MONTH
         assert isinstance(result.error, MonthlyQuotaError)
         assert result.totals[REFUSED] == result.totals[FAILED] == result.totals[UNSETTLED] == 0
@@ -449,7 +449,7 @@ class TestOutage:
         later(at, lambda: network.cut(server))
         later(at + 60.0 * minutes, lambda: network.restore(server))
         seen = Seen()
-        result = await go(server, job, plan_of(60, *star(201, 202, 203)), seen=seen, max_open=20)
+        result = await go(server, job, plan_of(60, *star(203, 204, 205)), seen=seen, max_open=20)
         assert result.stopped is None
         assert await check_ledger(server, job) == {SUCCEEDED: 62}
         assert result.seconds < 60.0 * minutes + 150.0
@@ -521,8 +521,8 @@ class TestOutage:
     ) -> None:
         """A refusal is an answer and ends an outage: two short outages are not one long one."""
         async with connect(server) as client:
-            await begin(client, job, plan_of(0, *star(1, 2, 3, 4)))
-        for duplicate_id in (2, 3, 4):
+            await begin(client, job, plan_of(0, *star(2, 3, 4, 5)))
+        for duplicate_id in (3, 4, 5):
             merge = partial(server.start_merge, "company", 9, duplicate_id, duration=0.0)
             later(10.0, merge)
         first = iter([0.0, 20.0])
@@ -753,7 +753,7 @@ class TestMergesOfOthers:
         assert [pair.state for pair in pairs] == [SUCCEEDED, REFUSED, SUCCEEDED, REFUSED]
         assert pairs[0].reason == "2 had been merged into 1 before this job"
         assert pairs[1].reason == "4 had been merged into 9 before this job"
-        assert pairs[3].reason == "There is no company 999999"
+        assert pairs[3].reason == "There is no company 999999 (any more)"
         assert server.posted("company") == {(5, 6): 1}
 
     async def test_what_others_merge_meanwhile(self, server: Server, job: Path) -> None:

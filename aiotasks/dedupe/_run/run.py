@@ -9,6 +9,7 @@ from typing import Final
 from msgspec import Struct
 
 from aiotasks.client import Client
+from aiotasks.dedupe._effects import Outlook
 from aiotasks.dedupe._exception_groups import unwrap_errors
 from aiotasks.dedupe._progress import TICK, JobProgress, OnProgress
 from aiotasks.dedupe.models import Pair, PairState, StopReason
@@ -23,7 +24,6 @@ from aiotasks.errors import (
     RateLimitError,
     ResponseError,
 )
-from aiotasks.models import Kind
 from aiotasks.outcomes import Outcome, OutcomeState
 
 from .indeterminate import resolve_merged, task_id_of
@@ -62,8 +62,8 @@ class JobRun:
         tracker: PairTracker,
         reconciler: Reconciler,
         opening: Opening,
+        outlook: Outlook,
         *,
-        kind: Kind,
         on_progress: OnProgress | None,
     ) -> None:
         self._client = client
@@ -71,7 +71,9 @@ class JobRun:
         self._queue = tracker.queue
         self._reconciler = reconciler
         self._opening = opening
+        self._outlook = outlook
         self._on_progress = on_progress
+        kind = tracker.ledger.require_job().kind
         self._service = client.merges_of(kind)
         self._outages = Outages(client, kind, tracker)
         self._curve = ProgressRecorder(tracker.ledger, tracker.clock, self.progress)
@@ -137,8 +139,23 @@ class JobRun:
             pair = None if is_blocked else self._queue.take()
             if pair is None:
                 await self._tracker.next_change()
+            elif (reason := await self._ruled_out(pair)) is not None:
+                await self._tracker.end(pair, PairState.REFUSED, reason=reason)
             else:
                 await self._send(pair)
+
+    async def _ruled_out(self, pair: Pair) -> str | None:
+        """Return why a merge must not run: it would not have the effect that was shown."""
+        first = self._outlook.relies_on.get(pair.number)
+        if first is None:
+            return self._outlook.left_out.get(pair.number)
+        (earlier,) = await self._tracker.ledger.numbered([first])
+        if earlier.state is PairState.SUCCEEDED:
+            return None
+        return (
+            f"{pair.primary_id} was to be made local by the merge of {earlier.duplicate_id}, which "
+            "did not succeed: as it is, this merge would have another effect than was shown"
+        )
 
     async def _send(self, pair: Pair) -> None:
         attempt = _Attempt(pair)

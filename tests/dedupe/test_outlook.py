@@ -1,0 +1,123 @@
+"""How a job keeps to the effects that its plan has shown."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+
+from aiotasks import LedgerError
+from aiotasks.dedupe import Effect, Ledger, Pair, PairState, Plan
+from aiotasks.dedupe._outlook import read_outlook
+from benchmarks import inline
+from tests.dedupe.conftest import Server, clock, go, read, star
+
+
+SUCCEEDED, FAILED, REFUSED = PairState.SUCCEEDED, PairState.FAILED, PairState.REFUSED
+
+
+def company(*domains: str, is_global: bool = False) -> bytes:
+    return json.dumps({"id": 1, "domains": domains, "isGlobal": is_global}).encode()
+
+
+async def begin(server: Server, job: Path, plan: Plan, records: Mapping[int, bytes]) -> None:
+    """Begin a job whose records were these, as a version without these rules did."""
+    async with Ledger(job, connect=inline.connect) as ledger:
+        await ledger.begin(plan, origin=server.url, records=records, findings=[], at=clock())
+
+
+def posted(server: Server) -> list[int]:
+    """Return the duplicates that were requested to be merged, in order."""
+    return [json.loads(request.body)["duplicateCompanyId"] for request in server.posts]
+
+
+async def ends(job: Path) -> dict[int, PairState]:
+    """Return the state of each duplicate's pair."""
+    return {pair.duplicate_id: pair.state for pair in await read(job)}
+
+
+# Only the merge of 5 makes the global primary 2 local.
+COPIED = {
+    2: company("a", is_global=True),
+    3: company("b"),
+    4: company("c", is_global=True),
+    5: company("a"),
+}
+# Each merge would replace the primary.
+REPLACED = {2: company("a", is_global=True), 3: company("b"), 4: company("c")}
+
+
+class TestOrder:
+    async def test_the_local_copy_comes_first(self, server: Server, job: Path) -> None:
+        """A merge that makes the primary local is sent before all others of its cluster."""
+        await begin(server, job, Plan.of(star(2, 3, 4, 5), kind="company"), COPIED)
+        _ = await go(server, job)
+        assert posted(server) == [5, 3, 4]
+
+    async def test_without_it_the_others_are_refused(self, server: Server, job: Path) -> None:
+        """If the primary was not made local, what relies on that is refused with the reason."""
+        await begin(server, job, Plan.of(star(2, 3, 4, 5), kind="company"), COPIED)
+        server.failure_rate = 1.0
+        _ = await go(server, job)
+        assert posted(server) == [5]
+        assert await ends(job) == {3: REFUSED, 4: REFUSED, 5: FAILED}
+        reason = (
+            "2 was to be made local by the merge of 5, which did not succeed: as it is, this merge "
+            "would have another effect than was shown"
+        )
+        assert [pair.reason for pair in await read(job)][:2] == [reason] * 2
+
+    async def test_they_are_retried_in_the_same_order(self, server: Server, job: Path) -> None:
+        """Tried again, the merges of a cluster keep their order, and the others follow a success."""
+        await begin(server, job, Plan.of(star(2, 3, 4, 5), kind="company"), COPIED)
+        server.failure_rate = 1.0
+        _ = await go(server, job)
+        server.failure_rate = 0.0
+        _ = await go(server, job, retry_failed=True)
+        assert posted(server) == [5, 5, 3, 4]
+        assert await ends(job) == dict.fromkeys([3, 4, 5], SUCCEEDED)
+
+    async def test_a_success_of_an_earlier_run_counts(self, server: Server, job: Path) -> None:
+        """A primary that an earlier run has made local stays local for the next one."""
+        await begin(server, job, Plan.of(star(2, 3, 5), kind="company"), COPIED)
+        server.on_request = lambda _: setattr(server, "failure_rate", float(len(server.posts) == 2))
+        _ = await go(server, job)
+        assert await ends(job) == {3: FAILED, 5: SUCCEEDED}
+        _ = await go(server, job, retry_failed=True)
+        assert await ends(job) == {3: SUCCEEDED, 5: SUCCEEDED}
+
+
+class TestReplaced:
+    async def test_once_a_run(self, server: Server, job: Path) -> None:
+        """A primary is replaced once; the rest of its cluster is refused and never sent."""
+        await begin(server, job, Plan.of(star(2, 3, 4), kind="company"), REPLACED)
+        _ = await go(server, job)
+        _ = await go(server, job, retry_failed=True)
+        assert posted(server) == [3]
+        assert await ends(job) == {3: SUCCEEDED, 4: REFUSED}
+        (_, left_out) = await read(job)
+        assert left_out.reason is not None
+        assert left_out.reason.endswith("with the id of the new company as primary")
+
+    async def test_never_without_new_companies(self, server: Server, job: Path) -> None:
+        """A job without new companies stays one, also when it is resumed and retried."""
+        plan = Plan.of([*star(2, 3, 4), (7, 8)], kind="company", no_new_company=True)
+        await begin(server, job, plan, {**REPLACED, 7: company(), 8: company()})
+        _ = await go(server, job)
+        _ = await go(server, job, retry_failed=True)
+        assert posted(server) == [8]
+        assert await ends(job) == {3: REFUSED, 4: REFUSED, 8: SUCCEEDED}
+        with pytest.raises(LedgerError, match="another job"):
+            _ = await go(server, job, Plan.of([*star(2, 3, 4), (7, 8)], kind="company"))
+
+
+async def test_an_outlook_needs_only_the_ledger(server: Server, job: Path) -> None:
+    """What becomes of each merge follows from the ledger, whatever the states of its pairs are."""
+    plan = Plan.of([*star(2, 3, 4, 5), *star(11, *range(12, 712))], kind="company")
+    await begin(server, job, plan, {**COPIED, 11: company(), 600: company()})
+    async with Ledger.reading(job, connect=inline.connect) as ledger:
+        outlook = await read_outlook(ledger)
+        pairs: dict[int, Pair] = {pair.duplicate_id: pair for pair in await ledger.pairs()}
+    effects = {each: outlook.effects[pair.number] for each, pair in pairs.items()}
+    assert effects[3] is effects[600] is Effect.KEPT
+    assert (effects[5], effects[12]) == (Effect.LOCAL_COPY, Effect.UNKNOWN)
