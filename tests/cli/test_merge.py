@@ -633,10 +633,10 @@ def test_a_report_runs_no_formulas(sandbox: Sandbox, tmp_path: Path) -> None:
 
 
 def test_failed_rows_are_input_again(serve: Callable[..., Sandbox], pairs: Path) -> None:
-    """A report of failed pairs is valid input for another job."""
+    """A report of pairs that failed, and so kept others from running, is input of another job."""
     sandbox = serve(failure_rate=1.0)
     assert merge(pairs, "--max-failure-rate", "1").exit_code == Exit.FAILED
-    failed = run("report", ledger_of(pairs), "--only", "failed").stdout
+    failed = run("report", ledger_of(pairs), "--only", "failed", "--only", "refused").stdout
     again = pairs.with_name("again.csv")
     _ = again.write_text(failed)
     sandbox.failure_rate = 0.0
