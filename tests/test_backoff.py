@@ -154,7 +154,7 @@ class TestPollDelay:
             pytest.param(lambda: 1.0, id="takes no attempt"),
             pytest.param(3.0, id="number"),
             pytest.param(
-                tenacity.wait_exception(lambda error: 1.0), id="reads an error that is not there"
+                lambda state: state.outcome.exception(), id="reads an error that is not there"
             ),
         ],
     )

@@ -140,7 +140,9 @@ class WaitProgressBar:
 
     def __exit__(self, *_: object) -> None:
         self._timer.cancel()
-        self._progress.stop()
+        # Some versions of rich end a progress that is not shown with an empty line.
+        if not self._progress.disable:
+            self._progress.stop()
 
     def advance(self, counted: str = "") -> None:
         """Advance the bar by one task."""
