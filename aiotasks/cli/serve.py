@@ -6,7 +6,7 @@ import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, TypedDict
 
 import typer
 
@@ -43,7 +43,7 @@ def serve(
     token: Annotated[
         str | None,
         typer.Option(
-            help="The token that every request must have.",
+            help="The token that requests of programs must have; the link gives access by it.",
             envvar="AIOTASKS_TOKEN",
             show_default="none on loopback, else a random one",
         ),
@@ -52,22 +52,25 @@ def serve(
         list[str] | None,
         typer.Option(help="A further host name in requests; may be repeated."),
     ] = None,
+    link_hours: Annotated[
+        float, typer.Option(help="Hours after which a link expires, if there is a token.")
+    ] = 24.0,
+    https: Annotated[
+        bool,
+        typer.Option("--https", help="Browsers come by TLS, which a proxy in front of this ends."),
+    ] = False,
     base_url: BaseUrl = None,
     api_version: ApiVersion = None,
 ) -> None:
     """Show the jobs of a folder in a browser, to be planned, started and watched, until Ctrl-C.
 
-    The first line on standard output is the link. Anyone who has it can start merges, and those
-    of companies are PERMANENT.
+    The first line on standard output is the link; when it expires, a new one follows. Anyone who
+    has it can start merges, and those of companies are PERMANENT.
     """
-    served = _serve(
-        folder,
-        settings_of(base_url, api_version),
-        host=host,
-        port=port,
-        token=token,
-        names=name or [],
+    access = _Access(
+        host=host, port=port, token=token, hosts=name or [], link_hours=link_hours, https=https
     )
+    served = _serve(folder, settings_of(base_url, api_version), access)
     try:
         complete(served, _NOTHING_LOST)
     except asyncio.CancelledError:
@@ -96,24 +99,32 @@ async def page_beside(
         yield show
 
 
-async def _serve(
-    folder: Path,
-    settings: ClientSettings,
-    *,
-    host: str,
-    port: int,
-    token: str | None,
-    names: list[str],
-) -> None:
+class _Access(TypedDict):
+    host: str
+    port: int
+    token: str | None
+    hosts: list[str]
+    link_hours: float
+    https: bool
+
+
+async def _serve(folder: Path, settings: ClientSettings, access: _Access) -> None:
     _end_by_signals()
     async with Client.from_env(**settings) as client:
-        served = serve_jobs(client, folder, host=host, port=port, token=token, hosts=names)
+        served = serve_jobs(client, folder, **access)
         await _try_key(client)
         async with served as link:
-            typer.echo(link)
-            _ = sys.stdout.flush()
+            _print(link)
             say("Open this link in a browser. Ctrl-C ends the server, and the jobs that it runs.")
+            while "?" in link:
+                await asyncio.sleep(3600 * access["link_hours"])
+                _print(served.link())
             _ = await asyncio.Event().wait()
+
+
+def _print(link: str) -> None:
+    typer.echo(link)
+    _ = sys.stdout.flush()
 
 
 def _end_by_signals() -> None:

@@ -3,7 +3,7 @@
 import hmac
 import re
 from collections.abc import Iterable, Mapping
-from typing import Final
+from typing import Final, Literal
 from urllib.parse import urlsplit
 
 from aiohttp import hdrs
@@ -13,6 +13,8 @@ from aiotasks.errors import ConfigurationError
 
 
 SAFE_METHODS: Final = frozenset({"GET", "HEAD"})
+SESSION_SECONDS: Final = 12 * 3600
+"""How long a browser has access after it has opened a link."""
 
 _LOOPBACK = frozenset({"127.0.0.1", "localhost", "[::1]"})
 _PORT = re.compile(r":\d{1,5}\Z", re.ASCII)
@@ -21,13 +23,17 @@ _BEARER = "bearer "
 
 
 class AccessRules(Struct, frozen=True):
-    """The host names that requests may use, and the token that they must have."""
+    """The host names that requests may use, and the token that they must have.
+
+    ``https`` says that browsers come by TLS, also if a proxy ends that.
+    """
 
     hosts: frozenset[str]
     token: str | None
+    https: bool = False
 
     @classmethod
-    def of(cls, hosts: Iterable[str], token: str | None) -> "AccessRules":
+    def of(cls, hosts: Iterable[str], token: str | None, *, https: bool = False) -> "AccessRules":
         """Check the settings of a user.
 
         Raises:
@@ -39,7 +45,7 @@ class AccessRules(Struct, frozen=True):
         if token is not None and _TOKEN.fullmatch(token) is None:
             message = "token must be a text of ASCII without spaces, or None for no token"
             raise ConfigurationError(message)
-        return cls(frozenset(map(str.lower, hosts)), token)
+        return cls(frozenset(map(str.lower, hosts)), token, https)
 
 
 def is_our_host(host: str, hosts: frozenset[str]) -> bool:
@@ -76,6 +82,29 @@ def refusal(
 def is_token(given: str, token: str) -> bool:
     """Return whether a token is the right one, in constant time."""
     return hmac.compare_digest(given.encode("utf-8", "surrogatepass"), token.encode())
+
+
+def signed(purpose: Literal["link", "cookie"], expires_at: float, token: str) -> str:
+    """Return what gives access until a time, to whoever has it, without the token itself."""
+    whole = f"{expires_at // 1:.0f}"
+    return f"{whole}.{hmac.digest(token.encode(), f'{purpose} {whole}'.encode(), 'sha256').hex()}"
+
+
+def expiry_of(given: str, purpose: Literal["link", "cookie"], token: str) -> float | None:
+    """Return the time in what ``signed`` returned for this token, otherwise ``None``."""
+    whole = given.partition(".")[0]
+    if not (whole.isascii() and whole.isdigit()):
+        return None
+    return float(whole) if is_token(given, signed(purpose, float(whole), token)) else None
+
+
+def cookie_name(host: str, local_port: object) -> str:
+    """Return the name of the cookie for a Host header, by the port in it or else our own.
+
+    Cookies are shared by all ports of a host, so two servers would take each other's.
+    """
+    port = _PORT.search(host)
+    return f"aiotasks-{port.group()[1:] if port else local_port}"
 
 
 def bearer_of(authorization: str) -> str:

@@ -22,7 +22,7 @@ from ._access import AccessRules
 from ._background import BackgroundTasks, EndingError
 from ._events import Followers, Subscriber
 from ._folder import Folder, OneLedger, plain_name
-from ._middleware import NONCE, AccessMiddleware, Handler
+from ._middleware import EXPIRES_AT, NONCE, AccessMiddleware, Handler
 from ._queries import JobQueries
 from ._responses import Refusal
 from ._runner import JobRunner, RunningJob
@@ -41,6 +41,7 @@ def jobs_app(
     *,
     token: str | None = None,
     hosts: Collection[str] = (),
+    https: bool = False,
     max_upload: int = 16 * 2**20,
 ) -> web.Application:
     """Return an application that shows and runs the jobs in a folder, to mount or to run.
@@ -68,15 +69,17 @@ def jobs_app(
     Args:
         client: A client that is open when the application starts, and until it has ended.
         folder: Where the ledgers are. It must exist.
-        token: The token that every request must have, as ``Authorization: Bearer`` or in a link
-            (``?token=``), which a cookie then replaces. Keep the link out of access logs.
+        token: The token that every request must have, as ``Authorization: Bearer``. Browsers get
+            access by a link of ``expiring_link``, and then have it for twelve hours by a cookie.
+            Keep the link out of access logs.
         hosts: Further host names, with or without port, that requests may name. Set a token too.
+        https: Whether browsers come by TLS, which a proxy ends: the cookie is then only sent so.
         max_upload: The maximum size of an upload in bytes.
 
     Raises:
         ConfigurationError: when there is no such folder, or a setting cannot be used.
     """
-    rules = AccessRules.of(hosts, token)
+    rules = AccessRules.of(hosts, token, https=https)
     jobs = _Jobs(client, Folder(folder), max_upload=max_upload)
     app = _application(jobs, rules, "jobs")
     _ = app.router.add_get("/jobs", jobs.list)
@@ -225,7 +228,13 @@ class _Jobs:
     async def events(self, request: web.Request) -> web.StreamResponse:
         last = request.headers.get("Last-Event-ID") or request.query.get("after", "0")
         seq = _requests.whole("after", last)
-        subscriber = Subscriber(seq, is_gone=lambda: request.transport is None)
+        expires_at = EXPIRES_AT.get()
+
+        def is_gone() -> bool:
+            # Who has lost access is not served on, and is told so when it connects again.
+            return request.transport is None or expires_at <= time.time()
+
+        subscriber = Subscriber(seq, is_gone=is_gone)
         response = web.StreamResponse(headers=_EVENTS)
         with self.followers.subscribed(_id(request), self._path(request), subscriber) as follower:
             _ = await self._tasks.complete(follower.opened.wait())

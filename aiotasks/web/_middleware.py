@@ -1,10 +1,11 @@
 """Access control and error responses, for every request."""
 
+import math
 import secrets
+import time
 from collections.abc import Awaitable, Callable
 from contextvars import ContextVar
 from http import HTTPStatus
-from typing import Final
 
 from aiohttp import hdrs, web
 
@@ -14,9 +15,18 @@ from . import _access, _responses
 from ._responses import Refusal
 
 
-COOKIE: Final = "aiotasks-token"
 NONCE: ContextVar[str] = ContextVar("nonce")
 """The nonce in the content security policy of the current response."""
+EXPIRES_AT: ContextVar[float] = ContextVar("expires_at")
+"""When the access of the current request ends, in seconds since the epoch."""
+_NO_ACCESS = "Open the link that was given to you, or send the server's token as a bearer token"
+_LINK_EXPIRED = (
+    "This link has expired: get a new one where you got it. `aiotasks serve` prints a new one "
+    "whenever the last has expired"
+)
+_SESSION_ENDED = (
+    "You were let in for twelve hours, which are over: open the link that was given to you again"
+)
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -36,6 +46,7 @@ class AccessMiddleware:
     async def middleware(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         """Handle a request, or refuse it."""
         _ = NONCE.set(secrets.token_urlsafe(16))
+        _ = EXPIRES_AT.set(math.inf)
         try:
             return self._check(request) or await handler(request)
         except web.HTTPException as failure:
@@ -57,6 +68,9 @@ class AccessMiddleware:
 
     def _check(self, request: web.Request) -> web.StreamResponse | None:
         hosts = request.headers.getall(hdrs.HOST, [])
+        # Newer versions of aiohttp answer this before.
+        if len(hosts) > 1:
+            raise Refusal(HTTPStatus.BAD_REQUEST, "A request must name one host")
         refusal = _access.refusal(request.method, hosts, request.headers, self._rules)
         if refusal:
             raise Refusal(HTTPStatus.FORBIDDEN, refusal)
@@ -65,20 +79,24 @@ class AccessMiddleware:
         return self._check_token(request, self._rules.token)
 
     def _check_token(self, request: web.Request, token: str) -> web.StreamResponse | None:
-        in_link = request.query.get("token") if request.method in _access.SAFE_METHODS else None
-        if in_link is not None and _access.is_token(in_link, token):
+        in_link = request.query.get("token", "") if request.method in _access.SAFE_METHODS else ""
+        link_expires_at = _access.expiry_of(in_link, "link", token)
+        if link_expires_at is not None and link_expires_at > time.time():
             return self._without_token(request, token)
-        given = (
-            _access.bearer_of(request.headers.get(hdrs.AUTHORIZATION, "")),
-            request.cookies.get(COOKIE, ""),
-        )
-        if not any(_access.is_token(each, token) for each in given):
-            message = "Open the link that was given to you, or send its token as a bearer token"
-            raise Refusal(HTTPStatus.UNAUTHORIZED, message)
+        bearer = _access.bearer_of(request.headers.get(hdrs.AUTHORIZATION, ""))
+        if _access.is_token(bearer, token):
+            return None
+        cookie = request.cookies.get(_cookie_name(request), "")
+        expires_at = _access.expiry_of(cookie, "cookie", token)
+        if expires_at is None or expires_at <= time.time():
+            reason = _NO_ACCESS if expires_at is None else _SESSION_ENDED
+            reason = reason if link_expires_at is None else _LINK_EXPIRED
+            raise Refusal(HTTPStatus.UNAUTHORIZED, reason)
+        _ = EXPIRES_AT.set(expires_at)
         return None
 
     def _without_token(self, request: web.Request, token: str) -> web.StreamResponse:
-        """Move the token from the link into a cookie, since links are kept and passed on."""
+        """Give access by a cookie instead of the link, since links are kept and passed on."""
         url = request.rel_url.without_query_params("token")
         # Relative, so that it cannot lead to another host.
         last = url.raw_path.rpartition("/")[2]
@@ -87,11 +105,21 @@ class AccessMiddleware:
             status=HTTPStatus.SEE_OTHER, headers={hdrs.LOCATION: f"./{last}{query}"}
         )
         response.set_cookie(
-            COOKIE,
-            token,
+            _cookie_name(request),
+            _access.signed("cookie", time.time() + _access.SESSION_SECONDS, token),
+            max_age=_access.SESSION_SECONDS,
             path=str(self.mount.url_for()),
             httponly=True,
             samesite="Strict",
-            secure=request.secure,
+            # Not by what a proxy says of a request: anyone can send such a header.
+            secure=self._rules.https or request.secure,
         )
         return response
+
+
+def _cookie_name(request: web.Request) -> str:
+    transport = request.transport
+    address = None if transport is None else transport.get_extra_info("sockname")
+    # A Unix socket has a path instead.
+    port = address[1] if isinstance(address, tuple) else "0"
+    return _access.cookie_name(request.host, port)

@@ -1,24 +1,39 @@
 """A server of its own for the jobs of a folder, without an application to mount it in."""
 
 import ipaddress
+import logging
+import math
 import os
 import secrets
 import socket
+import time
 from collections.abc import Collection
-from contextlib import AbstractAsyncContextManager
 from types import TracebackType
 
 from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError
 from yarl import URL
 
+from aiotasks._checks import reject
 from aiotasks.client import Client
 from aiotasks.errors import ConfigurationError
 
+from ._access import signed
 from ._app import jobs_app
 
 
 # Short: BackgroundTasks has ended all handlers before aiohttp starts to wait for them.
 _SHUTDOWN = 0.5
+
+log = logging.getLogger("aiotasks.web.server")
+
+
+def _is_ours(record: logging.LogRecord) -> bool:
+    # A request that is no HTTP is answered with 400, which is no error of the server.
+    return record.exc_info is None or not isinstance(record.exc_info[1], HttpProcessingError)
+
+
+log.addFilter(_is_ours)
 
 
 def serve(
@@ -29,13 +44,16 @@ def serve(
     port: int = 0,
     token: str | None = None,
     hosts: Collection[str] = (),
+    link_hours: float = 24.0,
+    https: bool = False,
     max_upload: int = 16 * 2**20,
-) -> AbstractAsyncContextManager[str]:
+) -> "Serving":
     """Serve the jobs of a folder for the length of an ``async with``; it yields the link to open.
 
     A server that other machines can reach always has a token, a random one by default, and the
-    link contains it. The link alone is enough to start merges: give it only to people who may. It
-    is sent unencrypted: put a proxy with TLS in front of a server in a shared network.
+    link gives access by it, until the link expires. The link alone is enough to start merges: give
+    it only to people who may. It is sent unencrypted: put a proxy with TLS in front of a server in
+    a shared network, and say so by ``https``.
 
     Args:
         client: A client that is open until the server has ended.
@@ -45,6 +63,10 @@ def serve(
         port: The port to listen at; 0 takes a free one.
         token: The token that every request must have.
         hosts: Further host names that requests may name.
+        link_hours: The hours after which a link expires. A browser that has opened it has access
+            for twelve hours.
+        https: Whether browsers come by TLS, which a proxy ends: the link then begins with
+            ``https`` and the first of ``hosts``, and the cookie is only sent encrypted.
         max_upload: The maximum size of an upload in bytes.
 
     Raises:
@@ -57,8 +79,36 @@ def serve(
     name = _name_of(host)
     if token is None and not _is_loopback(host):
         token = secrets.token_urlsafe(32)
-    app = jobs_app(client, folder, token=token, hosts=(name, *hosts), max_upload=max_upload)
-    return Serving(app, "jobs", host=host, port=port, name=name, token=token)
+    app = jobs_app(
+        client, folder, token=token, hosts=(name, *hosts), https=https, max_upload=max_upload
+    )
+    origin = f"https://{next(iter(hosts), name)}" if https else None
+    _ = _seconds_of("link_hours", link_hours)
+    return Serving(
+        app,
+        "jobs",
+        host=host,
+        port=port,
+        name=name,
+        origin=origin,
+        token=token,
+        link_hours=link_hours,
+    )
+
+
+def expiring_link(url: str, token: str, *, hours: float = 24.0) -> str:
+    """Return a link that gives access to an application with this token, until it expires.
+
+    Args:
+        url: The URL of a page of the application.
+        token: The token that the application was made with; the link does not contain it.
+        hours: The hours after which the link expires.
+
+    Raises:
+        ConfigurationError: when ``hours`` is not a positive number.
+    """
+    expires_at = time.time() + _seconds_of("hours", hours)
+    return str(URL(url).update_query(token=signed("link", expires_at, token)))
 
 
 class Serving:
@@ -72,17 +122,32 @@ class Serving:
         host: str = "127.0.0.1",
         port: int = 0,
         name: str = "127.0.0.1",
+        origin: str | None = None,
         token: str | None = None,
+        link_hours: float = 24.0,
     ) -> None:
-        # No access log: it would contain the token.
+        # No access log: it would contain the link.
         self._runner = web.AppRunner(
-            app, access_log=None, handler_cancellation=True, shutdown_timeout=_SHUTDOWN
+            app,
+            access_log=None,
+            logger=log,
+            handler_cancellation=True,
+            shutdown_timeout=_SHUTDOWN,
         )
         self._path = path
         self._host = host
         self._port = port
         self._name = name
-        self._query = {} if token is None else {"token": token}
+        self._origin = origin
+        self._token = token
+        self._link_hours = link_hours
+
+    def link(self) -> str:
+        """Return a new link to the page, once the server listens."""
+        url = f"{self._origin}/{self._path}"
+        return (
+            url if self._token is None else expiring_link(url, self._token, hours=self._link_hours)
+        )
 
     async def __aenter__(self) -> str:
         await self._runner.setup()
@@ -98,7 +163,8 @@ class Serving:
         address, port = self._runner.addresses[0][:2]
         # "localhost" has two addresses, and the port may be another program's at the other one.
         name = _name_of(address) if self._name == "localhost" else self._name
-        return str(URL(f"http://{name}:{port}/{self._path}").with_query(self._query))
+        self._origin = self._origin or f"http://{name}:{port}"
+        return self.link()
 
     async def __aexit__(
         self,
@@ -107,6 +173,13 @@ class Serving:
         traceback: TracebackType | None,
     ) -> None:
         await self._runner.cleanup()
+
+
+def _seconds_of(name: str, hours: float) -> float:
+    seconds = 3600.0 * hours
+    if not 0 < seconds < math.inf:
+        reject(f"{name} must be a positive number of hours, not {hours!r}")
+    return seconds
 
 
 def _is_loopback(host: str) -> bool:

@@ -144,7 +144,8 @@ class TestServe:
             assert process.stdout is not None
             link = process.stdout.readline().strip()
             assert LINK.fullmatch(link)
-            assert link.endswith("/jobs?token=secret")
+            assert "/jobs?token=" in link
+            assert "secret" not in link
             jobs = link.partition("?")[0]
             assert ask(jobs) == 401
             opener = urllib.request.build_opener(urllib.request.HTTPCookieProcessor())
@@ -174,6 +175,29 @@ class TestServe:
             sandbox.finish(task_url)
         ledger = tmp_path / f"{job['id']}.job.db"
         assert run("resume", ledger, "--settle-after", "1").exit_code == Exit.SUCCEEDED
+
+    def test_links(self, sandbox: Sandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """When a link expires, a new one is printed, which names the proxy that ends TLS."""
+        found: list[str] = []
+        print_link = serve_module._print
+
+        def record(link: str) -> None:
+            found.append(link)
+            print_link(link)
+            if len(found) == 2:
+                interrupt()
+
+        monkeypatch.setattr(serve_module, "_print", record)
+        options = ("--token", "secret", "--link-hours", "0.0003", "--https", "--name", "box")
+        done = run("serve", tmp_path, *options)
+        links = done.stdout.splitlines()
+        assert links == found
+        assert len(set(links)) == 2
+        assert all(link.startswith("https://box/jobs?token=") for link in links)
+        assert done.exit_code == Exit.SUCCEEDED
+        none = run("serve", tmp_path, "--link-hours", "0")
+        assert "link_hours must be a positive number of hours" in none.stderr
+        assert none.exit_code == Exit.WRONG_USE
 
     def test_a_port_that_is_taken(self, sandbox: Sandbox, tmp_path: Path) -> None:
         """A port that is in use is named, and the command ends."""

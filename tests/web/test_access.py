@@ -138,6 +138,34 @@ def test_tokens() -> None:
         assert not _access.is_token(other, "abc")
 
 
+def test_signatures() -> None:
+    """Only what was signed for this purpose, time and token gives access, and it hides the token."""
+    given = _access.signed("link", 1234.6, "abc")
+    assert _access.expiry_of(given, "link", "abc") == 1234
+    assert "abc" not in given
+    time, _, mac = given.partition(".")
+    assert _access.expiry_of(given, "cookie", "abc") is None
+    assert _access.expiry_of(given, "link", "abd") is None
+    for other in ("", "abc", f"1235.{mac}", time, f"{time}.", f".{mac}", f"{given}0", f"0{given}"):
+        assert _access.expiry_of(other, "link", "abc") is None
+    for other in ("-1.0", "1e3.0", "٣.0", "²", f"{'1' * 5000}.0", "\udcff", f"{given}\ud800"):
+        assert _access.expiry_of(other, "link", "abc") is None
+
+
+@pytest.mark.parametrize(
+    ("host", "name"),
+    [
+        ("localhost:8080", "aiotasks-8080"),
+        ("[::1]:81", "aiotasks-81"),
+        ("[::1]", "aiotasks-7000"),
+        ("jobs.example.org", "aiotasks-7000"),
+    ],
+)
+def test_cookies_of_other_ports(host: str, name: str) -> None:
+    """A cookie is named by the port that the browser sees, or else by the server's own."""
+    assert _access.cookie_name(host, 7000) == name
+
+
 @pytest.mark.parametrize("token", ["", " ", "ä", "a\nb", "a b"])
 def test_what_is_no_token(token: str) -> None:
     """An empty token would let every request in, so it is refused."""

@@ -2,10 +2,11 @@
 
 import asyncio
 import logging
+import math
 import socket
 import threading
 from pathlib import Path
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import parse_qs, unquote, urlsplit
 
 import aiohttp
 import pytest
@@ -13,7 +14,7 @@ from aiohttp import web
 
 from aiotasks import Client, ConfigurationError
 from aiotasks.sandbox import Sandbox
-from aiotasks.web import jobs_app, serve
+from aiotasks.web import expiring_link, jobs_app, serve
 from aiotasks.web._background import BackgroundTasks, EndingError
 from tests.web.conftest import OpenSite, Site
 
@@ -65,12 +66,59 @@ class TestServe:
         assert not any(token in caplog.text for token in tokens)
 
     async def test_a_given_token(self, client: Client, tmp_path: Path) -> None:
-        """A given token is part of the link, and required on loopback, too."""
+        """A given token is required on loopback, too; it gives access, and is not in the link."""
         async with serve(client, tmp_path, token="a&b", host="localhost") as link:
-            assert parse_qs(urlsplit(link).query) == {"token": ["a&b"]}
+            assert "a&b" not in unquote(link)
             url = link.partition("?")[0]
             async with aiohttp.ClientSession() as session, session.get(url) as answer:
                 assert answer.status == 401
+            bearer = {"Authorization": "Bearer a&b"}
+            async with aiohttp.ClientSession() as session:
+                async with session.get(url, headers=bearer) as answer:
+                    assert answer.status == 200
+                async with session.get(link, allow_redirects=False) as answer:
+                    assert answer.status == 303
+
+    @pytest.mark.parametrize(
+        ("hosts", "origin"),
+        [
+            ([], "https://127.0.0.1"),
+            (["jobs.example.org:8443", "box"], "https://jobs.example.org:8443"),
+        ],
+    )
+    async def test_behind_tls(
+        self, client: Client, tmp_path: Path, hosts: list[str], origin: str
+    ) -> None:
+        """With `https` the link is that of the proxy in front, and the cookie is sent by TLS only."""
+        serving = serve(client, tmp_path, token="secret", hosts=hosts, https=True)
+        async with serving as link, aiohttp.ClientSession() as session:
+            assert link.startswith(f"{origin}/jobs?token=")
+            address, port = serving._runner.addresses[0]
+            url = f"http://{address}:{port}/jobs?{urlsplit(link).query}"
+            async with session.get(url, allow_redirects=False) as answer:
+                assert "Secure" in answer.headers["Set-Cookie"].split("; ")
+
+    @pytest.mark.parametrize("hours", [0, -1, math.nan, math.inf, 1e306])
+    def test_links_expire_in_time(self, client: Client, tmp_path: Path, hours: float) -> None:
+        """Hours that are none are refused, and no server without end can be had by them."""
+        with pytest.raises(ConfigurationError, match="link_hours must be"):
+            _ = serve(client, tmp_path, link_hours=hours)
+        with pytest.raises(ConfigurationError, match="hours must be"):
+            _ = expiring_link("http://localhost/jobs", "secret", hours=hours)
+
+    async def test_malformed_requests(
+        self, client: Client, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """A request that is no HTTP, such as one with two hosts, is answered, and not logged."""
+        async with serve(client, tmp_path) as link:
+            parts = urlsplit(link)
+            for lines in ("Host: localhost\r\nHost: localhost", "Host", "Content-Length: x"):
+                reader, writer = await asyncio.open_connection(parts.hostname, parts.port)
+                writer.write(f"GET /jobs HTTP/1.1\r\n{lines}\r\n\r\n".encode())
+                assert (await reader.readline()).split()[1] == b"400"
+                writer.close()
+                await writer.wait_closed()
+        assert not caplog.records
 
     async def test_ipv6(self, client: Client, tmp_path: Path) -> None:
         """An IPv6 address is in brackets in the link."""
