@@ -16,6 +16,16 @@ _PROFILES: Final[Mapping[Kind, msgspec.json.Decoder[Any]]] = {
 }
 
 
+UNDO_PLACE: Final = "Settings > Duplicate Management > Merged"
+"""Where an admin of the organization can undo what can be undone."""
+
+_UNDO: Final[Mapping[bool | None, str]] = {
+    True: f"by an admin in {UNDO_PLACE}",
+    False: "never",
+    None: "unknown",
+}
+
+
 class Effect(StrEnum):
     """What a merge makes of its two records.
 
@@ -40,6 +50,11 @@ class Effect(StrEnum):
         That is so for persons and for two local companies, and never with a global company.
         """
         return None if self is Effect.UNKNOWN else self is Effect.KEPT
+
+    @property
+    def undo(self) -> str:
+        """Who can undo it and where, in words: ``never`` and ``unknown`` are two of them."""
+        return _UNDO[self.can_undo]
 
 
 class Traits(NamedTuple):

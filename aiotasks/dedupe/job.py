@@ -15,6 +15,7 @@ from aiotasks.errors import AffinityError, ConfigurationError, LedgerError, Mont
 
 from . import _preview
 from ._effects import Outlook
+from ._new_companies import record_new_ids
 from ._outlook import read_outlook
 from ._preview import Preview
 from ._progress import OnEvent, OnProgress
@@ -176,6 +177,7 @@ async def resume(
     stopped = tracker.queue.stopped
     if stopped in {None, StopReason.FAILURES}:
         await _record_merge_ids(client, ledger, job)
+        await record_new_ids(client, ledger, outlook)
     totals = await ledger.totals()
     if on_progress is not None:
         _ = on_progress(replace(job_run.progress(), totals=totals))

@@ -3,13 +3,16 @@
 import csv
 import io
 import re
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any, Final, Literal
 
 import msgspec
 
 from aiotasks._text import iso_time, printable
 
+from ._effects import Effect
+from ._new_companies import read_new_ids
+from ._outlook import effect_of_pair, read_outlook
 from ._preview import label_of
 from .ledger import LedgerReader
 from .models import REPORT_COLUMNS, Pair, PairState
@@ -34,9 +37,10 @@ async def report_lines(
     """Yield a report line by line, with one row for each pair.
 
     A row has the pair's ids, the further columns of the input, the names of both records before
-    the merge, the state with its reason, the server's id of the merge, and the times of the
-    transitions. A report can be used as input. In CSV, cells that a spreadsheet would run as
-    formulas begin with an apostrophe.
+    the merge, the state with its reason, the effect of a merge that was made or is to come, who can
+    undo it, the new company's id if it has made one and the API names it, the server's id of the
+    merge, and the times of the transitions. A report can be used as input. In CSV, cells that a
+    spreadsheet would run as formulas begin with an apostrophe.
 
     Args:
         ledger: An open ledger.
@@ -51,6 +55,7 @@ async def report_lines(
     columns = ("primary_id", "duplicate_id", *job.columns, *REPORT_COLUMNS)
     if format == "csv":
         yield csv_line(columns)
+    outlook, new_ids = await read_outlook(ledger), read_new_ids(await ledger.notes())
     pairs = await ledger.pairs(*states)
     for start in range(0, len(pairs), _BATCH):
         batch = pairs[start : start + _BATCH]
@@ -59,7 +64,7 @@ async def report_lines(
         )
         names = {each: printable(label_of(job.kind, json)) for each, json in records.items()}
         for pair in batch:
-            row = _row(pair, names)
+            row = _row(pair, names, effect_of_pair(pair, outlook), new_ids)
             if format == "csv":
                 yield csv_line([row.get(column) for column in columns])
             else:
@@ -85,7 +90,9 @@ def escape_formula(text: str) -> str:
     return f"'{text}" if is_formula else text
 
 
-def _row(pair: Pair, names: dict[int, str]) -> dict[str, Any]:
+def _row(
+    pair: Pair, names: Mapping[int, str], effect: Effect | None, new_ids: Mapping[int, int | None]
+) -> dict[str, Any]:
     return {
         "primary_id": pair.primary_id,
         "duplicate_id": pair.duplicate_id,
@@ -94,6 +101,9 @@ def _row(pair: Pair, names: dict[int, str]) -> dict[str, Any]:
         "duplicate_name": names.get(pair.duplicate_id),
         "state": pair.state,
         "reason": pair.reason,
+        "effect": effect,
+        "undo": None if effect is None else effect.undo,
+        "new_id": new_ids.get(pair.number),
         "merge_id": pair.merge_id,
         "task_url": pair.task_url,
         "line": pair.line,

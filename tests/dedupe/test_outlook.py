@@ -3,14 +3,16 @@
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from aiotasks import LedgerError
-from aiotasks.dedupe import Effect, Ledger, Pair, PairState, Plan
+from aiotasks.dedupe import Effect, Ledger, Pair, PairState, Plan, report_lines
 from aiotasks.dedupe._outlook import read_outlook
+from aiotasks.sandbox import Fault
 from benchmarks import inline
-from tests.dedupe.conftest import Server, clock, go, read, star
+from tests.dedupe.conftest import Server, clock, go, plan_of, read, star
 
 
 SUCCEEDED, FAILED, REFUSED = PairState.SUCCEEDED, PairState.FAILED, PairState.REFUSED
@@ -29,6 +31,12 @@ async def begin(server: Server, job: Path, plan: Plan, records: Mapping[int, byt
 def posted(server: Server) -> list[int]:
     """Return the duplicates that were requested to be merged, in order."""
     return [json.loads(request.body)["duplicateCompanyId"] for request in server.posts]
+
+
+async def report(job: Path) -> list[dict[str, Any]]:
+    """Return the rows of a report."""
+    async with Ledger.reading(job, connect=inline.connect) as ledger:
+        return [json.loads(line) async for line in report_lines(ledger, format="jsonl")]
 
 
 async def ends(job: Path) -> dict[int, PairState]:
@@ -121,3 +129,74 @@ async def test_an_outlook_needs_only_the_ledger(server: Server, job: Path) -> No
     effects = {each: outlook.effects[pair.number] for each, pair in pairs.items()}
     assert effects[3] is effects[600] is Effect.KEPT
     assert (effects[5], effects[12]) == (Effect.LOCAL_COPY, Effect.UNKNOWN)
+
+
+class TestReport:
+    async def test_what_became_of_each_pair(self, server: Server, job: Path) -> None:
+        """A report says what becomes of each pair, and who can undo it; what did not run has no effect."""
+        plan = Plan.of([*star(2, 3, 4, 5), (7, 8), (9, 10)], kind="company")
+        await begin(server, job, plan, {**COPIED, 7: company(), 8: company()})
+        server.interrupt = lambda _: setattr(
+            server, "failure_rate", float(b"10}" in server.log[-1].body)
+        )
+        _ = await go(server, job)
+        rows = await report(job)
+        assert {row["duplicate_id"]: (row["effect"], row["undo"]) for row in rows} == {
+            3: ("kept", "by an admin in Settings > Duplicate Management > Merged"),
+            4: ("hidden", "never"),
+            5: ("local-copy", "never"),
+            8: ("kept", "by an admin in Settings > Duplicate Management > Merged"),
+            10: (None, None),
+        }
+
+    async def test_pairs_to_come(self, server: Server, job: Path) -> None:
+        """Before a job has run, its report says what it would do, as far as that is known."""
+        await begin(server, job, plan_of(0, (2, 3), (2, 4), (7, 8)), REPLACED)
+        rows = await report(job)
+        assert [(row["effect"], row["undo"]) for row in rows] == [
+            ("replaced", "never"),
+            (None, None),
+            ("unknown", "unknown"),
+        ]
+
+
+class TestNewCompanies:
+    async def test_their_ids_are_reported(self, server: Server, job: Path) -> None:
+        """Where the API says what a replaced primary survives as, the report has that id."""
+        await begin(server, job, Plan.of([(2, 3), (7, 8)], kind="company"), REPLACED)
+        message = "2 no longer exists as it has been merged into 99"
+        body = json.dumps({"errors": [{"code": "unprocessable-entity", "message": message}]})
+        server.inject(Fault.content(body.encode(), status=422), on="record", times=None)
+        _ = await go(server, job)
+        assert [(row["duplicate_id"], row["new_id"]) for row in await report(job)] == [
+            (3, 99),
+            (8, None),
+        ]
+        asked = server.calls["record"]
+        _ = await go(server, job)
+        assert server.calls["record"] == asked
+
+    async def test_the_api_may_not_name_them(self, server: Server, job: Path) -> None:
+        """Where a replaced primary is only gone, one call shows that, and no id is reported."""
+        records = {each: company("a", is_global=True) for each in range(2, 8)}
+        await begin(server, job, Plan.of([(2, 3), (4, 5), (6, 7)], kind="company"), records)
+        server.inject(Fault.content(b"{}", status=404), on="record", times=None)
+        _ = await go(server, job)
+        assert {row["new_id"] for row in await report(job)} == {None}
+        assert server.calls["record"] == 1
+
+    async def test_one_that_is_not_gone_yet(self, server: Server, job: Path) -> None:
+        """A replaced primary that the API still shows is asked for again in the next run."""
+        await begin(server, job, Plan.of([(2, 3)], kind="company"), REPLACED)
+        _ = await go(server, job)
+        assert [row["new_id"] for row in await report(job)] == [None]
+        _ = server.start_merge("company", 99, 2, duration=0.0)
+        _ = await go(server, job)
+        assert [row["new_id"] for row in await report(job)] == [99]
+
+    async def test_damaged_notes(self, server: Server, job: Path) -> None:
+        """A damaged note costs the ids in it, and not the report."""
+        await begin(server, job, Plan.of([(2, 3)], kind="company"), REPLACED)
+        async with Ledger(job, connect=inline.connect) as ledger:
+            await ledger.note(new_ids="[")
+        assert [row["new_id"] for row in await report(job)] == [None]
