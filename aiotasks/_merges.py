@@ -40,12 +40,13 @@ class MergeService(Generic[StateT, ProfileT]):
     ) -> str:
         """Start merging a duplicate into a primary record, and return the URL of the task.
 
-        A merge of companies is **permanent**. The request is repeated only when it provably did
-        not run: it was refused for a rate limit (429), or no byte of it was sent. When this call
-        is cancelled, the merge may have been started.
+        A merge with a global company on either side can **never** be undone, and may replace both
+        records by a new one; any other merge an admin can undo in Affinity's settings. The request
+        is repeated only when it provably did not run: it was refused for a rate limit (429), or no
+        byte of it was sent. When this call is cancelled, the merge may have been started.
 
         Args:
-            primary_id: The primary record, which survives.
+            primary_id: The primary record.
             duplicate_id: The duplicate, which is merged into it.
             before_send: Awaited once, when the request has its slot and just before it is sent:
                 the moment to record the intent. What it raises is raised here, and nothing is sent

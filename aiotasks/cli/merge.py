@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from contextlib import AbstractAsyncContextManager, contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 import typer
 
@@ -42,6 +42,7 @@ from .options import (
     KindOption,
     LedgerFile,
     MaxCluster,
+    NoNewCompany,
     Page,
     PairsFile,
     Protect,
@@ -68,19 +69,19 @@ def plan(
     on_conflict: Conflicts = "refuse",
     protect: Protect = None,
     max_cluster: MaxCluster = None,
+    no_new_company: NoNewCompany = False,
     base_url: BaseUrl = None,
     api_version: ApiVersion = None,
 ) -> None:
-    """Show what a file of pairs would merge, with names and cost. Nothing is merged."""
-    planned = _read(pairs, kind, on_conflict, protect, max_cluster)
+    """Show what a file of pairs would merge, its effects and its cost. Nothing is merged."""
+    rules = _Rules(pairs, kind, on_conflict, protect, max_cluster, no_new_company)
+    planned = rules.read()
     preview, quota = complete(
         _preview(planned, settings_of(base_url, api_version)), "Nothing was merged."
     )
     for line in plan_text.whole(preview, quota):
         typer.echo(line)
-    merge_it = _command_for(
-        "merge", pairs, kind, on_conflict=on_conflict, protect=protect, max_cluster=max_cluster
-    )
+    merge_it = rules.command("merge")
     if merge_it is not None:
         fingerprint = planned.fingerprint[: plan_text.SHOWN]
         typer.echo(f"Merge it: {merge_it} --fingerprint {fingerprint}")
@@ -107,6 +108,7 @@ def merge(
     on_conflict: Conflicts = "refuse",
     protect: Protect = None,
     max_cluster: MaxCluster = None,
+    no_new_company: NoNewCompany = False,
     settings: JobSettings,
     retry_failed: RetryFailed = False,
     page: Page = False,
@@ -115,20 +117,18 @@ def merge(
 ) -> None:
     """Show the plan of a file of pairs, ask for confirmation, and merge each pair at most once.
 
-    The same command continues after Ctrl-C, a crash, or a lost network. Merges of companies are
-    PERMANENT.
+    The same command continues after Ctrl-C, a crash, or a lost network. The plan shows which merges
+    can be undone, and which NEVER can.
     """
     path = ledger or _ledger_beside(pairs)
     client_settings = settings_of(base_url, api_version)
-    planned = _read(pairs, kind, on_conflict, protect, max_cluster)
+    rules = _Rules(pairs, kind, on_conflict, protect, max_cluster, no_new_company)
+    planned = rules.read()
     _require(planned, fingerprint)
     preview = None
     if not (path.exists() and complete(_has_begun(path), "Nothing was merged.")):
         preview, quota = complete(_preview(planned, client_settings), "Nothing was merged.")
-        whole_by = _command_for(
-            "plan", pairs, kind, on_conflict=on_conflict, protect=protect, max_cluster=max_cluster
-        )
-        _confirm(preview, quota, whole_by, is_given=yes)
+        _confirm(preview, quota, rules.command("plan"), is_given=yes)
     job = partial(run, plan=planned, preview=preview, settings=settings, retry_failed=retry_failed)
     _end(_work(path, client_settings, job, settings.grace, is_page=page))
 
@@ -151,23 +151,44 @@ def go_on(
     _end(_work(ledger, client_settings, job, settings.grace, is_page=page))
 
 
-def _read(
-    path: Path, kind: Kind, on_conflict: OnConflict, protect: Path | None, max_cluster: int | None
-) -> Plan:
-    source = sys.stdin.buffer if str(path) == "-" else path
-    try:
-        return Plan.read(
-            source,
-            kind=kind,
-            source="standard input" if str(path) == "-" else str(path),
-            on_conflict=on_conflict,
-            protect=_protected(protect),
-            max_cluster=max_cluster,
-        )
-    except OSError as error:
-        fail(f"Cannot read {error.filename or path}: {error.strerror}. Nothing was merged.")
-    except AffinityError as error:
-        fail(str(error))
+class _Rules(NamedTuple):
+    """What a plan is made of, as the options of a command say."""
+
+    pairs: Path
+    kind: Kind
+    on_conflict: OnConflict
+    protect: Path | None
+    max_cluster: int | None
+    no_new_company: bool
+
+    def read(self) -> Plan:
+        is_piped = str(self.pairs) == "-"
+        try:
+            return Plan.read(
+                sys.stdin.buffer if is_piped else self.pairs,
+                kind=self.kind,
+                source="standard input" if is_piped else str(self.pairs),
+                on_conflict=self.on_conflict,
+                protect=_protected(self.protect),
+                max_cluster=self.max_cluster,
+                no_new_company=self.no_new_company,
+            )
+        except OSError as error:
+            path = error.filename or self.pairs
+            fail(f"Cannot read {path}: {error.strerror}. Nothing was merged.")
+        except AffinityError as error:
+            fail(str(error))
+
+    def command(self, verb: str) -> str | None:
+        """Return the command that does something else with the same plan, if it can be repeated."""
+        if str(self.pairs) == "-":
+            return None
+        words = ["aiotasks", verb, str(self.pairs), "--kind", self.kind]
+        words += ["--on-conflict", self.on_conflict] if self.on_conflict != "refuse" else []
+        words += ["--protect", str(self.protect)] if self.protect is not None else []
+        words += ["--max-cluster", str(self.max_cluster)] if self.max_cluster is not None else []
+        words += ["--no-new-company"] * self.no_new_company
+        return shlex.join(words)
 
 
 def _protected(protect: Path | None) -> frozenset[int]:
@@ -187,24 +208,6 @@ def _require(planned: Plan, fingerprint: str | None) -> None:
             f"The plan's fingerprint is {planned.fingerprint[: plan_text.SHOWN]}, not "
             f"{fingerprint}: check it again with `aiotasks plan`. Nothing was merged."
         )
-
-
-def _command_for(
-    verb: str,
-    pairs: Path,
-    kind: Kind,
-    *,
-    on_conflict: OnConflict,
-    protect: Path | None,
-    max_cluster: int | None,
-) -> str | None:
-    if str(pairs) == "-":
-        return None
-    words = ["aiotasks", verb, str(pairs), "--kind", kind]
-    words += ["--on-conflict", on_conflict] if on_conflict != "refuse" else []
-    words += ["--protect", str(protect)] if protect is not None else []
-    words += ["--max-cluster", str(max_cluster)] if max_cluster is not None else []
-    return shlex.join(words)
 
 
 def _ledger_beside(pairs: Path) -> Path:
@@ -236,10 +239,8 @@ def _confirm(preview: Preview, quota: Quota, whole_by: str | None, *, is_given: 
         return
     if not sys.stdin.isatty():
         fail("Nothing was merged: there is no terminal to ask on, so give --yes to confirm.")
-    kind = preview.plan.kind
-    warning = "Merges of companies are PERMANENT. " if kind == "company" else ""
     try:
-        is_agreed = typer.confirm(f"{warning}Merge them?", err=True)
+        is_agreed = typer.confirm(plan_text.question(preview), err=True)
     except typer.Abort:
         is_agreed = False
     if not is_agreed:

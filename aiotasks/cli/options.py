@@ -39,6 +39,13 @@ MaxCluster = Annotated[
         min=2, help="Leave out clusters of more records than this, including the survivor."
     ),
 ]
+NoNewCompany = Annotated[
+    bool,
+    typer.Option(
+        "--no-new-company",
+        help="Leave out merges that would replace both companies by a new one, or might.",
+    ),
+]
 RetryFailed = Annotated[
     bool, typer.Option("--retry-failed", help="Merge pairs again that failed or were refused.")
 ]

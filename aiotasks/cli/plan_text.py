@@ -1,9 +1,12 @@
 """A plan as text for the command line, line by line."""
 
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Final
 
 from aiotasks._text import PLURAL, duration, printable
-from aiotasks.dedupe import Cost, Plan, PlannedMerge, Preview, Transition
+from aiotasks.dedupe import Cost, Effect, Plan, Preview, Transition
+from aiotasks.dedupe._effects import EFFECT_SENTENCES, undo_sentences
 from aiotasks.models import DEFAULT_LIMIT, Kind, Quota
 
 
@@ -11,6 +14,11 @@ SHOWN = 12
 """How many characters of a fingerprint are shown."""
 
 _FEW = 5
+_UNDO: Final[Mapping[bool | None, str]] = {
+    True: ", can be undone",
+    False: ", can never be undone",
+    None: "",
+}
 # Smaller shares would be rounded to 0.0%.
 _SHOWN_SHARE = 0.001
 
@@ -20,7 +28,12 @@ def whole(preview: Preview, quota: Quota) -> Iterator[str]:
     plan = preview.plan
     yield _title(preview)
     yield ""
-    yield from _clusters(preview, plan.merges, len(plan.merges))
+    # Those that run in the order in which they do, then the others.
+    everything = {**preview.effects, **dict.fromkeys(range(1, len(plan.merges) + 1))}
+    yield from _clusters(preview, [*everything], len(everything))
+    if preview.effects:
+        yield ""
+    yield from _effects(preview)
     yield from _paragraph(
         "Understood otherwise than written",
         [f"line {each.row.line}: {each.text}" for each in plan.rewrites],
@@ -41,11 +54,12 @@ def short(preview: Preview, quota: Quota, *, whole_by: str | None) -> Iterator[s
     """Yield a summary to confirm; ``whole_by`` is the command that shows the whole plan."""
     plan = preview.plan
     yield _title(preview)
-    yield from _clusters(preview, _to_run(preview), _FEW)
+    yield from _clusters(preview, [*preview.effects], _FEW)
+    yield from _effects(preview)
     counts = {
         "Understood otherwise than written": len(plan.rewrites),
         "Left out": len(plan.left_out),
-        "Need not run, or cannot (merged already, or gone)": len(preview.findings(0.0)),
+        "Need not run, or cannot": len(preview.findings(0.0)),
     }
     yield from (f"{what}: {count:,}" for what, count in counts.items() if count)
     if whole_by is not None and (len(plan.merges) > _FEW or any(counts.values())):
@@ -55,32 +69,49 @@ def short(preview: Preview, quota: Quota, *, whole_by: str | None) -> Iterator[s
 
 
 def _title(preview: Preview) -> str:
-    plan, merges = preview.plan, _to_run(preview)
-    survivors = len({merge.primary_id for merge in merges})
-    return f"{plan.source}: {_of(len(merges), plan.kind)} would be merged into {survivors:,}"
+    plan, numbers = preview.plan, preview.effects
+    survivors = len({plan.merges[number - 1].primary_id for number in numbers})
+    return f"{plan.source}: {_of(len(numbers), plan.kind)} would be merged into {survivors:,}"
 
 
 def _of(count: int, kind: Kind) -> str:
     return f"{count:,} {kind if count == 1 else PLURAL[kind]}"
 
 
-def _to_run(preview: Preview) -> Sequence[PlannedMerge]:
-    idle = {transition.number for transition in preview.findings(0.0)}
-    merges = enumerate(preview.plan.merges, 1)
-    return [merge for number, merge in merges if number not in idle]
-
-
-def _clusters(preview: Preview, merges: Sequence[PlannedMerge], most: int) -> Iterator[str]:
+def _clusters(preview: Preview, numbers: Sequence[int], most: int) -> Iterator[str]:
     clusters: dict[int, list[str]] = {}
-    for merge in merges[:most]:
+    for number in numbers[:most]:
+        merge, effect = preview.plan.merges[number - 1], preview.effects.get(number)
         label = printable(preview.label(merge.duplicate_id))
-        line = f"    <- {merge.duplicate_id}  {label}  [line {merge.row.line}]"
+        outlook = "" if effect is None else f", {effect}{_UNDO[effect.can_undo]}"
+        line = f"    <- {merge.duplicate_id}  {label}  [line {merge.row.line}{outlook}]"
         clusters.setdefault(merge.primary_id, []).append(line)
     for primary_id, lines in clusters.items():
         yield f"  {primary_id}  {printable(preview.label(primary_id))}"
         yield from lines
-    if len(merges) > most:
-        yield f"  … and {len(merges) - most:,} more"
+    if len(numbers) > most:
+        yield f"  … and {len(numbers) - most:,} more"
+
+
+def _effects(preview: Preview) -> Iterator[str]:
+    if counts := _counted(preview):
+        yield "What becomes of them:"
+        width = max(len(f"{count:,}") for count in counts.values())
+        for effect, count in counts.items():
+            yield f"  {count:>{width},}  {effect}: {EFFECT_SENTENCES[effect]}"
+        yield undo_sentences(counts)
+
+
+def question(preview: Preview) -> str:
+    """Return the question whether to merge, after what cannot be taken back."""
+    counts = _counted(preview)
+    lasting = {effect: counts[effect] for effect in counts if not effect.can_undo}
+    return f"{undo_sentences(lasting)} Merge them?".strip()
+
+
+def _counted(preview: Preview) -> dict[Effect, int]:
+    counts = Counter(preview.effects.values())
+    return {effect: counts[effect] for effect in Effect if counts[effect]}
 
 
 def _paragraph(title: str, lines: list[str]) -> Iterator[str]:

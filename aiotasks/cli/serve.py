@@ -65,7 +65,7 @@ def serve(
     """Show the jobs of a folder in a browser, to be planned, started and watched, until Ctrl-C.
 
     The first line on standard output is the link; when it expires, a new one follows. Anyone who
-    has it can start merges, and those of companies are PERMANENT.
+    has it can start merges, some of which can NEVER be undone.
     """
     access = _Access(
         host=host, port=port, token=token, hosts=name or [], link_hours=link_hours, https=https

@@ -1,5 +1,6 @@
 """What becomes of the records of merges, from their JSON: decisions without I/O."""
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from enum import StrEnum
 from typing import Any, Final, NamedTuple
@@ -57,6 +58,16 @@ class Effect(StrEnum):
         return _UNDO[self.can_undo]
 
 
+EFFECT_SENTENCES: Final[Mapping[Effect, str]] = {
+    Effect.KEPT: "the duplicate is merged into its primary",
+    Effect.HIDDEN: "a global duplicate is merged, and only hidden from your organization",
+    Effect.LOCAL_COPY: "a global primary becomes your organization's own copy, with the same id",
+    Effect.REPLACED: "both companies are replaced by a new one, with an id of its own",
+    Effect.UNKNOWN: "the records do not say what becomes of them",
+}
+"""What becomes of two records, for a list of how many merges have which effect."""
+
+
 class Traits(NamedTuple):
     """What the effect of a merge depends on in a record; ``is_global`` is ``None`` if not known."""
 
@@ -84,6 +95,19 @@ class Outlook(Struct, frozen=True, kw_only=True):
     effects: Mapping[int, Effect]
     left_out: Mapping[int, str]
     relies_on: Mapping[int, int]
+
+
+def undo_sentences(counts: Mapping[Effect, int]) -> str:
+    """Return which of so many merges can be undone, and where."""
+    number = Counter[bool | None]()
+    for effect, count in counts.items():
+        number[effect.can_undo] += count
+    sentences = {
+        True: f"An admin can undo {number[True]:,} of them, in {UNDO_PLACE}.",
+        False: f"{number[False]:,} of them can never be undone.",
+        None: f"Whether {number[None]:,} of them can be undone is not known.",
+    }
+    return " ".join(text for can_undo, text in sentences.items() if number[can_undo])
 
 
 def profile_of(kind: Kind, json: bytes) -> CompanyProfile | PersonProfile | None:

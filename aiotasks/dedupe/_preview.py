@@ -57,7 +57,7 @@ class Preview(Struct, frozen=True, kw_only=True, dict=True):
         traits = {each: traits_of(plan.kind, json) for each, json in self.records.items()}
         return foresee(merges, traits, no_new_company=plan.no_new_company)
 
-    @property
+    @cached_property
     def effects(self) -> Mapping[int, Effect]:
         """The effects of the merges that can run, by their numbers, in the order in which they run.
 

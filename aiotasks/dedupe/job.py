@@ -67,7 +67,7 @@ async def run(
 ) -> JobResult:
     """Merge the pairs of a plan, each at most once, and return how they ended.
 
-    Merges of companies are **permanent**: show the plan first. The plan and a snapshot of all its
+    Some merges can **never** be undone: show the preview first. The plan and a snapshot of all its
     records are in the ledger before the first merge is sent, and each transition is on disk before
     the run acts on it. After a crash, call this again, or ``resume``: it continues where the ledger
     ends. A merge whose request was not answered is searched in the server's merge list, and is

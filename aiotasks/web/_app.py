@@ -49,8 +49,8 @@ def jobs_app(
     Each job is a ledger ``<id>.job.db``, also if another program began it. Nothing runs before the
     application starts. Its jobs are cancelled when it shuts down; nothing is lost, and they can be
     resumed. Requests must name a loopback address, or one of ``hosts``, in their Host header.
-    Without a token, anyone who can reach the application can start merges, which are **permanent**
-    for companies.
+    Without a token, anyone who can reach the application can start merges, of which some can
+    **never** be undone.
 
     ``GET jobs/{id}/events`` streams server-sent events. ``pair`` is a transition of one pair; its
     ``id`` numbers the transitions of the job, and a stream continues after ``Last-Event-ID`` or

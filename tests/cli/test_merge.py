@@ -254,7 +254,7 @@ def test_yes_on_a_terminal(sandbox: Sandbox, pairs: Path) -> None:
     """A job begins once the user confirms it, and its progress is drawn."""
     code, drawn = on_a_terminal("merge", pairs, *KIND, answer="y\n")
 
-    assert "PERMANENT" in drawn
+    assert "Merge them?" in drawn
     assert "Merging" in drawn
     assert "3/3" in drawn
     assert sandbox.merged("company") == {2: 1, 3: 1, 6: 5}
@@ -422,7 +422,8 @@ def test_the_next_step(sandbox: Sandbox, pairs: Path, tmp_path: Path) -> None:
     """``plan`` ends with the command that merges exactly this plan if its input is a file."""
     never = tmp_path / "ids of ours.txt"
     _ = never.write_text("6\n")
-    shown = run("plan", pairs, *KIND, "--protect", never).stdout.splitlines()[-1]
+    rules = ("--protect", never, "--no-new-company")
+    shown = run("plan", pairs, *KIND, *rules).stdout.splitlines()[-1]
     words = shlex.split(shown.removeprefix("Merge it: "))
     assert words[:2] == ["aiotasks", "merge"]
     assert run(*words[1:], "--yes").exit_code == Exit.FAILED
