@@ -10,6 +10,8 @@ from msgspec import Struct
 
 from aiotasks.models import CompanyProfile, Kind, PersonProfile
 
+from .models import Pair
+
 
 _PROFILES: Final[Mapping[Kind, msgspec.json.Decoder[Any]]] = {
     "company": msgspec.json.Decoder(CompanyProfile),
@@ -97,15 +99,15 @@ class Outlook(Struct, frozen=True, kw_only=True):
     relies_on: Mapping[int, int]
 
 
-def undo_sentences(counts: Mapping[Effect, int]) -> str:
-    """Return which of so many merges can be undone, and where."""
+def undo_sentences(counts: Mapping[Effect, int], merges: str = "them") -> str:
+    """Return how many merges can be undone, and where; ``merges`` says of which."""
     number = Counter[bool | None]()
     for effect, count in counts.items():
         number[effect.can_undo] += count
     sentences = {
-        True: f"An admin can undo {number[True]:,} of them, in {UNDO_PLACE}.",
-        False: f"{number[False]:,} of them can never be undone.",
-        None: f"Whether {number[None]:,} of them can be undone is not known.",
+        True: f"An admin can undo {number[True]:,} of {merges}, in {UNDO_PLACE}.",
+        False: f"{number[False]:,} of {merges} can never be undone.",
+        None: f"Whether {number[None]:,} of {merges} can be undone is not known.",
     }
     return " ".join(text for can_undo, text in sentences.items() if number[can_undo])
 
@@ -166,6 +168,29 @@ def foresee(
     for primary_id, cluster in clusters.items():
         outlook.add_cluster(traits.get(primary_id), cluster)
     return Outlook(effects=outlook.effects, left_out=outlook.left_out, relies_on=outlook.relies_on)
+
+
+def effect_of_pair(pair: Pair, outlook: Outlook) -> Effect | None:
+    """Return what became of the records of a pair, or is to; nothing does if it is not merged."""
+    return None if pair.state.can_retry else outlook.effects.get(pair.number)
+
+
+def count_effects(pairs: Iterable[Pair], outlook: Outlook) -> dict[Effect, int]:
+    """Count the effects of a plan's merges, also of those that failed, as they may be tried again.
+
+    A record that was gone before the job has no known effect, and its merge does not run.
+    """
+    effects = [
+        outlook.effects[pair.number]
+        for pair in pairs
+        if pair.number in outlook.effects and not _is_idle(pair, outlook)
+    ]
+    return {effect: effects.count(effect) for effect in Effect if effect in effects}
+
+
+def _is_idle(pair: Pair, outlook: Outlook) -> bool:
+    is_known = outlook.effects[pair.number] is not Effect.UNKNOWN
+    return not is_known and pair.state.is_ended and pair.task_url is None
 
 
 class _Foreseen:

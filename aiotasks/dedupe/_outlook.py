@@ -2,9 +2,8 @@
 
 from typing import Final
 
-from ._effects import Effect, Merge, Outlook, Traits, foresee, traits_of
+from ._effects import Merge, Outlook, Traits, foresee, traits_of
 from .ledger import LedgerReader
-from .models import Pair
 
 
 # A choice: as many snapshots as are worth holding in memory at a time.
@@ -28,8 +27,3 @@ async def read_outlook(ledger: LedgerReader) -> Outlook:
         traits.update((each, traits_of(kind, json)) for each, json in records.items())
     no_new_company = "no_new_company" in await ledger.notes()
     return foresee(merges, traits, no_new_company=no_new_company)
-
-
-def effect_of_pair(pair: Pair, outlook: Outlook) -> Effect | None:
-    """Return what became of the records of a pair, or is to; nothing does if it is not merged."""
-    return None if pair.state.can_retry else outlook.effects.get(pair.number)

@@ -10,9 +10,9 @@ import msgspec
 
 from aiotasks._text import iso_time, printable
 
-from ._effects import Effect
+from ._effects import Effect, effect_of_pair
 from ._new_companies import read_new_ids
-from ._outlook import effect_of_pair, read_outlook
+from ._outlook import read_outlook
 from ._preview import label_of
 from .ledger import LedgerReader
 from .models import REPORT_COLUMNS, Pair, PairState

@@ -1,6 +1,7 @@
 """A job's page as one file, made from its ledger alone."""
 
 from aiotasks.dedupe import LedgerReader
+from aiotasks.dedupe._outlook import read_outlook
 from aiotasks.models import Quota
 
 from ._folder import ENDING
@@ -17,6 +18,7 @@ async def report_page(ledger: LedgerReader) -> str:
     Raises:
         LedgerError: when no job has begun in it, or the file cannot be read.
     """
-    details = await details_view(ledger.path.name.removesuffix(ENDING), ledger, Quota())
-    merges = (await merges_view(ledger, after=0))["merges"]
+    job_id, outlook = ledger.path.name.removesuffix(ENDING), await read_outlook(ledger)
+    details = await details_view(job_id, ledger, Quota(), outlook)
+    merges = (await merges_view(ledger, outlook, after=0))["merges"]
     return job_page(details | await state_view(ledger), is_live=False, nonce="", merges=merges)

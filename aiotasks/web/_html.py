@@ -17,6 +17,7 @@ from string import Template
 from typing import Any, Final
 
 from aiotasks._text import PLURAL, duration
+from aiotasks.dedupe._effects import EFFECT_SENTENCES
 
 from . import _labels
 
@@ -126,6 +127,7 @@ def _job(job: dict[str, Any], merges: Sequence[dict[str, Any]], *, is_live: bool
         failures_title=_failures_title(phase, counts["not_merged"]),
         failures_note=_failures_note(phase, len(job["failures"]), counts["not_merged"]),
         cost="".join(_cost(job)),
+        effects=_effects(job),
         clusters=_clusters(merges),
         plan_summary=f"Merges ({job['merges']:,})",
         plan_open=" open" if phase == "new" else "",
@@ -151,8 +153,9 @@ def _tile(state: str, number: int) -> str:
 
 
 def _controls(job: Mapping[str, Any]) -> str:
-    warning = _labels.WARNINGS[job["kind"]]
-    return _fill("controls.html", warning=warning, fingerprint=_text(job["fingerprint"]))
+    undo, fingerprint = _text(job["undo"]), _text(job["fingerprint"])
+    warning = f'<p class="warning"><strong>{undo}</strong></p>\n' if undo else ""
+    return _fill("controls.html", warning=warning, fingerprint=fingerprint)
 
 
 def _cost(job: Mapping[str, Any]) -> Iterator[str]:
@@ -162,6 +165,20 @@ def _cost(job: Mapping[str, Any]) -> Iterator[str]:
     if cost["month_share"] is not None:
         yield _measure("Share of the month's calls", f"{cost['month_share']:.1%}")
     yield _measure("Fingerprint", _code(job["fingerprint"]))
+
+
+def _effects(job: Mapping[str, Any]) -> str:
+    lines = [
+        f"<li>{count:,} {effect}: {EFFECT_SENTENCES[effect]}</li>\n"
+        for effect, count in job["effects"].items()
+    ]
+    if not lines:
+        return ""
+    return (
+        '<h3 id="effects-title">What becomes of the records</h3>\n'
+        f'<ul class="lines" aria-labelledby="effects-title">\n{"".join(lines)}</ul>\n'
+        f"<p>{_text(job['undo'])}</p>\n"
+    )
 
 
 def _measure(name: str, html: str) -> str:
@@ -214,9 +231,12 @@ def _clusters(merges: Sequence[dict[str, Any]]) -> str:
 
 
 def _merge(merge: Mapping[str, Any]) -> str:
+    parts = [f"line {merge['line']}"]
+    if merge["effect"] is not None:
+        parts += [merge["effect"], f"undo: {merge['undo']}"]
     return (
         f'<li id="merge-{merge["number"]}">{_record(merge, "duplicate")} '
-        f'<span class="note">· line {merge["line"]}</span> {_state(merge["state"])}</li>'
+        f'<span class="note">· {_text(" · ".join(parts))}</span> {_state(merge["state"])}</li>'
     )
 
 

@@ -7,6 +7,7 @@ from typing import Any, Final, TypeAlias
 import msgspec
 
 from aiotasks._text import iso_time
+from aiotasks.dedupe._effects import Outlook, count_effects, effect_of_pair, undo_sentences
 from aiotasks.dedupe._progress import JobProgress
 from aiotasks.dedupe._progress_curve import Curve
 from aiotasks.dedupe.models import JobInfo, Pair, PairState, PlannedMerge, Row, Transition
@@ -91,6 +92,12 @@ def details(
     }
 
 
+def effects(pairs: Iterable[Pair], outlook: Outlook) -> Json:
+    """Return how many merges of a plan have which effect, and which can be undone."""
+    counts = count_effects(pairs, outlook)
+    return {"effects": counts, "undo": undo_sentences(counts, "the plan's merges")}
+
+
 def failures(pairs: Iterable[Pair]) -> list[Pair]:
     """Return the merges that failed, the newest first."""
     found = [pair for pair in pairs if pair.is_planned and pair.state.is_failure]
@@ -110,6 +117,13 @@ def pair_view(pair: Pair, names: Mapping[int, str]) -> Json:
         "reason": pair.reason,
         "ended_at": iso_time(pair.ended_at),
     }
+
+
+def merge_view(pair: Pair, names: Mapping[int, str], outlook: Outlook) -> Json:
+    """Return a pair with what becomes of its records, and who can undo that."""
+    effect = effect_of_pair(pair, outlook)
+    undo = None if effect is None else effect.undo
+    return {**pair_view(pair, names), "effect": effect, "undo": undo}
 
 
 def transition_view(pair: Pair, transition: Transition, names: Mapping[int, str]) -> Json:

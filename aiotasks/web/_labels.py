@@ -35,11 +35,6 @@ SHUTDOWN_NOTICE: Final = (
 
 WILL_NOT_RUN: Final = "These merges of the plan cannot run. The others can."
 
-WARNINGS: Final = {
-    "company": "Merges of companies are permanent: nothing can undo them.",
-    "person": "This page cannot undo merges.",
-}
-
 # What a page shows that lost its server while the job ran: it can no longer be given a state.
 _KILLED: Final = {
     "phase": JobPhase.BROKEN_OFF,

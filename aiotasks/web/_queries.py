@@ -8,6 +8,8 @@ from typing import Any, Final
 
 from aiotasks.client import Client
 from aiotasks.dedupe import JobInfo, Ledger, LedgerReader, Pair
+from aiotasks.dedupe._effects import Outlook
+from aiotasks.dedupe._outlook import read_outlook
 from aiotasks.dedupe._preview import label_of
 from aiotasks.errors import AffinityError
 from aiotasks.models import Quota
@@ -18,6 +20,8 @@ from ._runner import JobRunner, LocalState
 
 
 _MOST_READS: Final = 8
+# A choice: how many jobs are looked at at a time, more or less.
+_MOST_OUTLOOKS: Final = 8
 
 
 class JobQueries:
@@ -27,12 +31,14 @@ class JobQueries:
         self._client = client
         self._folder = folder
         self._runner = runner
+        self._outlooks: dict[tuple[Path, float], Outlook] = {}
         self._reads = asyncio.Semaphore(_MOST_READS)
 
     async def job(self, job_id: str, path: Path) -> dict[str, Any]:
         """Return the whole JSON of a job."""
         async with self._reads, Ledger.reading(path) as ledger:
-            details = await details_view(job_id, ledger, self._client.quota)
+            outlook = await self._outlook(ledger)
+            details = await details_view(job_id, ledger, self._client.quota, outlook)
             return details | await self._state(job_id, ledger)
 
     async def fingerprint(self, path: Path) -> str:
@@ -58,13 +64,25 @@ class JobQueries:
     async def merges(self, path: Path, *, after: int) -> dict[str, Any]:
         """Return a page of a job's plan, and the number after which the next page starts."""
         async with self._reads, Ledger.reading(path) as ledger:
-            return await merges_view(ledger, after=after)
+            return await merges_view(ledger, await self._outlook(ledger), after=after)
+
+    async def _outlook(self, ledger: LedgerReader) -> Outlook:
+        # It never changes, and takes reading the snapshots of all records.
+        key = (ledger.path, ledger.require_job().begun_at)
+        if key not in self._outlooks:
+            outlook = await read_outlook(ledger)
+            if len(self._outlooks) >= _MOST_OUTLOOKS:
+                del self._outlooks[next(iter(self._outlooks))]
+            self._outlooks[key] = outlook
+        return self._outlooks[key]
 
     async def _state(self, job_id: str, ledger: LedgerReader) -> dict[str, Any]:
         return await state_view(ledger, partial(self._runner.local_state, job_id))
 
 
-async def details_view(job_id: str, ledger: LedgerReader, quota: Quota) -> dict[str, Any]:
+async def details_view(
+    job_id: str, ledger: LedgerReader, quota: Quota, outlook: Outlook
+) -> dict[str, Any]:
     """Return the plan, the failures and the curve of a job, and the last transition in them."""
     job = ledger.require_job()
     # Read first: transitions that are recorded meanwhile are sent again, but none is missed.
@@ -72,7 +90,8 @@ async def details_view(job_id: str, ledger: LedgerReader, quota: Quota) -> dict[
     pairs = await ledger.pairs()
     names = await names_of(ledger, job, _ids(_json.failures(pairs)))
     details = _json.details(job, pairs, names, await ledger.notes(), quota)
-    return {**_json.summary(job_id, job), **details, "seq": seq}
+    effects = _json.effects(pairs, outlook)
+    return {**_json.summary(job_id, job), **details, **effects, "seq": seq}
 
 
 async def state_view(
@@ -96,13 +115,13 @@ async def state_view(
     )
 
 
-async def merges_view(ledger: LedgerReader, *, after: int) -> dict[str, Any]:
+async def merges_view(ledger: LedgerReader, outlook: Outlook, *, after: int) -> dict[str, Any]:
     """Return a page of a ledger's plan, and the number after which the next page starts."""
     job = ledger.require_job()
     end = min(after + _json.MOST, job.merges)
     pairs = await ledger.numbered(range(after + 1, end + 1))
     names = await names_of(ledger, job, _ids(pairs))
-    merges = [_json.pair_view(pair, names) for pair in pairs]
+    merges = [_json.merge_view(pair, names, outlook) for pair in pairs]
     return {"merges": merges, "next": end if end < job.merges else None}
 
 

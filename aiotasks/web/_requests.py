@@ -52,6 +52,8 @@ def plan_of(query: Mapping[str, str], content_type: str, body: bytes, name: str)
     rules: dict[str, Any] = {rule: query[rule] for rule in _RULES if rule in query}
     if "max_cluster" in rules:
         rules["max_cluster"] = whole("max_cluster", rules["max_cluster"])
+    if "no_new_company" in query:
+        rules["no_new_company"] = truth("no_new_company", query["no_new_company"])
     rules["kind"] = query.get("kind", "")
     if content_type == _JSON:
         plan = Plan.of(decoded(body, _Pairs).pairs, **rules)
@@ -81,3 +83,15 @@ def whole(name: str, text: str) -> int:
         message = f"{name} must be a whole number, not {text[:20]!r}"
         raise Refusal(HTTPStatus.BAD_REQUEST, message)
     return int(text)
+
+
+def truth(name: str, text: str) -> bool:
+    """Parse ``true`` or ``false``.
+
+    Raises:
+        Refusal: when it is neither.
+    """
+    if text not in {"true", "false"}:
+        message = f"{name} must be true or false, not {text[:20]!r}"
+        raise Refusal(HTTPStatus.BAD_REQUEST, message)
+    return text == "true"

@@ -51,7 +51,7 @@ async def test_from_plan_to_end(page: Page, sandbox: Sandbox) -> None:
         "Amber Analytics Inc. (amber-analytics.example) 2"
     )
     await button(page, "Start…").click()
-    await expect(page.get_by_role("dialog")).to_contain_text("permanent")
+    await expect(page.get_by_role("dialog")).to_contain_text("of the plan's merges")
     assert sandbox.calls["merge"] == 0
     await button(page, f"Start {COUNT} merges").click()
     await sees_phase(page, "Running")

@@ -8,12 +8,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from aiotasks.dedupe import Pair, PairState
 from aiotasks.dedupe._effects import (
     Effect,
     Merge,
     Outlook,
     Traits,
+    count_effects,
     effect_of,
+    effect_of_pair,
     foresee,
     is_global,
     traits_of,
@@ -192,6 +195,46 @@ class TestNoNewCompany:
         """No merge into a local primary makes a new company, whatever the duplicate is."""
         outlook = outlook_of(local("a"), NOT_KNOWN, no_new_company=True)
         assert outlook.effects == {1: Effect.UNKNOWN}
+
+
+def pair(number: int, state: PairState, task_url: str | None = None) -> Pair:
+    return Pair(
+        number=number, line=1, primary_id=0, duplicate_id=number, state=state, task_url=task_url
+    )
+
+
+class TestPairs:
+    def test_what_was_not_merged_has_no_effect(self) -> None:
+        """A pair has its effect once it is merged, and before; if it was not merged, it has none."""
+        outlook = outlook_of(local(), local())
+        of_states = {state: effect_of_pair(pair(1, state), outlook) for state in PairState}
+        assert {state for state, effect in of_states.items() if effect is None} == {
+            PairState.FAILED,
+            PairState.REFUSED,
+        }
+
+    def test_counts(self) -> None:
+        """Counted are merges that were made, that are to come, and that may be tried again.
+
+        Not those of records that were gone before the job, nor those that were left out.
+        """
+        internal = Traits(is_global=False, is_internal=True)
+        outlook = outlook_of(local(), local(), shared(), local(), None, None, None, internal)
+        pairs = [
+            pair(1, PairState.PLANNED),
+            pair(2, PairState.FAILED, "task"),
+            pair(3, PairState.SUCCEEDED, "task"),
+            pair(4, PairState.SUCCEEDED),
+            pair(5, PairState.REFUSED),
+            pair(6, PairState.SUCCEEDED, "task"),
+            pair(7, PairState.REFUSED),
+            pair(8, PairState.REFUSED),
+        ]
+        assert count_effects(pairs, outlook) == {
+            Effect.KEPT: 2,
+            Effect.HIDDEN: 1,
+            Effect.UNKNOWN: 1,
+        }
 
 
 RECORDS = st.lists(

@@ -54,6 +54,32 @@ class TestUpload:
         assert (job["kind"], job["source"], job["merges"]) == ("person", "nightly", 1)
         assert {each["line"] for each in job["left_out"]} == {2, 3, 4}
 
+    async def test_without_new_companies(self, site: Site) -> None:
+        """An upload may leave out merges that would make a new company: that is another plan."""
+        for no_new_company in (False, True):
+            job = await site.upload(1, no_new_company=str(no_new_company).lower())
+            plan = Plan.of([(1, 2)], kind="company", no_new_company=no_new_company)
+            assert job["fingerprint"] == plan.fingerprint
+
+    async def test_what_becomes_of_the_records(self, site: Site) -> None:
+        """The JSON of a job counts the effects of its merges, and each merge has its own."""
+        job = (await site.send("jobs", params={"kind": "person"}, json={"pairs": [[1, 2]]})).json
+        undo = "in Settings > Duplicate Management > Merged"
+        assert job["effects"] == {"kept": 1}
+        assert job["undo"] == f"An admin can undo 1 of the plan's merges, {undo}."
+        (merge,) = (await site.ask(f"jobs/{job['id']}/plan")).json["merges"]
+        assert (merge["effect"], merge["undo"]) == ("kept", f"by an admin {undo}")
+
+    async def test_many_jobs(self, site: Site) -> None:
+        """What becomes of the records is the same each time, however many jobs are shown between."""
+        params = {"kind": "person"}
+        jobs = [
+            (await site.send("jobs", params=params, json={"pairs": [[1, 2], [3, 4 + n]]})).json
+            for n in range(10)
+        ]
+        for _ in range(2):
+            assert [(await site.ask(f"jobs/{job['id']}")).json for job in jobs] == jobs
+
     async def test_mistakes(self, site: Site) -> None:
         """All mistakes of a list are named with their lines, and no job is created."""
         body = "primary_id,duplicate_id\n1,1\nx,2\n"
@@ -72,6 +98,7 @@ class TestUpload:
             ({"kind": "company", "on_conflict": "last"}, "primary_id,duplicate_id\n1,2", 400),
             ({"kind": "company", "max_cluster": "two"}, "primary_id,duplicate_id\n1,2", 400),
             ({"kind": "company", "max_cluster": "1"}, "primary_id,duplicate_id\n1,2", 400),
+            ({"kind": "company", "no_new_company": "on"}, "primary_id,duplicate_id\n1,2", 400),
             ({"kind": "company"}, "", 422),
         ],
     )

@@ -36,6 +36,8 @@ def pair(number: int = 1, **changes: Any) -> dict[str, Any]:
         "state": "planned",
         "reason": None,
         "ended_at": None,
+        "effect": None,
+        "undo": None,
         **changes,
     }
 
@@ -75,6 +77,8 @@ def job(
         "origin": info.origin,
         "merges": info.merges,
         "cost": {"calls": 1234, "minutes": 6.25, "month_share": 0.056},
+        "effects": {},
+        "undo": "",
         "seq": 0,
         "rewrites": [],
         "left_out": [],
@@ -421,12 +425,28 @@ class TestJob:
         assert "Understood otherwise than written (1) Line 7: t" in page.text
         assert "Left out (1) Line 8: 2 into 1: r" in page.text
 
-    @pytest.mark.parametrize("kind", ["company", "person"])
-    def test_a_start_is_confirmed(self, kind: str) -> None:
-        """The dialog warns that merges are permanent, and shows the whole fingerprint."""
-        page = read(kind=kind)
+    def test_a_start_is_confirmed(self) -> None:
+        """The dialog says what can be undone, and shows the whole fingerprint."""
+        undo = "2 of the plan's merges can never be undone."
+        page = read(undo=undo)
         assert len(page.of("dialog")) == 1
-        assert f"{_labels.WARNINGS[kind]} Fingerprint of the plan: {FINGERPRINT}" in page.text
+        assert f"{undo} Fingerprint of the plan: {FINGERPRINT}" in page.text
+
+    def test_what_becomes_of_the_records(self) -> None:
+        """The plan counts the effects of its merges, and says which can be undone."""
+        page = read(effects={"kept": 1200, "replaced": 2}, undo="An admin can.")
+        assert (
+            "What becomes of the records 1,200 kept: the duplicate is merged into its primary 2 "
+            "replaced: both companies are replaced by a new one, with an id of its own An admin can."
+        ) in page.text
+        assert "What becomes of the records" not in read().text
+
+    def test_each_merge_says_what_becomes_of_it(self) -> None:
+        """A merge has its effect and who can undo it, unless it did not run."""
+        merges = [pair(1, effect="hidden", undo="never"), pair(2)]
+        text = read(merges=merges).text
+        assert "101 · line 2 · hidden · undo: never To come" in text
+        assert "102 · line 3 To come" in text
 
     def test_downloads_are_beside_the_page(self) -> None:
         """Links are relative, so that the application can be mounted anywhere."""

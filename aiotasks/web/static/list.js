@@ -13,6 +13,7 @@ async function upload() {
     kind: form.elements.kind.value,
     name: given.name,
     on_conflict: $("on-conflict").value,
+    no_new_company: $("no-new-company").checked,
   });
   // Not the browser's guess: the server would read a file of type JSON as the pairs of a program.
   const headers = { "Content-Type": "application/octet-stream" };

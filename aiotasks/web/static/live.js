@@ -260,7 +260,8 @@ function showMerge(merge) {
   if (!$(id)) {
     $("clusters").append(element("li", { id }, record(merge, "primary"), element("ul", {})));
   }
-  const line = element("span", { class: "note" }, `· line ${merge.line}`);
+  const outlook = merge.effect === null ? "" : ` · ${merge.effect} · undo: ${merge.undo}`;
+  const line = element("span", { class: "note" }, `· line ${merge.line}${outlook}`);
   const parts = [record(merge, "duplicate"), " ", line, " ", stateMark(merge.state)];
   $(id).querySelector("ul").append(element("li", { id: `merge-${merge.number}` }, ...parts));
 }
