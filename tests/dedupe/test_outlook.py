@@ -3,16 +3,18 @@
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import pytest
 
 from aiotasks import LedgerError
-from aiotasks.dedupe import Effect, Ledger, Pair, PairState, Plan, report_lines
+from aiotasks.dedupe import Effect, Ledger, Pair, PairState, Plan, preview, report_lines
+from aiotasks.dedupe._effects import Traits, effect_of
 from aiotasks.dedupe._outlook import read_outlook
 from aiotasks.sandbox import Fault
 from benchmarks import inline
-from tests.dedupe.conftest import Server, clock, go, plan_of, read, star
+from tests.dedupe.conftest import Seen, Server, clock, connect, go, plan_of, read, star
 
 
 SUCCEEDED, FAILED, REFUSED = PairState.SUCCEEDED, PairState.FAILED, PairState.REFUSED
@@ -75,6 +77,19 @@ class TestOrder:
         )
         assert [pair.reason for pair in await read(job)][:2] == [reason] * 2
 
+    async def test_they_are_no_failures(self, server: Server, job: Path) -> None:
+        """What relies on a merge that failed says nothing about the server, and stops no job."""
+        many = star(2, 5, *range(100, 150))
+        plan = Plan.of([*many, *star(7, *range(200, 240))], kind="company")
+        records = {each: company() for each in range(100, 240)}
+        await begin(server, job, plan, {**records, **COPIED, 7: company()})
+        server.interrupt = lambda _: setattr(
+            server, "failure_rate", float(b'CompanyId":5}' in server.log[-1].body)
+        )
+        result = await go(server, job)
+        assert result.stopped is None
+        assert (result.totals[FAILED], result.totals[REFUSED]) == (1, 50)
+
     async def test_they_are_retried_in_the_same_order(self, server: Server, job: Path) -> None:
         """Tried again, the merges of a cluster keep their order, and the others follow a success."""
         await begin(server, job, Plan.of(star(2, 3, 4, 5), kind="company"), COPIED)
@@ -100,10 +115,12 @@ class TestReplaced:
         """A primary is replaced once; the rest of its cluster is refused and never sent."""
         await begin(server, job, Plan.of(star(2, 3, 4), kind="company"), REPLACED)
         _ = await go(server, job)
-        _ = await go(server, job, retry_failed=True)
-        assert posted(server) == [3]
-        assert await ends(job) == {3: SUCCEEDED, 4: REFUSED}
         (_, left_out) = await read(job)
+        again = Seen()
+        _ = await go(server, job, retry_failed=True, seen=again)
+        assert posted(server) == [3]
+        assert again.events == []
+        assert await ends(job) == {3: SUCCEEDED, 4: REFUSED}
         assert left_out.reason is not None
         assert left_out.reason.endswith("with the id of the new company as primary")
 
@@ -200,3 +217,53 @@ class TestNewCompanies:
         async with Ledger(job, connect=inline.connect) as ledger:
             await ledger.note(new_ids="[")
         assert [row["new_id"] for row in await report(job)] == [None]
+
+
+@pytest.mark.parametrize("seed", range(20))
+@pytest.mark.parametrize("no_new_company", [False, True])
+async def test_shown_effects_come_true(
+    server: Server, job: Path, monkeypatch: pytest.MonkeyPatch, seed: int, *, no_new_company: bool
+) -> None:
+    """Whatever fails, and is tried again, each merge that succeeds has the effect that was shown."""
+    random = Random(seed)
+    traits = {
+        each: Traits(random.random() < 0.4, frozenset(random.sample("abc", random.randint(0, 2))))
+        for each in range(1, 31)
+    }
+    monkeypatch.setattr(
+        server._app.states["company"].directory,
+        "record",
+        lambda each: {
+            "id": each,
+            "name": f"{each}",
+            "isGlobal": traits[each].is_global,
+            "domains": sorted(traits[each].domains),
+        },
+    )
+    pairs = [(random.randint(1, 6), duplicate_id) for duplicate_id in range(7, 31)]
+    plan = Plan.of(pairs, kind="company", no_new_company=no_new_company)
+    async with connect(server) as client:
+        shown = await preview(client, plan)
+    server.failure_rate = 0.3
+    _ = await go(server, job, plan, max_failure_rate=1.0)
+    server.failure_rate = 0.0
+    _ = await go(server, job, retry_failed=True, max_failure_rate=1.0)
+    made = effects_made(server, traits)
+    by_duplicate = {plan.merges[n - 1].duplicate_id: effect for n, effect in shown.effects.items()}
+    assert made == by_duplicate
+    assert {row["duplicate_id"]: row["effect"] for row in await report(job)} == {
+        duplicate_id: made.get(duplicate_id) for _, duplicate_id in pairs
+    }
+    assert not (no_new_company and Effect.REPLACED in made.values())
+
+
+def effects_made(server: Server, traits: Mapping[int, Traits]) -> dict[int, Effect]:
+    """Return what the merges of a server made of their records, by their duplicates."""
+    now, made = dict(traits), dict[int, Effect]()
+    for merge in server.merges:
+        if merge.outcome == "success":
+            primary = now.pop(merge.primary_id)
+            effect = made[merge.duplicate_id] = effect_of(primary, now.pop(merge.duplicate_id))
+            if effect is not Effect.REPLACED:
+                now[merge.primary_id] = primary._replace(is_global=False)
+    return made

@@ -94,6 +94,10 @@ class MergeQueue:
         ):
             self.stop(StopReason.FAILURES)
 
+    def skip(self, pair: Pair) -> None:
+        """Count a pair as ended that was taken, but must not be sent: no failure of the server."""
+        self._free(pair)
+
     def leave(self) -> None:
         """Count an open pair as no longer open; its cluster stays closed until the next run."""
         self.open -= 1

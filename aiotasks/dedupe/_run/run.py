@@ -140,7 +140,7 @@ class JobRun:
             if pair is None:
                 await self._tracker.next_change()
             elif (reason := await self._ruled_out(pair)) is not None:
-                await self._tracker.end(pair, PairState.REFUSED, reason=reason)
+                await self._tracker.skip(pair, reason)
             else:
                 await self._send(pair)
 

@@ -140,6 +140,12 @@ class PairTracker:
             self._report(CanaryPassed(ended=self.settings.canary))
         self.notify()
 
+    async def skip(self, pair: Pair, reason: str) -> None:
+        """Refuse a pair that must not be sent, and let others start in its place."""
+        _ = await self.record(pair, PairState.REFUSED, reason=reason)
+        self.queue.skip(pair)
+        self.notify()
+
     async def put_back(self, pair: Pair) -> None:
         """Plan a pair again that certainly did not run."""
         if pair.state.is_left and pair.state is not PairState.PLANNED:
