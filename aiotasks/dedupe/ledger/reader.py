@@ -174,7 +174,7 @@ class LedgerReader:
             f"its input was {job.source}, which is not {plan.source} as it is now": (
                 job.digest != plan.digest
             ),
-            f"its plan has {theirs} merges, and this one {ours}, not the same": (
+            f"its plan has {theirs} merges, and this one {ours}, not the same, or by other rules": (
                 job.fingerprint != plan.fingerprint and job.kind == plan.kind
             ),
         }
