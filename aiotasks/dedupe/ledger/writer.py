@@ -64,6 +64,7 @@ class Ledger(LedgerReader):
         self._queue: list[_Write] = []
         self._seq = 0
         self._committed = 0
+        self._was_closed_cleanly = False
         self._failure: Exception | None = None
         # The lock is per ledger, not per thread: two ledgers in one thread are two writers.
         self._file_lock = FileLock(f"{self._file}.lock", thread_local=False)
@@ -78,6 +79,15 @@ class Ledger(LedgerReader):
             LedgerError: on entering, when there is no ledger, or it cannot be read.
         """
         return LedgerReader(path, connect=connect)
+
+    @property
+    def was_closed_cleanly(self) -> bool:
+        """Whether nothing is missing in it: the process before this one closed it, or it is new.
+
+        If not, the job may have sent merges of which this ledger knows nothing. It is known as soon
+        as the ledger is open.
+        """
+        return self._was_closed_cleanly
 
     async def begin(
         self,
@@ -199,6 +209,8 @@ class Ledger(LedgerReader):
                 if file.exists(self._file):
                     async with self._connect_to_read() as database:
                         _ = await self._load(database)
+                # The process that closes it deletes its name.
+                self._was_closed_cleanly = not self._holder
                 async with self._connect(f"{self._file.as_uri()}?mode=rwc", uri=True) as database:
                     await self._prepare(database)
                     yield database

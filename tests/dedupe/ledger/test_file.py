@@ -202,7 +202,7 @@ async def test_a_full_database(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 
 @pytest.mark.process
 async def test_two_processes(tmp_path: Path) -> None:
-    """A second writer gets the holder's name, but can read; a dead holder blocks no writer."""
+    """A second writer gets the holder's name, but can read; a dead one is noticed, and blocks none."""
     path = tmp_path / "job.db"
     with child("hold", path) as process:
         assert process.stdout is not None
@@ -218,8 +218,11 @@ async def test_two_processes(tmp_path: Path) -> None:
         process.kill()
         _ = process.wait()
         async with Ledger(path) as ledger:
+            assert not ledger.was_closed_cleanly
             assert ledger.holder.startswith(f"process {os.getpid()} on ")
             assert (await ledger.totals())[PLANNED] == 3
+        async with Ledger(path) as ledger:
+            assert ledger.was_closed_cleanly
 
 
 async def test_a_holder_without_a_name(tmp_path: Path) -> None:
