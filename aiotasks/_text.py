@@ -1,11 +1,16 @@
 """Numbers, times and names as text that people read."""
 
+import re
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Final
 
 from .models import Kind
 
+
+_CONTROLS = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
+_UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+_SEPARATORS = re.compile("[\t\n\r]")
 
 PLURAL: Final[Mapping[Kind, str]] = {"company": "companies", "person": "persons"}
 
@@ -26,5 +31,21 @@ def iso_time(seconds: float | None) -> str | None:
 
 
 def printable(text: str) -> str:
-    """Return text without the characters that could steer a terminal that shows it."""
-    return "".join(each if each.isprintable() else "\N{REPLACEMENT CHARACTER}" for each in text)
+    """Return text without the characters that could steer or fool a terminal that shows it.
+
+    These are control characters, line separators, those that turn the direction of what follows,
+    and halves of characters. All others of a name are its own, however unusual.
+    """
+    return _UNPRINTABLE.sub("\N{REPLACEMENT CHARACTER}", text)
+
+
+def without_controls(text: str) -> str:
+    """Return text without control characters other than tabs and the ends of lines."""
+    return _CONTROLS.sub("\N{REPLACEMENT CHARACTER}", text)
+
+
+def json_text(encoded: bytes) -> str:
+    """Return JSON as one line of text, with what could steer or fool a terminal escaped."""
+    # Outside of strings these only separate, and in strings they are escaped already.
+    line = _SEPARATORS.sub(" ", encoded.decode("utf-8", "replace"))
+    return _UNPRINTABLE.sub(lambda found: f"\\u{ord(found.group()):04x}", line)

@@ -1,17 +1,27 @@
 """The application that all commands belong to."""
 
+import errno
+import signal
+import sys
+import traceback
 from importlib.metadata import version
 from typing import Annotated
 
 import typer
 
 from . import merge, report, sandbox, serve, tasks
-from .exit_codes import EXIT_CODES
+from .exit_codes import EXIT_CODES, Exit
+from .output import give_up, prepare_output, say
 
+
+_BY_CTRL_C = 128 + signal.SIGINT
 
 app = typer.Typer(
-    help=f"Merge Affinity's duplicates. The API key is read from AFFINITY_API_KEY.\n{EXIT_CODES}",
-    epilog="Try it without an account: aiotasks demo",
+    help=(
+        "Merge Affinity's duplicates. The API key is read from AFFINITY_API_KEY. Try it without an "
+        "account: aiotasks demo"
+    ),
+    epilog=EXIT_CODES,
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -35,4 +45,25 @@ def options(
         typer.Option("--version", help="Show the version.", callback=_show_version, is_eager=True),
     ] = False,
 ) -> None:
-    """Take the options that stand before a command."""
+    """Prepare what all commands use."""
+    _ = show_version
+    prepare_output()
+
+
+def main() -> None:
+    """Run the command line; what no command foresees has exit codes of its own."""
+    try:
+        app(prog_name="aiotasks")
+    except SystemExit as end:
+        # Ctrl-C and a closed pipe outside of what a command awaits. Versions of typer end these with
+        # 130, or with 1, which says that some merges failed.
+        if end.code == _BY_CTRL_C or isinstance(end.__context__, typer.Abort):
+            raise SystemExit(Exit.RUNNING) from None
+        if isinstance(end.__context__, OSError) and end.__context__.errno == errno.EPIPE:
+            give_up("stdout")
+            raise SystemExit(Exit.SUCCEEDED) from None
+        raise
+    except Exception:  # noqa: BLE001 - it is shown
+        traceback.print_exc()
+        say("This is an error in aiotasks itself: please report it, with the lines above.")
+        sys.exit(Exit.BUG)

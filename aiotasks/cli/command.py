@@ -1,10 +1,8 @@
 """What all commands share: their options, and how they end."""
 
 import asyncio
-import os
 import sys
 from collections.abc import Coroutine
-from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
 import typer
@@ -12,7 +10,7 @@ import typer
 from aiotasks.errors import AffinityError
 
 from .exit_codes import Exit, exit_of
-from .output import say
+from .output import give_up, say
 
 
 T = TypeVar("T")
@@ -47,20 +45,22 @@ def complete(work: Coroutine[Any, Any, T], if_interrupted: str) -> T:
         say(str(error))
         code = exit_of(error)
     except BrokenPipeError:
-        # The reader of the output has closed it, as `head` does.
-        raise
+        # The reader of the output has closed it, as `head` does: it has what it wanted.
+        give_up("stdout")
+        code = Exit.SUCCEEDED
     except OSError as error:
-        say(f"The output cannot be written ({error.strerror}): it is not complete.")
-        _give_up_output()
-        code = Exit.RUNNING
+        code = _refused_by_system(error)
     else:
         return result
     raise typer.Exit(code)
 
 
-def _give_up_output() -> None:
+def _refused_by_system(error: OSError) -> Exit:
+    # An error of the output names no file.
+    if error.filename is not None:
+        say(f"Cannot use {error.filename}: {error.strerror}.")
+        return Exit.WRONG_USE
+    say(f"The output cannot be written ({error.strerror}): it is not complete.")
     # Python tries once more when it ends, and would end with a code of its own.
-    output = sys.__stdout__
-    if output is not None and sys.stdout is output:
-        with Path(os.devnull).open("wb") as nothing:
-            _ = os.dup2(nothing.fileno(), output.fileno())
+    give_up("stdout")
+    return Exit.RUNNING

@@ -1,26 +1,24 @@
 """Exit codes: what each means, and which error or outcome ends a command with it."""
 
+from collections.abc import Mapping
 from enum import IntEnum
+from typing import Final
 
 from aiotasks.errors import (
     AffinityError,
     AuthenticationError,
     AuthorizationError,
-    ClosedError,
-    ConfigurationError,
-    LedgerError,
+    DecodeError,
+    IndeterminateMergeError,
     MonthlyQuotaError,
     NetworkError,
-    PlanError,
+    RateLimitError,
     ServerError,
+    TaskFailedError,
+    TaskTimeoutError,
+    UnknownStatusError,
 )
 from aiotasks.outcomes import OutcomeState
-
-
-EXIT_CODES = """
-Exit codes: 0 all succeeded, 1 some failed, 2 wrong use, 3 still running or interrupted,
-4 not authorised, 5 API unreachable, 6 stopped by itself. Of several, the highest counts.
-"""
 
 
 class Exit(IntEnum):
@@ -33,13 +31,32 @@ class Exit(IntEnum):
     NOT_AUTHORISED = 4
     UNREACHABLE = 5
     STOPPED = 6
+    BUG = 7
 
 
+MEANINGS: Final[Mapping[Exit, str]] = {
+    Exit.SUCCEEDED: "all succeeded",
+    Exit.FAILED: "some failed, were refused, or stay unsettled",
+    Exit.WRONG_USE: "could not begin: wrong use, or an input or request that is refused",
+    Exit.RUNNING: "still running or interrupted: the same command goes on",
+    Exit.NOT_AUTHORISED: "the key is wrong, or may not do this",
+    Exit.UNREACHABLE: "the API cannot be reached, or does not answer as it should",
+    Exit.STOPPED: "stopped by itself: too many failed, or the month's calls are used up",
+    Exit.BUG: "an error in aiotasks itself, with a traceback",
+}
+# The first line keeps click from wrapping the others.
+EXIT_CODES: Final = "\n".join(
+    ["\b", "Exit codes, of several the highest:"]
+    + [f"  {code.value}  {meaning}" for code, meaning in MEANINGS.items()]
+)
+
+# The first that fits counts. All other errors are raised before anything is begun.
 _EXIT_OF_ERROR: tuple[tuple[tuple[type[AffinityError], ...], Exit], ...] = (
-    ((ConfigurationError, ClosedError, PlanError, LedgerError), Exit.WRONG_USE),
     ((AuthenticationError, AuthorizationError), Exit.NOT_AUTHORISED),
-    ((NetworkError, ServerError), Exit.UNREACHABLE),
-    ((MonthlyQuotaError,), Exit.RUNNING),
+    ((MonthlyQuotaError,), Exit.STOPPED),
+    ((NetworkError, ServerError, RateLimitError, DecodeError), Exit.UNREACHABLE),
+    ((TaskTimeoutError,), Exit.RUNNING),
+    ((TaskFailedError, UnknownStatusError, IndeterminateMergeError), Exit.FAILED),
 )
 
 
@@ -56,4 +73,4 @@ def exit_of(error: AffinityError) -> Exit:
     for classes, code in _EXIT_OF_ERROR:
         if isinstance(error, classes):
             return code
-    return Exit.FAILED
+    return Exit.WRONG_USE

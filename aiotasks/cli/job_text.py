@@ -51,6 +51,7 @@ def exit_of(totals: Mapping[PairState, int], stopped: str | None) -> Exit:
 
 
 def _exit_of_state(state: PairState) -> Exit:
-    if state.is_left:
+    # An unsettled pair has ended: going on may not settle it, so no script should wait for that.
+    if not state.is_ended:
         return Exit.RUNNING
     return Exit.FAILED if state.is_failure else Exit.SUCCEEDED

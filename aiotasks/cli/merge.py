@@ -47,11 +47,12 @@ from .options import (
     PairsFile,
     Protect,
     RetryFailed,
+    is_there,
     must_exist,
     settings_of,
     with_job_settings,
 )
-from .output import say
+from .output import print_text, say
 from .progress import JobProgressBar
 from .serve import page_beside
 
@@ -61,7 +62,7 @@ _NOTHING_LOST = "Nothing is lost: run the same command again to continue."
 commands = typer.Typer()
 
 
-@commands.command(epilog=EXIT_CODES)
+@commands.command(epilog=EXIT_CODES, short_help="Show what a file of pairs would merge.")
 def plan(
     pairs: PairsFile,
     *,
@@ -75,19 +76,11 @@ def plan(
 ) -> None:
     """Show what a file of pairs would merge, its effects and its cost. Nothing is merged."""
     rules = _Rules(pairs, kind, on_conflict, protect, max_cluster, no_new_company)
-    planned = rules.read()
-    preview, quota = complete(
-        _preview(planned, settings_of(base_url, api_version)), "Nothing was merged."
-    )
-    for line in plan_text.whole(preview, quota):
-        typer.echo(line)
-    merge_it = rules.command("merge")
-    if merge_it is not None:
-        fingerprint = planned.fingerprint[: plan_text.SHOWN]
-        typer.echo(f"Merge it: {merge_it} --fingerprint {fingerprint}")
+    shown = _show(rules.read(), settings_of(base_url, api_version), rules.command("merge"))
+    complete(shown, "Nothing was merged.")
 
 
-@commands.command(epilog=EXIT_CODES)
+@commands.command(epilog=EXIT_CODES, short_help="Merge the pairs of a file, after a question.")
 @with_job_settings
 def merge(
     pairs: PairsFile,
@@ -126,7 +119,7 @@ def merge(
     planned = rules.read()
     _require(planned, fingerprint)
     preview = None
-    if not (path.exists() and complete(_has_begun(path), "Nothing was merged.")):
+    if not (is_there(path) and complete(_has_begun(path), "Nothing was merged.")):
         preview, quota = complete(_preview(planned, client_settings), "Nothing was merged.")
         _confirm(preview, quota, rules.command("plan"), is_given=yes)
     job = partial(run, plan=planned, preview=preview, settings=settings, retry_failed=retry_failed)
@@ -219,6 +212,13 @@ def _ledger_beside(pairs: Path) -> Path:
 async def _has_begun(path: Path) -> bool:
     async with Ledger(path) as ledger:
         return ledger.job is not None
+
+
+async def _show(planned: Plan, settings: ClientSettings, merge_it: str | None) -> None:
+    for line in plan_text.whole(*await _preview(planned, settings)):
+        print_text(line)
+    if merge_it is not None:
+        print_text(f"Merge it: {merge_it} --fingerprint {planned.fingerprint[: plan_text.SHOWN]}")
 
 
 async def _preview(planned: Plan, settings: ClientSettings) -> tuple[Preview, Quota]:

@@ -119,9 +119,17 @@ def _job_parameters() -> list[inspect.Parameter]:
     ]
 
 
+def is_there(ledger: Path) -> bool:
+    """Return whether there is such a ledger; end the command if that cannot be known."""
+    try:
+        return ledger.is_file()
+    except OSError as error:
+        fail(f"Cannot read {ledger}: {error.strerror}.")
+
+
 def must_exist(ledger: Path) -> None:
     """End the command if there is no such ledger."""
-    if not ledger.is_file():
+    if not is_there(ledger):
         fail(f"There is no ledger {ledger}: `aiotasks merge` begins one beside its input.")
 
 

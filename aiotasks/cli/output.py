@@ -1,15 +1,19 @@
 """Output: results as JSON lines on standard output, everything else on standard error."""
 
+import io
+import os
+import sys
 from collections import Counter
 from collections.abc import Mapping
 from itertools import islice
-from typing import Any
+from pathlib import Path
+from typing import Any, Literal
 
 import msgspec
 import typer
 from rich.console import Console
 
-from aiotasks._text import printable
+from aiotasks._text import json_text, printable
 from aiotasks.models import MergeTask
 from aiotasks.outcomes import Outcome, OutcomeState
 
@@ -18,7 +22,38 @@ from .exit_codes import EXIT_OF_STATE, Exit, exit_of
 
 _MOST_PROBLEMS = 10
 
-errors_console = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
+
+class _ErrorsConsole(Console):
+    def on_broken_pipe(self) -> None:
+        """Go on in silence: what a job does must not depend on who reads its messages."""
+        give_up("stderr")
+
+
+errors_console = _ErrorsConsole(stderr=True, highlight=False, markup=False, soft_wrap=True)
+
+
+def prepare_output() -> None:
+    """Make files and pipes UTF-8, and let terminals show what they can."""
+    for name in ("stdin", "stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:
+            setattr(sys, name, _nothing())
+        elif name != "stdin" and isinstance(stream, io.TextIOWrapper):
+            encoding = None if stream.isatty() else "utf-8"
+            stream.reconfigure(encoding=encoding, errors="backslashreplace")
+
+
+def _nothing() -> io.TextIOWrapper:
+    # Open for good: a file that is opened later must not take the place of what is closed.
+    return io.TextIOWrapper(Path(os.devnull).open("r+b", buffering=0), encoding="utf-8")
+
+
+def give_up(name: Literal["stdout", "stderr"]) -> None:
+    """Let nothing that is still written to a stream be an error, also when Python ends."""
+    stream, original = getattr(sys, name), getattr(sys, f"__{name}__")
+    if stream is original:
+        with Path(os.devnull).open("wb") as nothing:
+            _ = os.dup2(nothing.fileno(), original.fileno())
 
 
 class OutcomeSummary:
@@ -70,10 +105,25 @@ def print_outcome(outcome: Outcome) -> None:
 
 def print_line(line: dict[str, Any]) -> None:
     """Print a JSON line to standard output."""
-    typer.echo(msgspec.json.encode(line))
+    typer.echo(json_text(msgspec.json.encode(line)))
+
+
+def print_text(line: str) -> None:
+    """Print a line for people to standard output."""
+    typer.echo(printable(line))
+
+
+def print_data(text: str) -> None:
+    """Write lines of data to standard output, as they are unless it is a terminal."""
+    if sys.stdout.isatty():
+        text = "\n".join(map(printable, text.split("\n")))
+    _ = sys.stdout.write(text)
 
 
 def say(text: str) -> None:
-    """Print text to standard error."""
+    """Print text to standard error, if that can be written."""
     # Names and error messages are the server's, and may contain control characters.
-    errors_console.print("\n".join(map(printable, text.split("\n"))))
+    try:
+        errors_console.print("\n".join(map(printable, text.split("\n"))))
+    except OSError:
+        give_up("stderr")

@@ -1,14 +1,12 @@
 """The commands that report how far a job is, what became of its pairs, and what may be a pair."""
 
 import shlex
-import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
-from aiotasks._text import printable
 from aiotasks.client import Client, ClientSettings
 from aiotasks.dedupe import JobStatus, Ledger, PairState, report_lines, snapshot_lines
 from aiotasks.dedupe.models import has_pairs_left
@@ -20,7 +18,7 @@ from . import job_text
 from .command import complete, fail
 from .exit_codes import EXIT_CODES, Exit
 from .options import ApiVersion, BaseUrl, KindOption, LedgerFile, must_exist, settings_of
-from .output import say
+from .output import print_data, print_text, say
 
 
 _SUGGESTED = ("primary_id", "duplicate_id", "primary", "duplicate", "criteria", "suggestion_id")
@@ -62,7 +60,7 @@ def report(
         complete(_report(ledger, only or [], format, snapshots=snapshots), "")
 
 
-@commands.command(epilog=EXIT_CODES)
+@commands.command(epilog=EXIT_CODES, short_help="Write the duplicates that Affinity suggests.")
 def suggestions(
     *,
     kind: KindOption,
@@ -85,10 +83,10 @@ async def _status(path: Path) -> Exit:
         holder = await ledger.live_holder()
     status = JobStatus.of(job, totals, notes, holder=holder, error=notes.get("error"))
     for line in job_text.status(job, status):
-        typer.echo(line)
-    typer.echo(job_text.counted(totals))
+        print_text(line)
+    print_text(job_text.counted(totals))
     if not holder and has_pairs_left(totals):
-        typer.echo(f"Go on with: {shlex.join(['aiotasks', 'resume', str(path)])}")
+        print_text(f"Go on with: {shlex.join(['aiotasks', 'resume', str(path)])}")
     return job_text.exit_of(totals, status.stopped)
 
 
@@ -101,7 +99,7 @@ async def _report(
             snapshot_lines(ledger) if snapshots else report_lines(ledger, *states, format=format_)
         )
         async for line in lines:
-            _ = sys.stdout.write(line)
+            print_data(line)
 
 
 async def _page(path: Path) -> None:
@@ -112,15 +110,14 @@ async def _page(path: Path) -> None:
 
 async def _suggestions(kind: Kind, criteria: set[str], settings: ClientSettings) -> int:
     count = 0
-    _ = sys.stdout.write(csv_line(_SUGGESTED))
+    print_data(csv_line(_SUGGESTED))
     async with Client.from_env(**settings) as client:
         async for found in client.merges_of(kind).suggestions():
             if criteria and found.match_criteria not in criteria:
                 continue
             primary = found.primary_profile
             for duplicate in found.duplicate_profiles:
-                labels = (printable(each.label) for each in (primary, duplicate))
-                row = (primary.id, duplicate.id, *labels)
-                _ = sys.stdout.write(csv_line([*row, found.match_criteria, found.id]))
+                row = (primary.id, duplicate.id, primary.label, duplicate.label)
+                print_data(csv_line([*row, found.match_criteria, found.id]))
                 count += 1
     return count

@@ -22,7 +22,7 @@ from .progress import WaitProgressBar
 commands = typer.Typer()
 
 
-@commands.command()
+@commands.command(epilog=EXIT_CODES, short_help="Serve a stand-in for the API, for trying.")
 def sandbox(
     *,
     port: Annotated[int, typer.Option(help="Where to listen; 0 takes a free port.")] = 0,
@@ -70,7 +70,7 @@ def sandbox(
     run_command(_serve(server))
 
 
-@commands.command(epilog=EXIT_CODES)
+@commands.command(epilog=EXIT_CODES, short_help="Merge duplicates in a sandbox of its own.")
 def demo(
     merges: Annotated[int, typer.Option(min=1, max=1000, help="How many duplicates.")] = 300,
 ) -> None:

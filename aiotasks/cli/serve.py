@@ -28,7 +28,7 @@ _NOTHING_LOST = "Nothing is lost: a job that ran goes on when it is started agai
 commands = typer.Typer()
 
 
-@commands.command(epilog=EXIT_CODES)
+@commands.command(epilog=EXIT_CODES, short_help="Show the jobs of a folder in a browser.")
 def serve(
     folder: Annotated[
         Path, typer.Argument(metavar="FOLDER", help="Where the ledgers of the jobs are.")

@@ -23,7 +23,7 @@ _LIMITS = ("limit", "remaining", "reset", "org_limit", "org_remaining", "org_res
 commands = typer.Typer()
 
 
-@commands.command(epilog=EXIT_CODES)
+@commands.command(epilog=EXIT_CODES, short_help="Wait for tasks, and print their outcomes.")
 def wait(
     urls: Annotated[list[str] | None, typer.Argument(metavar="URL", help="Task URLs.")] = None,
     *,
@@ -52,12 +52,17 @@ def wait(
 
 
 @commands.command(epilog=EXIT_CODES)
-def get(url: str, *, base_url: BaseUrl = None, api_version: ApiVersion = None) -> None:
+def get(
+    url: Annotated[str, typer.Argument(metavar="URL", help="A task URL.")],
+    *,
+    base_url: BaseUrl = None,
+    api_version: ApiVersion = None,
+) -> None:
     """Read a task once, and print it as a JSON line."""
     run_command(_get(url, settings_of(base_url, api_version)))
 
 
-@commands.command(epilog=EXIT_CODES)
+@commands.command(epilog=EXIT_CODES, short_help="List the organization's merge tasks.")
 def tasks(
     *,
     kind: Annotated[Kind, typer.Option(help="What was merged.")],
@@ -70,7 +75,7 @@ def tasks(
     run_command(_tasks(kind, status, limit, settings_of(base_url, api_version)))
 
 
-@commands.command(epilog=EXIT_CODES)
+@commands.command(epilog=EXIT_CODES, short_help="Ask what is left of the limits.")
 def quota(*, base_url: BaseUrl = None, api_version: ApiVersion = None) -> None:
     """Ask by one call what is left of the limits, and print it as a JSON line."""
     run_command(_quota(settings_of(base_url, api_version)))
@@ -144,7 +149,8 @@ def _given_urls(urls: list[str], file: Path | None) -> list[_Given]:
         except OSError as error:
             fail(f"Cannot read {file}: {error.strerror}. Check --file.")
     elif not given and not sys.stdin.isatty():
-        given = _lines(sys.stdin.read(), "standard input")
+        text = sys.stdin.buffer.read().decode("utf-8-sig", errors="replace")
+        given = _lines(text, "standard input")
     if not given:
         fail("There is no task URL: give some as arguments, by --file, or on standard input.")
     return given

@@ -8,7 +8,7 @@ from typing import Any, Final, Literal
 
 import msgspec
 
-from aiotasks._text import iso_time, printable
+from aiotasks._text import iso_time, json_text, without_controls
 
 from ._effects import Effect, effect_of_pair
 from ._new_companies import read_new_ids
@@ -22,9 +22,10 @@ ReportFormat = Literal["csv", "jsonl"]
 
 # A choice: as many names as are worth holding in memory at a time.
 _BATCH: Final = 500
-# Cells that begin like this run as formulas, unless they are numbers with a sign. See
+# Cells that begin like this run as formulas, unless they are numbers with a sign; the last four
+# are full-width. See
 # https://owasp.org/www-community/attacks/CSV_Injection.
-_FORMULA = re.compile(r"[=+\-@\t\r]")
+_FORMULA = re.compile(r"[=+\-@\t\r\n\uff1d\uff0b\uff0d\uff20]")
 _NUMBER = re.compile(r"[+-]?\d+([.,]\d+)*%?", re.ASCII)
 _TIMES = ("planned_at", "sending_at", "started_at", "ended_at")
 
@@ -37,10 +38,17 @@ async def report_lines(
     """Yield a report line by line, with one row for each pair.
 
     A row has the pair's ids, the further columns of the input, the names of both records before
+    <<<<<<< HEAD
     the merge, the state with its reason, the effect of a merge that was made or is to come, who can
     undo it, the new company's id if it has made one and the API names it, the server's id of the
     merge, and the times of the transitions. A report can be used as input. In CSV, cells that a
     spreadsheet would run as formulas begin with an apostrophe.
+    =======
+    the merge, the state with its reason, the server's id of the merge, and the times of the
+    transitions. A report can be used as input. In CSV, cells that a spreadsheet would run as
+    formulas begin with an apostrophe, and control characters are replaced; in JSON, these are
+    escaped, as are those that turn the direction of text. All else stays as it is.
+    >>>>>>> 8589d71 (wip exit codes)
 
     Args:
         ledger: An open ledger.
@@ -62,13 +70,13 @@ async def report_lines(
         records = await ledger.records(
             [each for pair in batch for each in (pair.primary_id, pair.duplicate_id)]
         )
-        names = {each: printable(label_of(job.kind, json)) for each, json in records.items()}
+        names = {each: label_of(job.kind, json) for each, json in records.items()}
         for pair in batch:
             row = _row(pair, names, effect_of_pair(pair, outlook), new_ids)
             if format == "csv":
                 yield csv_line([row.get(column) for column in columns])
             else:
-                yield msgspec.json.encode(row).decode() + "\n"
+                yield json_text(msgspec.json.encode(row)) + "\n"
 
 
 async def snapshot_lines(ledger: LedgerReader) -> AsyncIterator[str]:
@@ -81,7 +89,7 @@ async def snapshot_lines(ledger: LedgerReader) -> AsyncIterator[str]:
     kind = ledger.require_job().kind
     async for record_id, json in ledger.snapshots():
         line = {"kind": kind, "id": record_id, "record": msgspec.Raw(json)}
-        yield msgspec.json.encode(line).decode() + "\n"
+        yield json_text(msgspec.json.encode(line)) + "\n"
 
 
 def escape_formula(text: str) -> str:
@@ -113,9 +121,10 @@ def _row(
 
 
 def csv_line(cells: Sequence[object]) -> str:
-    """Return a line of CSV in which no cell is a formula."""
+    """Return a line of CSV in which no cell is a formula, or has control characters."""
     line = io.StringIO()
-    csv.writer(line, lineterminator="\n").writerow(
-        ["" if cell is None else escape_formula(str(cell)) for cell in cells]
+    # With this end, cells that contain either of its two characters are quoted.
+    csv.writer(line, lineterminator="\r\n").writerow(
+        ["" if cell is None else escape_formula(without_controls(str(cell))) for cell in cells]
     )
-    return line.getvalue()
+    return line.getvalue().removesuffix("\r\n") + "\n"

@@ -23,14 +23,26 @@ class Folder:
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
-        if not self.path.is_dir():
+        try:
+            is_there = self.path.is_dir()
+            # It may be seen, and yet neither be listed nor be entered.
+            if is_there:
+                os.scandir(self.path / os.curdir).close()
+        except OSError as error:
+            message = f"The folder {self.path} cannot be read: {error.strerror}"
+            raise ConfigurationError(message) from error
+        if not is_there:
             message = f"There is no folder {self.path}: make it first, or name another"
             raise ConfigurationError(message)
 
     def find(self, job_id: str) -> Path | None:
         """Return the ledger of a job, or ``None`` if there is none."""
         path = self.path / f"{job_id}{ENDING}"
-        is_ours = _ID.fullmatch(job_id) is not None and not path.is_symlink() and path.is_file()
+        try:
+            is_ours = _ID.fullmatch(job_id) is not None and not path.is_symlink() and path.is_file()
+        except OSError:
+            # The rights of the folder were changed meanwhile.
+            return None
         return path if is_ours else None
 
     def __iter__(self) -> Iterator[tuple[str, Path]]:

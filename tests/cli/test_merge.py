@@ -675,11 +675,11 @@ def test_suggestions(sandbox: Sandbox, tmp_path: Path) -> None:
 
 
 def test_suggestions_that_break_off(sandbox: Sandbox) -> None:
-    """The exit code of a list that broke off reports that it is incomplete."""
+    """A list that the API refuses is no list of which some failed."""
     done = run("suggestions", *KIND, "--api-version", "2024-01-01")
 
     assert "404" in done.stderr
-    assert done.exit_code == Exit.FAILED
+    assert done.exit_code == Exit.WRONG_USE
 
 
 # Progress
