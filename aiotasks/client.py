@@ -15,6 +15,7 @@ from ._checks import known_kind, positive, whole
 from ._http import urls, wire
 from ._http.pacer import Pacer
 from ._http.rate_limit_headers import limits_of
+from ._http.redaction import Hidden, without_arguments
 from ._http.transport import Transport
 from ._merges import MergeService
 from ._open_client import OpenClient
@@ -75,6 +76,7 @@ class Client:
         ConfigurationError: when a setting cannot be used.
     """
 
+    @without_arguments
     def __init__(
         self,
         api_key: str,
@@ -106,6 +108,7 @@ class Client:
         )
 
     @classmethod
+    @without_arguments
     def from_env(cls, **settings: Unpack[ClientSettings]) -> Self:
         """Return a client with the settings of the environment.
 
@@ -271,7 +274,7 @@ def _headers(api_key: object, api_version: object) -> dict[str, str]:
         message = "The API key must be a text without spaces or line ends: check AFFINITY_API_KEY"
         raise ConfigurationError(message)
     headers = {
-        "Authorization": f"Bearer {api_key}",
+        "Authorization": Hidden(f"Bearer {api_key}"),
         "Accept": "application/json",
         "User-Agent": f"aiotasks/{version('affinity-aiotasks')}",
     }

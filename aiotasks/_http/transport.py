@@ -7,12 +7,13 @@ idempotency keys: https://developer.affinity.co/docs/v2
 import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from datetime import UTC, datetime
-from typing import Any, Final, TypeVar
+from typing import Any, Final, NamedTuple, TypeVar
 
 import aiohttp
 from multidict import CIMultiDict
 from yarl import URL
 
+from aiotasks._checks import shorten
 from aiotasks.backoff import is_worth_a_retry, retry_delay
 from aiotasks.errors import (
     AffinityError,
@@ -27,6 +28,7 @@ from aiotasks.errors import (
 from . import wire
 from .pacer import Lane, Pacer
 from .rate_limit_headers import parse_rate_limit_headers
+from .redaction import Redactor
 from .slots import Slots
 from .wire import Page, Request
 
@@ -44,6 +46,14 @@ _CONNECT_ERRORS = (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError)
 # Latency is the slowest of the recent answers, as the next may be as slow; it halves in seven
 # answers. A choice: too high a value only means that last polls start a little earlier.
 _LATENCY_DECAY = 0.9
+
+
+class _Answer(NamedTuple):
+    """An answer as it came; the body is None if it is too large to be read."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes | None
 
 
 class Transport:
@@ -66,6 +76,7 @@ class Transport:
         self._session = session
         # aiohttp would make them anew from a dict for each request.
         self._headers = CIMultiDict(headers)
+        self._redactor = Redactor(headers["Authorization"].removeprefix("Bearer "))
         self._body_headers = CIMultiDict({**headers, "Content-Type": "application/json"})
         self._request_timeout = request_timeout
         self._loop = asyncio.get_running_loop()
@@ -134,6 +145,19 @@ class Transport:
             ResponseError: when the answer is an error.
             DecodeError: when the answer cannot be read.
         """
+        try:
+            status, headers, body = await self._receive(request)
+        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            # Outside of this block, nothing leads from the error that is raised to aiohttp's: that
+            # one and its frames contain the request's headers.
+            failure = self._network_error(error)
+        else:
+            if body is None:
+                raise DecodeError(status, f"it is larger than {MAX_BODY} bytes")
+            return wire.decode(request, status, headers, body)
+        raise failure
+
+    async def _receive(self, request: Request[Any]) -> _Answer:
         pacer = self.slots.pacer
         started = self._loop.time()
         was_answered = False
@@ -143,9 +167,6 @@ class Transport:
                 limits = parse_rate_limit_headers(response.headers, datetime.now(UTC))
                 pacer.answer(self.slots.now(), response.status, limits)
                 body = await _read_body(response)
-                return wire.decode(request, response.status, response.headers, body)
-        except (aiohttp.ClientError, TimeoutError, OSError) as error:
-            raise self._network_error(error) from error
         finally:
             if was_answered:
                 self.silent_since = None
@@ -154,6 +175,12 @@ class Transport:
                 self.silent_since = started
             pacer.end(was_answered=was_answered)
             self.slots.pump()
+        redactor = self._redactor
+        return _Answer(
+            response.status,
+            redactor.headers(response.headers),
+            None if body is None else redactor.body(body),
+        )
 
     def _send(self, request: Request[Any]) -> Any:
         if self._session.closed:
@@ -179,10 +206,13 @@ class Transport:
                 f"No answer from {self.origin} within {self._request_timeout:g} s. "
                 "Try again later, or give the client a longer request_timeout."
             )
-        return NetworkError(f"The connection to {self.origin} broke ({error!r}). Try again.")
+        # Its repr would contain the request.
+        words = error.message if isinstance(error, aiohttp.ClientResponseError) else str(error)
+        what = f"{type(error).__name__}: {shorten(self._redactor.text(words))}"
+        return NetworkError(f"The connection to {self.origin} broke ({what}). Try again.")
 
 
-async def _read_body(response: aiohttp.ClientResponse) -> bytes:
+async def _read_body(response: aiohttp.ClientResponse) -> bytes | None:
     chunks = []
     size = 0
     async for chunk in response.content.iter_any():
@@ -190,5 +220,5 @@ async def _read_body(response: aiohttp.ClientResponse) -> bytes:
         size += len(chunk)
         if size > MAX_BODY:
             response.close()
-            raise DecodeError(response.status, f"it is larger than {MAX_BODY} bytes")
+            return None
     return b"".join(chunks)
