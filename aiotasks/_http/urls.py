@@ -126,7 +126,11 @@ def _lower(text: str) -> str:
 def _is_connectable(host: str, port: str | None) -> bool:
     if port is not None and not 0 < int(port) <= _MAX_PORT:
         return False
-    return not host.startswith("[") or isinstance(_address(host), IPv6Address)
+    if host.startswith("["):
+        return isinstance(_address(host), IPv6Address)
+    # A name never ends with a number: that is an address, or a mistake for one.
+    is_number = host.rsplit(".", 1)[-1].isdecimal()
+    return not is_number or isinstance(_address(host), IPv4Address)
 
 
 def _is_loopback(host: str) -> bool:

@@ -107,9 +107,6 @@ class TestParseBaseUrl:
             pytest.param("http://evil-localhost", id="localhost as an ending"),
             pytest.param("http://128.0.0.1", id="next to the loopback network"),
             pytest.param("http://0.0.0.0", id="any address"),
-            pytest.param("http://127.1", id="short address"),
-            pytest.param("http://2130706433", id="address as a number"),
-            pytest.param("http://0177.0.0.1", id="octal address"),
             pytest.param("http://[::2]", id="next to ::1"),
         ],
     )
@@ -152,6 +149,11 @@ class TestParseBaseUrl:
             pytest.param("http://[127.0.0.1]", id="IPv4 in brackets"),
             pytest.param("https://[:::::]", id="broken IPv6"),
             pytest.param("http://::1", id="IPv6 without brackets"),
+            pytest.param("https://1.2.3.4.5", id="address of five numbers"),
+            pytest.param("https://10.0.0.256", id="address out of range"),
+            pytest.param("http://0177.0.0.1", id="octal address"),
+            pytest.param("http://2130706433", id="address as a number"),
+            pytest.param("http://127.1", id="short address"),
         ],
     )
     def test_anything_but_an_origin_is_refused(self, given_url: object) -> None:
