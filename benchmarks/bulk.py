@@ -11,7 +11,7 @@ from typing import Any
 
 from aiotasks.sandbox import Sandbox
 from benchmarks import virtual
-from benchmarks.contenders import BOUNDS, CONTENDERS
+from benchmarks.contenders import CONTENDERS
 from benchmarks.contenders.job import Job
 from benchmarks.figures import quantile
 from benchmarks.workload import LATENCY, QUOTA, SIGMA, WINDOW, durations, earliest_end
@@ -114,7 +114,7 @@ async def _measure(case: Case) -> dict[str, Any]:
             "seed": case.seed,
             "retry_after": case.sends_retry_after,
             **_costs(sandbox, job),
-            **_times(job, ended, earliest=earliest_end(drawn, **BOUNDS.get(case.contender, {}))),
+            **_times(job, ended, earliest=earliest_end(drawn)),
         }
 
 

@@ -372,7 +372,7 @@ async def _bulk(client: aiotasks.Client, merges: int) -> dedupe.JobResult:
     plan = dedupe.Plan.of(pairs, kind="company")
     with TemporaryDirectory() as folder:
         async with dedupe.Ledger(Path(folder) / "job.db", connect=inline.connect) as ledger:
-            settings = dedupe.JobSettings(max_open=merges)
+            settings = dedupe.JobSettings()
             return await dedupe.run(client, plan, ledger, settings=settings)
 
 

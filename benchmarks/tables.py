@@ -14,8 +14,8 @@ CONTENDERS = """
 * **aiotasks, dedupe job**: the same by `aiotasks.dedupe`, with a ledger on disk. Its calls include
   the preview (a call for 100 records) and the ids of the merges (a call for 100 of them); its time
   begins when the preview has been read.
-* **aiotasks, dedupe job by default**: with its defaults of at most 200 merges open and a canary of
-  ten; its earliest possible end is that of a job that keeps to both.
+* **aiotasks, dedupe job by default**: the same with its default settings, which begin with twenty
+  merges until half as many have succeeded.
 * **hand-written**: aiohttp and tenacity, an asyncio task for each merge, 16 requests at once; a
   refused request waits until the reset that the answer names.
 * **hand-written, shared pause**: the same, and one refusal holds back all requests. Merges, queued

@@ -4,12 +4,12 @@ from collections.abc import Iterator, Mapping
 
 from aiotasks._text import PLURAL, iso_time
 from aiotasks.dedupe import JobInfo, JobPhase, JobStatus, PairState, StopReason
-from aiotasks.dedupe.status import STOP_SENTENCES
+from aiotasks.dedupe.status import stop_sentence
 
 from .exit_codes import Exit
 
 
-FAILURES_ADVICE = "The option --max-failure-rate sets how many are too many."
+FAILURES_ADVICE = "To go on in spite of the failures, give a higher --max-failure-rate."
 
 _EXIT_OF_STOP: Mapping[str, Exit] = {
     StopReason.INTERRUPTED: Exit.RUNNING,
@@ -30,9 +30,9 @@ def status(job: JobInfo, status: JobStatus) -> Iterator[str]:
         yield FAILURES_ADVICE
 
 
-def why_stopped(reason: StopReason) -> str:
+def why_stopped(reason: StopReason, failures: str | None) -> str:
     """Return why a run stopped, and what to do about it."""
-    sentence = STOP_SENTENCES[reason]
+    sentence = stop_sentence(reason, failures)
     return f"{sentence} {FAILURES_ADVICE}" if reason is StopReason.FAILURES else sentence
 
 

@@ -335,7 +335,7 @@ def _summarise(path: Path, result: JobResult, reasons: Counter[str | None], *, b
         say(f"  … and {len(reasons) - _MOST_REASONS:,} more reasons, in the report")
     say(f"{result.calls:,} calls in {duration(result.seconds)} of this run")
     if result.stopped is not None:
-        say(job_text.why_stopped(result.stopped))
+        say(job_text.why_stopped(result.stopped, result.failures))
     if result.error is not None:
         say(str(result.error))
     if totals[PairState.UNSETTLED]:

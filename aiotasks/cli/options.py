@@ -58,13 +58,28 @@ Page = Annotated[
 
 
 _JOB_OPTIONS: Mapping[str, Any] = {
-    "max_open": Annotated[int, typer.Option(min=1, help="How many merges may be open at a time.")],
+    "max_open": Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="How many merges may be open at a time.",
+            show_default="as many as the rate limits let start",
+        ),
+    ],
     "canary": Annotated[
-        int, typer.Option(min=0, help="How many merges have to end before the others start.")
+        int,
+        typer.Option(
+            min=0,
+            help="How many merges are open at most until half as many have succeeded; 0 for no bound.",
+        ),
     ],
     "max_failure_rate": Annotated[
         float,
-        typer.Option(min=0, max=1, help="Stop if more than this share of the last 50 failed."),
+        typer.Option(
+            min=0,
+            max=1,
+            help="Stop if clearly more than this share of the merges fails: three quarters of it may stop a long job too.",
+        ),
     ],
     "grace": Annotated[
         float, typer.Option(min=0, help="Seconds to wait for open merges after Ctrl-C or a stop.")

@@ -77,7 +77,7 @@ class JobProgressBar:
     def report(self, event: JobEvent) -> None:
         """Show an event that happens rarely; transitions of pairs are not shown."""
         if isinstance(event, CanaryPassed):
-            say(f"The canary of {event.ended} merges has passed; the others start now.")
+            say(f"{event.ended} of the first merges have succeeded; the others start now.")
         elif isinstance(event, Stopping) and event.reason is not StopReason.INTERRUPTED:
             say(f"No more merges are started; the open ones have {event.grace:g} s to end.")
 

@@ -64,7 +64,7 @@ class PairChanged(Struct, frozen=True, kw_only=True):
 
 
 class CanaryPassed(Struct, frozen=True, kw_only=True):
-    """The canary has ended with few enough failures: the other merges may start."""
+    """Half of the first batch has succeeded: the other merges may start."""
 
     ended: int
 

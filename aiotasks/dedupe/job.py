@@ -41,13 +41,15 @@ class JobResult(Struct, frozen=True, kw_only=True):
     """How a run ended.
 
     ``totals`` are those of the ledger, over all runs. If pairs are left, ``stopped`` is why, and
-    ``error`` the error that stopped the job, if one did. In a job that was not stopped, pairs are
-    left only if one of their cluster is unsettled. ``calls`` and ``seconds`` are those of this run.
+    ``error`` the error that stopped the job, if one did; if failures did, ``failures`` says how
+    many of which merges failed. In a job that was not stopped, pairs are left only if one of their
+    cluster is unsettled. ``calls`` and ``seconds`` are those of this run.
     """
 
     totals: Mapping[PairState, int]
     stopped: StopReason | None
     error: AffinityError | None
+    failures: str | None = None
     calls: int
     seconds: float
 
@@ -186,6 +188,7 @@ async def resume(
         totals=totals,
         stopped=stopped if is_left else None,
         error=tracker.error if is_left else None,
+        failures=tracker.queue.failures if is_left else None,
         calls=client.quota.sent - calls_before,
         seconds=asyncio.get_running_loop().time() - started,
     )
@@ -229,11 +232,11 @@ async def _queue_of(ledger: Ledger, pairs: list[Pair], settings: JobSettings) ->
     was_stopped = (await ledger.notes()).get("stopped") == StopReason.FAILURES
     # A pair that had been merged before this job has tried nothing, and has no task.
     tried = [pair for pair in await ledger.pairs(PairState.SUCCEEDED) if pair.task_url is not None]
-    is_tried = len(tried) >= settings.canary and not was_stopped
     return MergeQueue(
         [pair for pair in pairs if _is_to_be_sent(pair)],
         [pair for pair in pairs if not _is_to_be_sent(pair)],
-        replace(settings, canary=0) if is_tried else settings,
+        settings,
+        succeeded=0 if was_stopped else len(tried),
     )
 
 

@@ -11,11 +11,15 @@ class JobSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     """How a job runs. Each run may use other settings: the ledger does not store them.
 
     Args:
-        max_open: How many merges may be open at a time: being sent, or running at the server.
-        canary: How many merges have to end before the others start; 0 starts all immediately. A
-            job that stopped for its failures starts with its canary again.
-        max_failure_rate: The job stops when more than this share of the last 50 pairs failed, from
-            0 to 1.
+        max_open: How many merges may be open at a time, being sent or running at the server; with
+            ``None`` the rate limits alone bound them.
+        canary: How many merges are the first batch: no more are open until half as many have
+            succeeded, nor, later on, after merges have just failed. 0 starts all immediately. A job
+            that stopped for its failures begins with a first batch again.
+        max_failure_rate: The job stops when a sequence of its merges, in the order of their starts,
+            is far likelier at twice this share of failures than at 0.6 of it: at half of it hardly
+            ever, at three quarters of it sometimes, and at twice of it soon. A failure is a merge
+            that failed, or that the server refused. 0 stops at the first failure, 1 never.
         grace: Seconds for which a stopped job waits for its open merges.
         settle_after: Seconds after which an unanswered merge that is missing from the merge list
             counts as never started. A later merge in the list proves it sooner. The server's list
@@ -28,8 +32,8 @@ class JobSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
         ConfigurationError: when a setting is out of its range.
     """
 
-    max_open: int = 200
-    canary: int = 10
+    max_open: int | None = None
+    canary: int = 20
     max_failure_rate: float = 0.2
     grace: float = 30.0
     settle_after: float = 60.0
@@ -37,7 +41,7 @@ class JobSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
 
     def __post_init__(self) -> None:
         rules = {
-            "max_open": (self.max_open >= 1, "1 or more"),
+            "max_open": (self.max_open is None or self.max_open >= 1, "1 or more, or None"),
             "canary": (self.canary >= 0, "0 (none) or more"),
             "max_failure_rate": (0 <= self.max_failure_rate <= 1, "a share from 0 to 1"),
             "grace": (0 <= self.grace < math.inf, "a number of seconds, 0 or more"),

@@ -39,7 +39,7 @@ SENTENCES: Final[Mapping[JobPhase, str]] = {
 STOP_SENTENCES: Final[Mapping[str, str]] = {
     StopReason.INTERRUPTED: "It was stopped. Nothing is lost: it goes on where it is.",
     StopReason.FAILURES: (
-        "It stopped by itself: too many merges failed. Read their reasons before it goes on."
+        "It stopped by itself, as too many merges failed. Read their reasons before it goes on."
     ),
     StopReason.MONTH: "It stopped by itself: the organization's calls of this month are used up.",
     StopReason.NOT_AUTHORISED: "It stopped: the key may not go on. Check its rights first.",
@@ -143,20 +143,30 @@ class JobStatus(Struct, frozen=True, kw_only=True):
         counts = JobCounts.of(job, totals)
         is_left = has_pairs_left(totals)
         stopped = notes.get("stopped") if is_left and not is_running else None
+        failures = notes.get("failures")
         phase = _phase(counts, notes, stopped, is_held=bool(holder), is_running=is_running)
-        sentence = _sentence(phase, counts, stopped).format(holder=holder)
+        sentence = _sentence(phase, counts, stop_sentence(stopped, failures))
+        sentence = sentence.format(holder=holder)
         if error and phase is not JobPhase.RUNNING:
             sentence = f"{sentence} ({error})"
         return cls(phase=phase, sentence=sentence, stopped=stopped, counts=counts)
 
 
-def _sentence(phase: JobPhase, counts: JobCounts, stopped: str | None) -> str:
+def stop_sentence(stopped: str | None, failures: str | None) -> str:
+    """Return why a job stopped, empty if that is not known; ``failures`` is as in ``JobResult``."""
+    sentence = STOP_SENTENCES.get(stopped or "", "")
+    if stopped != StopReason.FAILURES or failures is None:
+        return sentence
+    return sentence.replace(" failed.", f" failed: {failures}.")
+
+
+def _sentence(phase: JobPhase, counts: JobCounts, why_stopped: str) -> str:
     if phase is JobPhase.STOPPED:
-        return STOP_SENTENCES.get(stopped or "", SENTENCES[phase])
+        return why_stopped or SENTENCES[phase]
     if phase is not JobPhase.FINISHED:
         return SENTENCES[phase]
     # Why it stopped still matters for unsettled pairs: only they are left.
-    parts = [STOP_SENTENCES.get(stopped or "", ""), SENTENCES[phase]]
+    parts = [why_stopped, SENTENCES[phase]]
     parts += [UNSETTLED_SENTENCE] * (counts.unsettled > 0) + [_TRY_AGAIN] * (counts.can_retry > 0)
     return " ".join(filter(None, parts))
 

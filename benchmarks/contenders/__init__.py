@@ -15,8 +15,3 @@ CONTENDERS: Mapping[str, Callable[[Job], Awaitable[None]]] = {
     "affinity-sdk": sdk.run,
     "affinity-sdk, helped": sdk.run_with_repeated_merges,
 }
-
-BOUNDS: Mapping[str, Mapping[str, int]] = {
-    "aiotasks, dedupe job by default": {"max_open": 200, "canary": 10},
-}
-"""Limits that a contender is configured with, where they bound how soon a job can end."""

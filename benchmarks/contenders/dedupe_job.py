@@ -10,8 +10,8 @@ from benchmarks.contenders.job import Job
 
 
 async def run(job: Job) -> None:
-    """Run a job without a canary, and with as many merges open as the limits allow."""
-    await _run(job, dedupe.JobSettings(canary=0, max_open=len(job.pairs)))
+    """Run a job without a canary."""
+    await _run(job, dedupe.JobSettings(canary=0))
 
 
 async def run_by_default(job: Job) -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import math
+import re
 from collections.abc import Callable
 from functools import partial
 from itertools import count
@@ -201,15 +202,15 @@ class TestRun:
 
 class TestCanary:
     async def test_the_first_have_to_end(self, server: Server, job: Path) -> None:
-        """The others start only when the first ten have ended."""
+        """The others start only when half of the first twenty have succeeded."""
         server.duration = 30.0
         seen = Seen()
-        _ = await go(server, job, plan_of(25), seen=seen)
+        _ = await go(server, job, plan_of(45), seen=seen)
         times = [asked.at for asked in server.posts]
-        assert max(times[:10]) < 5.0
-        assert min(times[10:]) >= min(times[:10]) + 30.0
+        assert max(times[:20]) < 5.0
+        assert min(times[20:]) >= min(times[:20]) + 30.0
         assert seen.events.count(CanaryPassed(ended=10)) == 1
-        assert "the first 10 merges to end (canary)" in seen.waited_for
+        assert "10 of the first 20 merges to succeed (0 have)" in seen.waited_for
 
     async def test_it_can_be_switched_off(self, server: Server, job: Path) -> None:
         """Without a canary all pairs start immediately."""
@@ -236,7 +237,7 @@ class TestCanary:
             _ = server.start_merge("company", 2 * n - 1, 2 * n, duration=0.0)
         server.failure_rate = 1.0
         result = await go(server, job, plan_of(40))
-        assert len(server.posts) == 10
+        assert len(server.posts) == 20
         assert result.stopped is StopReason.FAILURES
 
     async def test_a_stop_is_no_pass(self, server: Server, job: Path) -> None:
@@ -246,7 +247,7 @@ class TestCanary:
         seen = Seen()
         server.duration = 5.0
         result = await go(server, job, plan_of(25), seen=seen, stop=stop)
-        assert result.totals[SUCCEEDED] == 10
+        assert result.totals[SUCCEEDED] == 20
         assert not any(isinstance(event, CanaryPassed) for event in seen.events)
 
 
@@ -264,13 +265,14 @@ async def stopped_after(server: Server, job: Path, plan: Plan, *, ended: int) ->
 
 class TestFailures:
     async def test_a_canary_that_fails_stops_the_job(self, server: Server, job: Path) -> None:
-        """When the canary fails, no more merges start, and all transitions are recorded."""
+        """When the first batch fails, no more merges start, and all transitions are recorded."""
         server.failure_rate = 1.0
         seen = Seen()
         result = await go(server, job, plan_of(25), seen=seen)
         assert (result.stopped, result.error) == (StopReason.FAILURES, None)
-        assert await check_ledger(server, job) == {FAILED: 10, PLANNED: 15}
-        assert len(server.posts) == 10
+        assert re.fullmatch(r"1\d of the 1\d started since pair \d+", result.failures or "")
+        assert await check_ledger(server, job) == {FAILED: 20, PLANNED: 5}
+        assert len(server.posts) == 20
         assert seen.events.count(Stopping(reason=StopReason.FAILURES, grace=30.0)) == 1
         failed = [pair for pair in await read(job) if pair.state is FAILED]
         assert all(pair.reason and pair.merge_id for pair in failed)
@@ -300,7 +302,7 @@ class TestFailures:
         assert await check_ledger(server, job) == {FAILED: 25}
 
     async def test_the_canary_runs_again(self, server: Server, job: Path) -> None:
-        """After a stop for failures the next run has a canary of its own."""
+        """After a stop for failures the next run has a first batch of its own."""
         server.duration = 2.0
         server.interrupt = lambda _: setattr(server, "failure_rate", float(len(server.posts) > 20))
         _ = await go(server, job, plan_of(100), max_open=20)
@@ -310,7 +312,7 @@ class TestFailures:
         tried = len(server.posts)
         result = await go(server, job, max_open=20)
         assert result.stopped is StopReason.FAILURES
-        assert len(server.posts) == tried + 10
+        assert len(server.posts) == tried + 20
         server.failure_rate = 0.0
         result = await go(server, job)
         assert result.stopped is None
@@ -581,7 +583,7 @@ class TestStop:
         seen = Seen()
         result = await go(server, job, plan_of(30), seen=seen, stop=stop)
         assert (result.stopped, result.error) == (StopReason.INTERRUPTED, None)
-        assert await check_ledger(server, job) == {SUCCEEDED: 10, PLANNED: 20}
+        assert await check_ledger(server, job) == {SUCCEEDED: 20, PLANNED: 10}
         assert seen.events.count(Stopping(reason=StopReason.INTERRUPTED, grace=30.0)) == 1
         assert (await go(server, job)).stopped is None
         assert await check_ledger(server, job) == {SUCCEEDED: 30}
@@ -610,7 +612,7 @@ class TestStop:
         result = await go(server, job, plan_of(30), stop=stop, grace=7.0)
         assert result.stopped is StopReason.INTERRUPTED
         assert result.seconds == pytest.approx(12.0, abs=1.0)
-        assert await check_ledger(server, job) == {STARTED: 10, PLANNED: 20}
+        assert await check_ledger(server, job) == {STARTED: 20, PLANNED: 10}
         assert all_of(await go(server, job), SUCCEEDED)
         assert len(server.posts) == 30
 

@@ -93,6 +93,13 @@ class TestSentence:
         status = status_of({PLANNED: 1}, {**ANCHOR, "stopped": reason})
         assert status.sentence == STOP_SENTENCES[reason]
 
+    def test_which_merges_failed(self) -> None:
+        """A job that stopped because of failures says how many of which merges failed."""
+        noted = {**ANCHOR, "stopped": "failures", "failures": "13 of the 31 started since pair 412"}
+        assert status_of({PLANNED: 1}, noted).sentence.startswith(
+            "It stopped by itself, as too many merges failed: 13 of the 31 started since pair 412."
+        )
+
     def test_a_reason_of_a_later_version(self) -> None:
         """An unknown reason has the sentence of the phase."""
         status = status_of({PLANNED: 1}, {**ANCHOR, "stopped": "eclipse"})

@@ -301,7 +301,7 @@ class TestStart:
         job = await site.upload(4)
         wrong = await site.start(job, settings={"max_open": 0})
         assert wrong.status == 400
-        assert "max_open must be 1 or more, not 0" in wrong.json["error"]
+        assert "max_open must be 1 or more, or None, not 0" in wrong.json["error"]
         assert (await site.start(job, settings={"maxopen": 1})).status == 400
         assert (await site.start(job, seting={})).status == 400
         await site.finish(job, settings={"max_open": 1})

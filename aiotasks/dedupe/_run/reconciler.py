@@ -169,7 +169,7 @@ class Reconciler:
         elif self._attempts[pair.number] < _MAX_ATTEMPTS:
             await self._tracker.put_back(pair)
         else:
-            await self._tracker.end(pair, PairState.REFUSED, reason=_NEVER_STARTED)
+            await self._tracker.end(pair, PairState.REFUSED, reason=_NEVER_STARTED, is_refusal=True)
 
     async def _request(self, answer: Awaitable[Any]) -> Any:
         """Return an answer, or none if there is none for now."""

@@ -114,7 +114,7 @@ class JobRun:
         tracker, queue, quota = self._tracker, self._queue, self._client.quota
         per_minute = tracker.per_minute
         # A rate says how long the rest takes only while merges start as they can.
-        is_steady = not (queue.is_canary or queue.stopped or self._outages.is_on)
+        is_steady = not (queue.is_opening or queue.stopped or self._outages.is_on)
         left = queue.left + queue.open
         is_month_known = quota.org_limit is not None and quota.org_remaining is not None
         month_used = (quota.org_limit or 0) - (quota.org_remaining or 0)
@@ -202,12 +202,12 @@ class JobRun:
         pair = attempt.pair
         if isinstance(error, MergedEntityError):
             state, reason, _ = resolve_merged(pair, error)
-            await self._tracker.end(pair, state, reason=reason)
+            await self._tracker.end(pair, state, reason=reason, is_refusal=True)
         elif isinstance(error, ConflictError) and self._reconciler.was_indeterminate(pair):
             # It may conflict with its own earlier attempt, if that ran after all.
             self._reconciler.add(pair, sent_at=attempt.sent_at)
         else:
-            await self._tracker.end(pair, PairState.REFUSED, reason=error.message)
+            await self._tracker.end(pair, PairState.REFUSED, reason=error.message, is_refusal=True)
 
     # Waiting
 
@@ -247,7 +247,7 @@ class JobRun:
         while not self._queue.is_over and self._queue.stopped is None:
             await self._tracker.next_change()
         # Written before the grace, since this process may be killed during it.
-        await self._tracker.ledger.note(stopped=self._queue.stopped)
+        await self._tracker.ledger.note(stopped=self._queue.stopped, failures=self._queue.failures)
         # Without a valid key no open merge can be polled.
         is_refused = self._queue.stopped is StopReason.NOT_AUTHORISED
         with suppress(TimeoutError):

@@ -126,18 +126,28 @@ class PairTracker:
         self._answered_at = self._loop.time()
         return self._watched.pop(task_url)
 
-    async def end(self, pair: Pair, state: PairState, *, reason: str | None = None) -> None:
-        """Record the end of a pair, and let others start in its place."""
+    async def end(
+        self,
+        pair: Pair,
+        state: PairState,
+        *,
+        reason: str | None = None,
+        is_refusal: bool = False,
+    ) -> None:
+        """Record the end of a pair, and let others start in its place.
+
+        ``is_refusal`` tells that the server refused it when it was sent.
+        """
         _ = await self.record(pair, state, reason=reason)
         if state is PairState.SUCCEEDED:
             self._merged_into.add(pair.primary_id)
-        was_canary, was_stopped = self.queue.is_canary, self.queue.stopped
-        self.queue.end(pair, state)
+        was_opening, was_stopped = self.queue.is_opening, self.queue.stopped
+        self.queue.end(pair, state, is_refusal=is_refusal)
         self._meter.count(self._loop.time())
         if self.queue.stopped is not was_stopped:
             self._report_stop()
-        elif was_canary and not (self.queue.is_canary or self.queue.stopped):
-            self._report(CanaryPassed(ended=self.settings.canary))
+        elif was_opening and not (self.queue.is_opening or self.queue.stopped):
+            self._report(CanaryPassed(ended=self.queue.succeeded))
         self.notify()
 
     async def skip(self, pair: Pair, reason: str) -> None:

@@ -197,6 +197,10 @@ function drawControls() {
   if (hadFocus.hidden) $("phase").focus();
 }
 
+/* Whoever goes on after too many failures has seen them: this run bears more. */
+const IN_SPITE_RATE = 0.5;
+const isInSpite = () => job.stopped === "failures";
+
 let closed = Promise.resolve();
 async function confirmed(id) {
   // That the dialog was closed is reported a moment later, when it may be open again.
@@ -206,7 +210,10 @@ async function confirmed(id) {
   setText("confirmation-title", `${title}?`);
   const plural = number === 1 ? job.kind : words.plural[job.kind];
   const failed = id === "retry" ? ", those that failed or were refused included" : "";
-  setText("confirmation-what", `${count(number)} ${plural} will be merged into others${failed}.`);
+  const limit = isInSpite()
+    ? " This run goes on in spite of the failures: it stops if more than half of its merges fail."
+    : "";
+  setText("confirmation-what", `${count(number)} ${plural} will be merged into others${failed}.${limit}`);
   setText("confirmation-yes", title);
   const dialog = $("confirmation");
   dialog.returnValue = "";
@@ -240,7 +247,9 @@ async function act(path, body) {
 for (const id of Object.keys(TITLES)) {
   $(id).addEventListener("click", async () => {
     const { fingerprint } = job;
-    if (await confirmed(id)) await act("start", { fingerprint, retry_failed: id === "retry" });
+    if (!(await confirmed(id))) return;
+    const settings = isInSpite() ? { max_failure_rate: IN_SPITE_RATE } : {};
+    await act("start", { fingerprint, retry_failed: id === "retry", settings });
   });
 }
 

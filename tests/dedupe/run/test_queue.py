@@ -1,19 +1,20 @@
 """Which pair may start next, and when a job has to stop."""
 
-import pytest
+import math
+
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from aiotasks.dedupe import JobSettings
+from aiotasks.dedupe._run.failure_stop import FailureStop
 from aiotasks.dedupe._run.outages import Outage
-from aiotasks.dedupe._run.queue import JUDGED, MergeQueue
+from aiotasks.dedupe._run.queue import MergeQueue
 from aiotasks.dedupe.models import Pair, PairState, StopReason
 from tests.profiles import examples
 
 
-FAILURES = (PairState.FAILED, PairState.REFUSED, PairState.UNSETTLED)
-ENDS = (PairState.SUCCEEDED, *FAILURES)
+ENDS = (PairState.SUCCEEDED, PairState.FAILED, PairState.REFUSED, PairState.UNSETTLED)
 
 
 def pair(number: int, *, of: int, state: PairState = PairState.PLANNED) -> Pair:
@@ -29,14 +30,16 @@ def pairs(*clusters: int) -> list[Pair]:
 def queue_of(
     *clusters: int,
     opened: tuple[Pair, ...] = (),
-    max_open: int = 200,
+    max_open: int | None = None,
     canary: int = 0,
     max_failure_rate: float = 1.0,
+    succeeded: int = 0,
 ) -> MergeQueue:
     return MergeQueue(
         pairs(*clusters),
         opened,
         JobSettings(max_open=max_open, canary=canary, max_failure_rate=max_failure_rate),
+        succeeded=succeeded,
     )
 
 
@@ -116,84 +119,103 @@ class TestTurns:
         assert queue.left == 1
 
 
-class TestCanary:
-    def test_the_first_have_to_end(self) -> None:
-        """The others start when as many pairs as the canary have ended."""
-        queue = queue_of(1, 2, 3, 4, canary=2)
-        assert taken(queue) == [1, 2]
-        assert queue.obstacle == "the first 2 merges to end (canary)"
-        queue.end(pair(1, of=1), PairState.SUCCEEDED)
-        assert taken(queue) == []
+class TestOpening:
+    def test_half_of_the_first_have_to_succeed(self) -> None:
+        """The others start when half as many merges as the first batch has have succeeded."""
+        queue = queue_of(*range(1, 9), canary=3)
+        assert taken(queue) == [1, 2, 3]
+        assert queue.obstacle == "2 of the first 3 merges to succeed (0 have)"
         queue.end(pair(2, of=2), PairState.SUCCEEDED)
+        assert taken(queue) == [4]
+        assert queue.obstacle == "2 of the first 3 merges to succeed (1 have)"
+        queue.end(pair(3, of=3), PairState.SUCCEEDED)
+        assert not queue.is_opening
+        assert taken(queue) == [5, 6, 7, 8]
+
+    def test_what_has_not_succeeded_does_not_count(self) -> None:
+        """A merge that has no success starts another one, and is none of the half."""
+        queue = queue_of(*range(1, 9), canary=2)
+        for state in (PairState.REFUSED, PairState.UNSETTLED):
+            end_next(queue, state)
+        assert queue.is_opening
         assert taken(queue) == [3, 4]
-        assert not queue.is_canary
 
-    def test_a_pair_that_is_put_back_is_no_canary(self) -> None:
-        """A pair that is put back frees exactly one place in the canary."""
-        queue = queue_of(1, 2, 3, canary=1)
-        first = queue.take()
-        assert first is not None
-        queue.put_back(first)
-        assert taken(queue) == [1]
+    def test_a_failure_makes_it_smaller(self) -> None:
+        """The nearer a stop is, the fewer merges may be open, but always one."""
+        queue = queue_of(*range(1, 40), canary=10, max_failure_rate=0.2)
+        for bound in (10, 9, 8, 7, 6, 5, 4, 3, 2, 1):
+            before, started = queue.open, taken(queue)
+            assert before + len(started) == bound
+            queue.end(pair(started[0], of=started[0]), PairState.FAILED)
+            for number in started[1:]:
+                queue.put_back(pair(number, of=number))
+        assert queue.stopped is StopReason.FAILURES
 
-    def test_open_pairs_of_an_earlier_run_are_canaries(self) -> None:
-        """Open pairs of an earlier run count for the canary, and free their place if put back."""
+    def test_it_closes_again_after_failures(self) -> None:
+        """After failures the bound of the first batch holds again, until others succeed."""
+        queue = queue_of(*range(1, 60), canary=10, max_failure_rate=0.2, succeeded=5)
+        started = taken(queue)
+        assert len(started) == 59
+        queue = queue_of(*range(1, 60), canary=10, max_failure_rate=0.2, succeeded=5)
+        end_next(queue, PairState.FAILED)
+        assert len(taken(queue)) == 9
+        assert queue.obstacle == (
+            "open merges to end (at most 9 at once, as others have failed just now)"
+        )
+        queue.end(pair(2, of=2), PairState.SUCCEEDED)
+        assert len(taken(queue)) == 49
+
+    def test_without_a_first_batch_nothing_closes(self) -> None:
+        """Without a first batch all start immediately, also after failures."""
+        queue = queue_of(*range(1, 60), max_failure_rate=0.2)
+        end_next(queue, PairState.FAILED)
+        assert len(taken(queue)) == 58
+
+    def test_open_pairs_of_an_earlier_run_belong_to_it(self) -> None:
+        """Open pairs of an earlier run are in the first batch, and free their place if put back."""
         opened = tuple(pair(number, of=number, state=PairState.SENDING) for number in (7, 8, 9))
         queue = queue_of(1, 2, 3, 4, opened=opened, canary=3)
         assert taken(queue) == []
         for each in opened[:2]:
             queue.put_back(each)
         assert len(taken(queue)) == 2
-        queue.end(opened[2], PairState.SUCCEEDED)
-        assert taken(queue) == []
-
-    @pytest.mark.parametrize("state", FAILURES)
-    def test_a_small_canary_is_judged_when_it_has_ended(self, state: PairState) -> None:
-        """However small a canary is, it stops the job if all of it fails."""
-        queue = queue_of(1, 2, canary=1, max_failure_rate=0.2)
-        end_next(queue, state)
-        assert queue.stopped is StopReason.FAILURES
-        assert taken(queue) == []
 
 
 class TestFailures:
     def test_too_many_stop_the_job(self) -> None:
-        """The job stops when the share of failures exceeds the rate, and not when it equals it."""
-        queue = queue_of(*range(20), max_failure_rate=0.2)
-        for state in [PairState.FAILED] * 2 + [PairState.SUCCEEDED] * 8:
-            end_next(queue, state)
-        assert queue.failure_rate == 0.2
-        assert queue.stopped is None
-        end_next(queue, PairState.REFUSED)
-        assert queue.stopped is StopReason.FAILURES
-
-    def test_a_few_pairs_are_not_judged(self) -> None:
-        """Without a canary, fewer than ten pairs are not judged."""
-        queue = queue_of(*range(20), max_failure_rate=0.2)
-        assert queue.failure_rate == 0.0
+        """The job stops when too many merges failed, and says how many of which."""
+        queue = queue_of(*range(1, 30), max_failure_rate=0.2)
         for _ in range(9):
             end_next(queue, PairState.FAILED)
-        assert queue.stopped is None
-        end_next(queue)
-        assert queue.stopped is StopReason.FAILURES
-
-    def test_only_the_latest_pairs_count(self) -> None:
-        """Many successes do not hide a later series of failures."""
-        queue = queue_of(*range(200), max_failure_rate=0.2)
-        for state in [PairState.SUCCEEDED] * 100 + [PairState.FAILED] * (JUDGED // 5):
-            end_next(queue, state)
-        assert queue.stopped is None
+        assert (queue.stopped, queue.failures) == (None, None)
         end_next(queue, PairState.FAILED)
         assert queue.stopped is StopReason.FAILURES
+        assert queue.failures == "10 of the 10 started since pair 1"
 
-    def test_what_is_long_ago_is_forgotten(self) -> None:
-        """After fifty successes a failure does not count any more."""
-        queue = queue_of(*range(60))
-        for state in [PairState.FAILED, *[PairState.SUCCEEDED] * (JUDGED - 1)]:
-            end_next(queue, state)
-        assert queue.failure_rate == 1 / JUDGED
-        end_next(queue)
-        assert queue.failure_rate == 0.0
+    def test_the_server_may_refuse_them_too(self) -> None:
+        """What the server refuses when it is sent is a failure."""
+        queue = queue_of(1, max_failure_rate=0.0)
+        started = queue.take()
+        assert started is not None
+        queue.end(started, PairState.REFUSED, is_refusal=True)
+        assert queue.stopped is StopReason.FAILURES
+
+    def test_nothing_else_is_a_failure(self) -> None:
+        """Unsettled pairs, and those that turn out to be gone or not to be sent, are none."""
+        queue = queue_of(*range(1, 9), max_failure_rate=0.0)
+        end_next(queue, PairState.UNSETTLED)
+        end_next(queue, PairState.REFUSED)
+        skipped = queue.take()
+        assert skipped is not None
+        queue.skip(skipped)
+        assert queue.stopped is None
+
+    def test_another_reason_names_no_failures(self) -> None:
+        """A job that stopped for another reason does not say that merges failed."""
+        queue = queue_of(1, 2, max_failure_rate=0.0)
+        queue.stop(StopReason.MONTH)
+        queue.end(pair(1, of=1), PairState.FAILED)
+        assert queue.failures is None
 
 
 class TestEnd:
@@ -267,12 +289,12 @@ class Job(RuleBasedStateMachine):
     @initialize(
         planned=st.lists(CLUSTERS, max_size=30),
         opened=st.sets(CLUSTERS, max_size=4),
-        max_open=st.integers(min_value=1, max_value=4),
+        max_open=st.none() | st.integers(min_value=1, max_value=4),
         canary=st.integers(min_value=0, max_value=12),
         rate=st.sampled_from([0.0, 0.2, 0.5, 1.0]),
     )
     def begin(
-        self, planned: list[int], opened: set[int], max_open: int, canary: int, rate: float
+        self, planned: list[int], opened: set[int], max_open: int | None, canary: int, rate: float
     ) -> None:
         self.max_open, self.canary, self.rate = max_open, canary, rate
         self.waiting: dict[int, list[Pair]] = {}
@@ -281,7 +303,11 @@ class Job(RuleBasedStateMachine):
         self.open = {100 + of: pair(100 + of, of=of, state=PairState.STARTED) for of in opened}
         self.closed: set[int] = set()
         self.begun: set[int] = set()
-        self.ended: list[bool] = []
+        self.has_ended = False
+        self.succeeded = 0
+        self.failures = FailureStop(rate)
+        for number in self.open:
+            self.failures.start(number)
         self.stopped: StopReason | None = None
         self.queue = MergeQueue(
             pairs(*planned),
@@ -291,12 +317,13 @@ class Job(RuleBasedStateMachine):
 
     def may_start(self) -> set[int]:
         """Return the clusters of which a pair may start, by the model."""
-        is_canary = len(self.ended) < self.canary
-        if (
-            self.stopped
-            or len(self.open) >= self.max_open
-            or (is_canary and len(self.ended) + len(self.open) >= self.canary)
-        ):
+        is_careful = self.canary and (
+            2 * self.succeeded < self.canary or self.failures.nearness >= 0.1
+        )
+        bounds = [self.max_open] if self.max_open else []
+        if is_careful:
+            bounds.append(max(1, math.ceil(self.canary * (1 - self.failures.nearness))))
+        if self.stopped or any(len(self.open) >= bound for bound in bounds):
             return set()
         busy = {each.primary_id for each in self.open.values()} | self.closed
         return {cluster for cluster, queue in self.waiting.items() if queue} - busy
@@ -312,26 +339,33 @@ class Job(RuleBasedStateMachine):
         assert started == next_queue.pop(0)
         assert started.number not in self.begun
         self.begun.add(started.number)
+        self.failures.start(started.number)
         self.open[started.number] = started
 
     @precondition(lambda self: self.open)
-    @rule(data=st.data(), state=st.sampled_from(ENDS))
-    def end(self, data: st.DataObject, state: PairState) -> None:
+    @rule(data=st.data(), state=st.sampled_from(ENDS), is_refusal=st.booleans())
+    def end(self, data: st.DataObject, state: PairState, is_refusal: bool) -> None:
         ended = self.open.pop(data.draw(st.sampled_from(sorted(self.open))))
-        self.ended.append(state in FAILURES)
+        self.has_ended = True
         if state is PairState.UNSETTLED:
             self.closed.add(ended.primary_id)
-        recent = self.ended[-JUDGED:]
-        is_judged = len(recent) >= 10 or len(self.ended) == self.canary
-        if is_judged and recent.count(True) > self.rate * len(recent):
+        if state is PairState.SUCCEEDED:
+            self.succeeded += 1
+            self.failures.succeed()
+        elif state is PairState.FAILED or (state is PairState.REFUSED and is_refusal):
+            self.failures.fail(ended.number)
+        elif state is PairState.REFUSED:
+            self.failures.take_back(ended.number)
+        if self.failures.is_reached:
             self.stopped = self.stopped or StopReason.FAILURES
-        self.queue.end(ended, state)
+        self.queue.end(ended, state, is_refusal=is_refusal and state is PairState.REFUSED)
 
     @precondition(lambda self: self.open)
     @rule(data=st.data())
     def put_back(self, data: st.DataObject) -> None:
         back = self.open.pop(data.draw(st.sampled_from(sorted(self.open))))
         self.begun.discard(back.number)
+        self.failures.take_back(back.number)
         self.waiting.setdefault(back.primary_id, []).insert(0, back)
         self.queue.put_back(back)
 
@@ -342,7 +376,7 @@ class Job(RuleBasedStateMachine):
         self.closed.add(left.primary_id)
         self.queue.leave()
 
-    @precondition(lambda self: self.ended)
+    @precondition(lambda self: self.has_ended)
     @rule(reason=st.sampled_from(StopReason))
     def stop(self, reason: StopReason) -> None:
         self.stopped = self.stopped or reason

@@ -222,7 +222,7 @@ class TestLost:
         server.inject(Fault.status(500), on="merge", times=None)
         result = await go(server, job, plan_of(40))
         assert result.stopped is StopReason.FAILURES
-        assert result.totals == {**dict.fromkeys(PairState, 0), REFUSED: 10, PLANNED: 30}
+        assert result.totals == {**dict.fromkeys(PairState, 0), REFUSED: 20, PLANNED: 20}
 
     async def test_with_many_indeterminate_merges_no_more_are_sent(
         self, server: Server, job: Path
