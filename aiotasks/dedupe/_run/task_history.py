@@ -52,7 +52,7 @@ class TaskHistory:
         self._own = dict.fromkeys(own, now)
         self._merges: dict[str, list[Merge]] = {}
         self._used: set[str] = set()
-        self._settle_after = settle_after
+        self.settle_after = settle_after
         # Own tasks that no reading has listed yet, and for how long those stayed unlisted that a
         # reading has missed.
         self._unlisted: dict[str, float] = {}
@@ -115,11 +115,11 @@ class TaskHistory:
         At most twice ``settle_after``, as a task may stay unlisted for ever; half of it while no
         own task shows how much the list lags.
         """
-        since = sent_at - self._settle_after
+        since = sent_at - self.settle_after
         lags = [lag for each, lag in self._lags.items() if self._own[each] >= since]
         if not lags and self._listed_until <= since:
-            return self._settle_after / 2
-        return min(max(lags, default=0.0), 2 * self._settle_after)
+            return self.settle_after / 2
+        return min(max(lags, default=0.0), 2 * self.settle_after)
 
     def apply(self, reading: "Reading", *, now: float) -> None:
         """Apply a reading that ended now."""
@@ -146,7 +146,8 @@ class Reading:
         self.asked_at = asked_at
         self.listed: dict[str, MergeTask] = {}
         self._history = history
-        self._back_to = back_to
+        # Merges that began within this time of one another may be listed in any order.
+        self._back_to = back_to - history.settle_after
         self._anchors = set(history.anchors)
 
     def read(self, task: MergeTask) -> bool:
