@@ -6,7 +6,7 @@ no single answer does: lists and records come from replicas that lag.
 """
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from msgspec import Struct
@@ -139,19 +139,23 @@ class Case(NamedTuple):
     """What is known of an indeterminate merge when both of its records have been read.
 
     ``was_local`` tells whether its primary record was a local one when it was sent, ``None`` if
-    that is not known. ``rivals`` counts this job's other merges that the same tasks may be.
+    that is not known. ``taken_by`` is the record into which somebody else has merged the duplicate.
+    ``rivals`` counts this job's other merges that the same tasks may be.
     """
 
     merge: IndeterminateMerge
     suspects: list[ForeignTask]
     records: RecordStates
     was_local: bool | None
+    taken_by: int | None
     rivals: int
     settle_after: float
 
     def decide(self) -> Resolution | None:
         """Return what is proved, or ``None`` if it takes more time."""
         pair, is_fixed = self.merge.pair, self.merge.suspects is not None
+        if self.taken_by is not None and pair.duplicate_id not in self.records.present:
+            return resolve_survivor(pair, self.taken_by)
         if pair.duplicate_id in self.records.present:
             return self._decide_present() if is_fixed else None
         survivors = self.records.survivors
@@ -182,8 +186,10 @@ class Case(NamedTuple):
             return self._succeeded()
         if self.merge.task_url is not None:
             return self._attribute()
+        if is_primary_gone and self.was_local is False and self._has(TaskStatus.SUCCESS):
+            # A new company has replaced both: two other merges would be needed for the same.
+            return self._succeeded()
         if is_primary_gone:
-            # A new company has replaced both, unless others have merged the primary away.
             return self._unattributed() if self.was_local else self._attribute()
         if self.was_local is None and primary is not True and self._has(TaskStatus.SUCCESS):
             return self._attribute()
@@ -213,27 +219,6 @@ class Case(NamedTuple):
         merge, asked_at = self.merge, self.records.asked_at
         merge.same_since = asked_at if merge.same_since is None else merge.same_since
         return asked_at - merge.same_since >= self.settle_after
-
-
-def cases_of(
-    merges: Sequence[IndeterminateMerge],
-    history: TaskHistory,
-    records: RecordStates,
-    was_local: Mapping[int, bool | None],
-    settle_after: float,
-) -> Iterator[Case]:
-    """Yield the cases of merges, each after those before it were decided."""
-    unanswered = [each for each in merges if each.was_sent and each.task_url is None]
-    gone = [each for each in unanswered if each.pair.duplicate_id not in records.present]
-    for merge in merges:
-        yield Case(
-            merge=merge,
-            suspects=merge.open_suspects(history),
-            records=records,
-            was_local=was_local.get(merge.pair.primary_id),
-            rivals=sum(each is not merge for each in gone),
-            settle_after=settle_after,
-        )
 
 
 def resolve_survivor(pair: Pair, survivor: int) -> Resolution:

@@ -12,9 +12,9 @@ from aiotasks.dedupe.models import Pair, PairState
 from aiotasks.errors import AffinityError, ClosedError, LedgerError, NetworkError
 
 from .indeterminate import (
+    Case,
     IndeterminateMerge,
     Resolution,
-    cases_of,
     is_open_in_lists,
     resolve_by_lists,
     task_id_of,
@@ -60,6 +60,7 @@ class Reconciler:
         self._is_unreachable = False
         self._has_evidence = True
         self._pages = 0.0
+        self._left_unsettled = 0
         self._added = asyncio.Event()
 
     def __len__(self) -> int:
@@ -111,9 +112,9 @@ class Reconciler:
 
     async def _read_lists(self, batch: list[IndeterminateMerge]) -> bool:
         """Read the lists as far as they can show these merges."""
-        tasks = await self._lists.read_tasks(back_to=min(each.sent_at for each in batch))
-        self._pages = tasks / _PAGE
-        await self._lists.name_tasks(each.id for each in self._history.unattributed())
+        oldest = min(each.sent_at for each in batch)
+        self._pages = await self._lists.read_tasks(back_to=oldest) / _PAGE
+        await self._lists.name_tasks(each.id for each in self._history.candidates(oldest))
         suspects = chain.from_iterable(each.open_suspects(self._history) for each in batch)
         await self._lists.read_old_tasks({each.id for each in suspects})
         return True
@@ -143,9 +144,25 @@ class Reconciler:
         if records is None:
             return
         was_local = await self._tracker.were_local({each.pair.primary_id for each in merges})
-        for case in cases_of(merges, self._history, records, was_local, self._settle_after):
+        for merge in merges:
+            case = Case(
+                merge,
+                merge.open_suspects(self._history),
+                records,
+                was_local=was_local[merge.pair.primary_id],
+                taken_by=self._history.taken_by(merge.pair.duplicate_id),
+                rivals=self._unanswered - 1,
+                settle_after=self._settle_after,
+            )
             if (resolution := case.decide()) is not None:
-                await self._apply(case.merge, resolution)
+                await self._apply(merge, resolution)
+
+    @property
+    def _unanswered(self) -> int:
+        """How many merges of this run are tasks of which nothing shows whose they are."""
+        merges = self._indeterminate.values()
+        is_open = sum(each.was_sent and each.task_url is None for each in merges)
+        return is_open + self._left_unsettled
 
     async def _give_up_old_ones(self, merges: list[IndeterminateMerge]) -> None:
         now, patience = self._loop.time(), _LONGEST_MERGE if self._has_evidence else self._patience
@@ -159,6 +176,7 @@ class Reconciler:
         # its transition is being written.
         del self._indeterminate[merge.pair.number]
         pair, (state, reason, task_id) = merge.pair, resolution
+        self._left_unsettled += state is PairState.UNSETTLED and merge.task_url is None
         if state is PairState.STARTED and task_id is not None:
             await self._tracker.start(pair, self._lists.task_url(task_id))
         elif state is PairState.UNSETTLED and not merge.was_sent:

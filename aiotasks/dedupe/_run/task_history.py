@@ -96,6 +96,13 @@ class TaskHistory:
         """Return the rows of all foreign tasks."""
         return [merge for task_id in self.foreign for merge in self.merges_of(task_id)]
 
+    def taken_by(self, duplicate_id: int) -> int | None:
+        """Return the record into which somebody else has merged a record, if a row shows that."""
+        for merge in self.foreign_merges():
+            if merge.duplicate_id == duplicate_id and merge.status is TaskStatus.SUCCESS:
+                return merge.primary_id
+        return None
+
     def may_be_ours(self, task_id: str) -> bool:
         """Return whether a task may be an unanswered merge: nothing shows whose it is."""
         is_known = task_id in self._used or task_id in self._merges
