@@ -179,24 +179,29 @@ class Case(NamedTuple):
 
     def _decide_gone(self) -> Resolution | None:
         pair = self.merge.pair
-        primary = self.records.present.get(pair.primary_id)
         is_primary_gone = pair.primary_id not in self.records.present
-        if self.was_local is False and primary is False:
-            # Only a merge into it makes a global company a local one.
+        if self.was_local is False and self._has_changed_the_primary():
             return self._succeeded()
-        if self.merge.task_url is not None:
+        if self.merge.task_url is not None or (self.was_local is None and self._may_have_run()):
             return self._attribute()
-        if is_primary_gone and self.was_local is False and self._has(TaskStatus.SUCCESS):
-            # A new company has replaced both: two other merges would be needed for the same.
-            return self._succeeded()
         if is_primary_gone:
-            return self._unattributed() if self.was_local else self._attribute()
-        if self.was_local is None and primary is not True and self._has(TaskStatus.SUCCESS):
-            return self._attribute()
+            return self._unattributed()
         # A merge would have a row by now, or would have made its primary local.
-        if not self._stays_the_same():
-            return None
-        return Resolution(PairState.REFUSED, GONE_ALREADY.format(pair.duplicate_id))
+        refused = Resolution(PairState.REFUSED, GONE_ALREADY.format(pair.duplicate_id))
+        return refused if self._stays_the_same() else None
+
+    def _has_changed_the_primary(self) -> bool:
+        """Return whether a global primary is as this merge would have made it.
+
+        Only a merge into it makes it local, and two other merges would be needed to make both
+        records vanish, which a merge does that replaces them by a new company.
+        """
+        present, primary_id = self.records.present, self.merge.pair.primary_id
+        return not present.get(primary_id, not self._has(TaskStatus.SUCCESS))
+
+    def _may_have_run(self) -> bool:
+        is_global = self.records.present.get(self.merge.pair.primary_id)
+        return not is_global and self._has(TaskStatus.SUCCESS)
 
     def _attribute(self) -> Resolution:
         successes = sum(each.status is TaskStatus.SUCCESS for each in self.suspects)

@@ -50,7 +50,7 @@ class Opening:
     @property
     def is_doubtful(self) -> bool:
         """Whether somebody else is merging, or this job may have done so without its ledger."""
-        return bool(self._history.foreign)
+        return bool(self._history.foreign) or not self._tracker.ledger.was_closed_cleanly
 
     async def _set_anchors(self, previewed: str | None) -> bool:
         """Note which tasks had ended before this job, and return whether others are newer.

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterable
+from itertools import takewhile
 
 import pytest
 
@@ -22,13 +23,10 @@ def read(
 ) -> int:
     """Read a list, newest first, and return how many of its tasks were needed."""
     reading = Reading(history, asked_at=at, back_to=back_to)
-    for count, task in enumerate(tasks, 1):
-        if not reading.read(MergeTask(id=task, status=IN_PROGRESS)):
-            break
-    else:
-        count = len(tasks)
+    listed = (MergeTask(id=task, status=IN_PROGRESS) for task in tasks)
+    needed = sum(1 for _ in takewhile(reading.read, listed))
     history.apply(reading, now=ended or at)
-    return count
+    return min(needed + 1, len(tasks))
 
 
 def row(task_id: str, *, ids: tuple[int, int] = (1, 2)) -> CompanyMergeState:
