@@ -72,8 +72,9 @@ async def run(
     Some merges can **never** be undone: show the preview first. The plan and a snapshot of all its
     records are in the ledger before the first merge is sent, and each transition is on disk before
     the run acts on it. After a crash, call this again, or ``resume``: it continues where the ledger
-    ends. A merge whose request was not answered is searched in the server's merge list, and is
-    sent again only when that proves that it never ran.
+    ends. A merge whose request was not answered is searched in the server's lists, and is sent
+    again only when those and both records prove that it never ran. What other programs, or another
+    ledger, have begun of the plan is read before the first merge is sent, and taken up.
 
     Args:
         client: An open client.

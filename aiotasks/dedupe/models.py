@@ -18,7 +18,7 @@ class PairState(StrEnum):
     """How far a pair is.
 
     ``REFUSED`` did not run: the plan left it out, or the server refused it. ``UNSETTLED`` may have
-    run: neither the server's merge list nor the record proved it.
+    run: neither the server's lists nor the records proved it.
     """
 
     PLANNED = "planned"

@@ -21,9 +21,11 @@ class JobSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
             ever, at three quarters of it sometimes, and at twice of it soon. A failure is a merge
             that failed, or that the server refused. 0 stops at the first failure, 1 never.
         grace: Seconds for which a stopped job waits for its open merges.
-        settle_after: Seconds after which an unanswered merge that is missing from the merge list
-            counts as never started. A later merge in the list proves it sooner. The server's list
-            must not lag by more than this.
+        settle_after: Seconds for which an unanswered merge has to be missing from the server's
+            lists before it counts as never started, counted anew in each run; as much longer as
+            the lists lag for other merges of the run, at most three times as long in all. Records
+            that do not show a merge yet, gateways that pass one on late and lists that are out of
+            order must not be later than this.
         poll_interval: Seconds from the start of a merge to its first poll; later polls back off.
             No caller waits for a single merge of a job, so rare polls leave more of the rate limit
             to merges.
