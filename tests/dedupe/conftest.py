@@ -59,6 +59,13 @@ class Server(Sandbox):
         """All merges of companies at the server, oldest first."""
         return self._app.states["company"].merges
 
+    def forget(self) -> None:
+        """Forget all merges and tasks, like a server that is put up anew."""
+        state = self._app.states["company"]
+        memory = (state.merges, state.tasks, state.task_by_id)
+        for each in (*memory, state._last_of_duplicate, state._of_primary):
+            each.clear()
+
     @property
     def posts(self) -> list[LoggedRequest]:
         """The requests for merges, including refused and lost ones."""

@@ -1,6 +1,7 @@
 """Reconciling indeterminate merges: found, proved absent, or unsettled."""
 
 import asyncio
+from collections import Counter
 from functools import partial
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import pytest
 
 from aiotasks import ClosedError
 from aiotasks.dedupe import Ledger, PairState, StopReason, run
+from aiotasks.dedupe._run.indeterminate import UNLISTED
 from aiotasks.dedupe._run.reconciler import MAX_INDETERMINATE
 from aiotasks.dedupe._run.run import SENDERS
 from aiotasks.sandbox import Fault, LoggedRequest
@@ -431,3 +433,20 @@ class TestTasksThatCannotBeRead:
         _ = await go(server, job, plan_of(3))
         totals = await check_ledger(server, job)
         assert (totals[SUCCEEDED], totals[FAILED]) == (3 - failures, failures)
+
+    async def test_merges_lost_with_their_server(self, server: Server, job: Path) -> None:
+        """Two hundred are settled together: under 50 calls beyond one poll of each task."""
+        server.duration = 60.0
+        calls: Counter[str] = Counter()
+
+        def strike() -> None:
+            server.forget()
+            calls.update(server.calls)
+
+        _ = asyncio.get_running_loop().call_later(6.0, strike)
+        result = await go(server, job, plan_of(200), canary=0)
+        assert {pair.reason for pair in await read(job)} == {UNLISTED}
+        assert (server.calls - calls)["task"] <= 200
+        assert (server.calls - calls).total() < 200 + 50
+        assert len(server.posts) == 200
+        assert result.seconds < 2 * (60.0 + 120.0)
