@@ -20,16 +20,21 @@ async def record_new_ids(client: Client, ledger: Ledger, outlook: Outlook) -> No
     replaced with the company that it survives as; those that do not are asked only once.
     """
     found = read_new_ids(await ledger.notes())
-    service = client.merges_of(ledger.require_job().kind)
+    wanted = {
+        pair.primary_id: pair.number
+        for pair in await ledger.pairs(PairState.SUCCEEDED)
+        if outlook.effects.get(pair.number) is Effect.REPLACED and pair.number not in found
+    }
     # Best effort: a failure here is ignored, and the report leaves the missing ids blank.
     with suppress(AffinityError):
-        for pair in await ledger.pairs(PairState.SUCCEEDED):
-            is_new = outlook.effects.get(pair.number) is Effect.REPLACED
-            if is_new and pair.number not in found:
-                try:
-                    _ = await service.get_record(pair.primary_id)
-                except MergedEntityError as error:
-                    found[pair.number] = error.target_id
+        # One that is still there was not replaced after all.
+        async for record in client.companies.records(wanted):
+            del wanted[record.profile.id]
+        for primary_id, number in wanted.items():
+            try:
+                _ = await client.companies.get_record(primary_id)
+            except MergedEntityError as error:
+                found[number] = error.target_id
     await ledger.note(new_ids=msgspec.json.encode(found).decode() if found else None)
 
 

@@ -12,7 +12,7 @@ from aiotasks import LedgerError
 from aiotasks.dedupe import Effect, Ledger, Pair, PairState, Plan, preview, report_lines
 from aiotasks.dedupe._effects import Traits, effect_of
 from aiotasks.dedupe._outlook import read_outlook
-from aiotasks.sandbox import Fault
+from aiotasks.sandbox import Fault, LoggedRequest
 from benchmarks import inline
 from tests.dedupe.conftest import Seen, Server, clock, connect, go, plan_of, read, star
 
@@ -177,13 +177,22 @@ class TestReport:
         ]
 
 
+def replace_primaries(server: Server, *primary_ids: int) -> None:
+    """Let primaries be gone when the job has merged its pairs and reads their records again."""
+
+    def strike(asked: LoggedRequest) -> None:
+        if asked.operation == "records" and server.posts:
+            for each in {*primary_ids} - server.merged("company").keys():
+                _ = server.start_merge("company", 99, each, duration=0.0)
+
+    server.interrupt = strike
+
+
 class TestNewCompanies:
     async def test_their_ids_are_reported(self, server: Server, job: Path) -> None:
         """Where the API says what a replaced primary survives as, the report has that id."""
         await begin(server, job, Plan.of([(2, 3), (7, 8)], kind="company"), REPLACED)
-        message = "2 no longer exists as it has been merged into 99"
-        body = json.dumps({"errors": [{"code": "unprocessable-entity", "message": message}]})
-        server.inject(Fault.content(body.encode(), status=422), on="record", times=None)
+        replace_primaries(server, 2)
         _ = await go(server, job)
         assert [(row["duplicate_id"], row["new_id"]) for row in await report(job)] == [
             (3, 99),
@@ -197,6 +206,7 @@ class TestNewCompanies:
         """Where a replaced primary is only gone, one call shows that, and no id is reported."""
         records = {each: company("a", is_global=True) for each in range(2, 8)}
         await begin(server, job, Plan.of([(2, 3), (4, 5), (6, 7)], kind="company"), records)
+        replace_primaries(server, 2, 4, 6)
         server.inject(Fault.content(b"{}", status=404), on="record", times=None)
         _ = await go(server, job)
         assert {row["new_id"] for row in await report(job)} == {None}
