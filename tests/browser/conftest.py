@@ -141,7 +141,8 @@ def short_intervals(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(failure_reasons, "REASON_LINGER", 0.05)
 
     async def poll_often(*opened: Any, settings: JobSettings, **more: Any) -> JobResult:
-        return await resume(*opened, settings=replace(settings, poll_interval=0.05), **more)
+        terms = replace(settings, poll_interval=0.05, canary=0, max_open=10)
+        return await resume(*opened, settings=terms, **more)
 
     monkeypatch.setattr(_runner, "resume", poll_often)
     monkeypatch.setattr(_events, "_TICK", 0.05)

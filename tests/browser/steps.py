@@ -6,7 +6,7 @@ from aiotasks.sandbox import Sandbox
 
 
 COUNT = 12
-"""Merges of most jobs: ten begin, and two only when those have ended."""
+"""Merges of most jobs: ten are open at a time."""
 
 
 def rows(count: int = COUNT, *more: str) -> str:

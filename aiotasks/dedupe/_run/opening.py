@@ -89,6 +89,6 @@ class Opening:
         self._hold(pair for pair in planned if pair.duplicate_id in missing)
 
     def _hold(self, pairs: Iterable[Pair]) -> None:
-        for pair in pairs:
-            if self._tracker.queue.withdraw(pair):
-                self._reconciler.add(pair)
+        # Some may have been started since they were read.
+        for pair in filter(self._tracker.queue.withdraw, pairs):
+            self._reconciler.add(pair)

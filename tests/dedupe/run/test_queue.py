@@ -406,3 +406,25 @@ class Job(RuleBasedStateMachine):
 
 TestJob = Job.TestCase
 TestJob.settings = settings(max_examples=examples(60), stateful_step_count=40, deadline=None)
+
+
+class TestWithdraw:
+    def test_it_counts_as_open_and_holds_its_cluster(self) -> None:
+        """A pair that is not to be started now keeps its cluster closed until it is put back."""
+        queue = queue_of(1, 1, 2)
+        first, second, third = queue.planned()
+        assert queue.withdraw(second)
+        assert (queue.left, queue.open) == (2, 1)
+        assert queue.take() == third
+        assert queue.take() is None
+        queue.put_back(second)
+        assert queue.take() == second
+        assert first in queue.planned()
+
+    def test_a_pair_that_was_taken(self) -> None:
+        """A pair that was started meanwhile cannot be withdrawn."""
+        queue = queue_of(1, 2)
+        taken_pair = queue.take()
+        assert taken_pair is not None
+        assert not queue.withdraw(taken_pair)
+        assert (queue.left, queue.open) == (1, 1)

@@ -15,6 +15,7 @@ from aiotasks.dedupe._run.run import SENDERS
 from aiotasks.sandbox import Fault, LoggedRequest
 from benchmarks import inline
 from tests.dedupe.conftest import (
+    Network,
     Seen,
     Server,
     begin,
@@ -450,3 +451,52 @@ class TestTasksThatCannotBeRead:
         assert (server.calls - calls).total() < 200 + 50
         assert len(server.posts) == 200
         assert result.seconds < 2 * (60.0 + 120.0)
+
+
+class TestReading:
+    @pytest.mark.parametrize("times", [1, None])
+    async def test_a_filter_that_is_refused(
+        self, server: Server, job: Path, times: int | None
+    ) -> None:
+        """A filter with too many tasks is halved; if it is always refused, rows prove nothing."""
+        server.inject(Fault.disconnect(after_work=True), on="merge", times=2)
+        server.inject(Fault.status(400), on="merges", times=times)
+        server.duration = 1000.0
+        _ = await go(server, job, plan_of(2))
+        assert {*await states(job)} == {SUCCEEDED if times else UNSETTLED}
+        assert len(server.posts) == 2
+
+    async def test_a_record_that_a_list_leaves_out(self, server: Server, job: Path) -> None:
+        """A record that only a list does not have is not gone."""
+        async with connect(server) as client:
+            await begin(client, job, plan_of(1))
+        server.inject(Fault.disconnect(), on="merge")
+        server.inject(Fault.content(b'{"data": [], "pagination": {}}'), on="records")
+        _ = await go(server, job)
+        assert await check_ledger(server, job) == {SUCCEEDED: 1}
+        assert len(server.posts) == 2
+
+    async def test_an_outage_settles_nothing(
+        self, server: Server, network: Network, job: Path
+    ) -> None:
+        """Time without a network is not counted against a merge that is searched for."""
+        server.inject(Fault.disconnect(), on="merge")
+        _ = asyncio.get_running_loop().call_later(5.0, network.cut, server)
+        _ = asyncio.get_running_loop().call_later(400.0, network.restore, server)
+        _ = await go(server, job, plan_of(1))
+        assert await check_ledger(server, job) == {SUCCEEDED: 1}
+
+    async def test_a_held_pair_that_cannot_be_settled(self, server: Server, job: Path) -> None:
+        """A pair that others are merging elsewhere stays planned while nothing can be read."""
+        async with connect(server) as client:
+            await begin(client, job, plan_of(2))
+        _ = server.start_merge("company", 9, 2, duration=1e6)
+
+        def strike() -> None:
+            server.inject(Fault.status(503), on="records", times=None)
+
+        _ = asyncio.get_running_loop().call_later(10.0, strike)
+        result = await go(server, job)
+        assert await states(job) == [PLANNED, SUCCEEDED]
+        assert result.stopped is None
+        assert len(server.posts) == 1
