@@ -6,7 +6,7 @@ import signal
 import sys
 from collections import Counter
 from collections.abc import Awaitable, Callable, Coroutine, Iterator
-from contextlib import AbstractAsyncContextManager, contextmanager, nullcontext
+from contextlib import AbstractAsyncContextManager, contextmanager, nullcontext, suppress
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
@@ -29,7 +29,7 @@ from aiotasks.dedupe import (
 )
 from aiotasks.dedupe._input import read_ids
 from aiotasks.dedupe.models import OnConflict, has_pairs_left
-from aiotasks.errors import AffinityError, LedgerError
+from aiotasks.errors import AffinityError, LedgerError, NoJobError
 from aiotasks.models import Kind, Quota
 
 from . import job_text, plan_text
@@ -46,6 +46,7 @@ from .options import (
     Page,
     PairsFile,
     Protect,
+    Recover,
     RetryFailed,
     is_there,
     must_exist,
@@ -104,6 +105,7 @@ def merge(
     no_new_company: NoNewCompany = False,
     settings: JobSettings,
     retry_failed: RetryFailed = False,
+    recover: Recover = False,
     page: Page = False,
     base_url: BaseUrl = None,
     api_version: ApiVersion = None,
@@ -119,11 +121,13 @@ def merge(
     planned = rules.read()
     _require(planned, fingerprint)
     preview = None
-    if not (is_there(path) and complete(_has_begun(path), "Nothing was merged.")):
+    has_begun = _has_begun(path, is_there=is_there(path), recover=recover)
+    if not complete(has_begun, "Nothing was merged."):
         preview, quota = complete(_preview(planned, client_settings), "Nothing was merged.")
         _confirm(preview, quota, rules.command("plan"), is_given=yes)
     job = partial(run, plan=planned, preview=preview, settings=settings, retry_failed=retry_failed)
-    _end(_work(path, client_settings, job, settings.grace, is_page=page))
+    opened = Ledger(path, recover=recover)
+    _end(_work(opened, client_settings, job, settings.grace, is_page=page))
 
 
 @commands.command("resume", epilog=EXIT_CODES)
@@ -133,6 +137,7 @@ def go_on(
     *,
     settings: JobSettings,
     retry_failed: RetryFailed = False,
+    recover: Recover = False,
     page: Page = False,
     base_url: BaseUrl = None,
     api_version: ApiVersion = None,
@@ -141,7 +146,8 @@ def go_on(
     must_exist(ledger)
     job = partial(resume, settings=settings, retry_failed=retry_failed)
     client_settings = settings_of(base_url, api_version)
-    _end(_work(ledger, client_settings, job, settings.grace, is_page=page))
+    opened = Ledger(ledger, recover=recover)
+    _end(_work(opened, client_settings, job, settings.grace, is_page=page))
 
 
 class _Rules(NamedTuple):
@@ -209,9 +215,15 @@ def _ledger_beside(pairs: Path) -> Path:
     return pairs.with_suffix(".job.db")
 
 
-async def _has_begun(path: Path) -> bool:
-    async with Ledger(path) as ledger:
-        return ledger.job is not None
+async def _has_begun(path: Path, *, is_there: bool, recover: bool) -> bool:
+    if is_there:
+        async with Ledger(path, recover=recover) as ledger:
+            return ledger.job is not None
+    # This creates no file before the question is answered, but notices that one was lost.
+    with suppress(NoJobError):
+        async with nullcontext() if recover else Ledger.reading(path):
+            pass
+    return False
 
 
 async def _show(planned: Plan, settings: ClientSettings, merge_it: str | None) -> None:
@@ -249,14 +261,15 @@ def _confirm(preview: Preview, quota: Quota, whole_by: str | None, *, is_given: 
 
 
 async def _work(
-    path: Path,
+    opened: Ledger,
     client_settings: ClientSettings,
     job: Callable[..., Awaitable[JobResult]],
     grace: float,
     *,
     is_page: bool,
 ) -> Exit:
-    async with Ledger(path) as ledger, Client.from_env(**client_settings) as client:
+    path = opened.path
+    async with opened as ledger, Client.from_env(**client_settings) as client:
         stop = asyncio.Event()
         bar = JobProgressBar()
         with bar, _interruptible(stop, grace):

@@ -49,6 +49,13 @@ NoNewCompany = Annotated[
 RetryFailed = Annotated[
     bool, typer.Option("--retry-failed", help="Merge pairs again that failed or were refused.")
 ]
+Recover = Annotated[
+    bool,
+    typer.Option(
+        "--recover",
+        help="Go on although the ledger lost transitions, or is lost: the server is asked first.",
+    ),
+]
 Page = Annotated[
     bool,
     typer.Option(
@@ -144,7 +151,8 @@ def is_there(ledger: Path) -> bool:
 
 def must_exist(ledger: Path) -> None:
     """End the command if there is no such ledger."""
-    if not is_there(ledger):
+    # A lock that is alone may say that the ledger was lost: opening it tells what to do then.
+    if not (is_there(ledger) or is_there(ledger.with_name(f"{ledger.name}.lock"))):
         fail(f"There is no ledger {ledger}: `aiotasks merge` begins one beside its input.")
 
 

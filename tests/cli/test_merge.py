@@ -7,12 +7,13 @@ import os
 import pty
 import shlex
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
@@ -309,7 +310,8 @@ def test_rules(sandbox: Sandbox, tmp_path: Path) -> None:
 def test_nothing_to_merge(sandbox: Sandbox, pairs: Path, tmp_path: Path) -> None:
     """If all pairs are merged already, or none can be merged, no job begins."""
     assert merge(pairs).exit_code == Exit.SUCCEEDED
-    ledger_of(pairs).unlink()
+    for file in pairs.parent.glob("*.job.db*"):
+        file.unlink()
 
     done = merge(pairs)
     gone = merge(write(tmp_path, "1,999,"))
@@ -386,6 +388,37 @@ def test_a_ledger_without_a_job(sandbox: Sandbox, tmp_path: Path) -> None:
         done = run(command, ledger)
         assert str(ledger) in done.stderr
         assert done.exit_code == Exit.WRONG_USE
+
+
+def test_a_ledger_that_was_removed(sandbox: Sandbox, pairs: Path) -> None:
+    """A ledger that is gone is not begun anew; with ``--recover`` it is, and nothing is sent again."""
+    assert merge(pairs).exit_code == Exit.SUCCEEDED
+    posted = sandbox.calls["merge"]
+    ledger_of(pairs).unlink()
+    for done in (merge(pairs), run("resume", ledger_of(pairs)), run("status", ledger_of(pairs))):
+        assert "the file is gone, but 9 transitions were written to it: put it back" in done.stderr
+        assert done.exit_code == Exit.WRONG_USE
+    assert not ledger_of(pairs).exists()
+    again = merge(pairs, "--recover")
+    assert "There is nothing to merge" in again.stderr
+    assert sandbox.calls["merge"] == posted
+
+
+def test_an_older_copy_of_a_ledger(sandbox: Sandbox, pairs: Path) -> None:
+    """An older copy of a ledger is refused; with ``--recover`` it goes on, and sends nothing again."""
+    ledger = ledger_of(pairs)
+    assert merge(pairs).exit_code == Exit.SUCCEEDED
+    with closing(sqlite3.connect(ledger)) as connection:
+        _ = connection.executescript(
+            "DELETE FROM log; UPDATE pairs SET state = 'planned', task_url = NULL"
+        )
+    done = run("resume", ledger)
+    assert "it has 0 transitions, but 9 were written to it: it is an older copy" in done.stderr
+    assert done.exit_code == Exit.WRONG_USE
+    posted = sandbox.calls["merge"]
+    again = run("resume", ledger, "--recover")
+    assert "3 succeeded" in again.stderr
+    assert sandbox.calls["merge"] == posted
 
 
 def test_stopping_by_itself(serve: Callable[..., Sandbox], tmp_path: Path) -> None:

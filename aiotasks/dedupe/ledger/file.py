@@ -9,6 +9,7 @@ import msgspec
 
 from aiotasks.errors import LedgerError
 
+from .lock import lock_path
 from .schema import APPLICATION, CHECK, GET_FORMAT, VERSION, Database
 
 
@@ -17,6 +18,8 @@ from .schema import APPLICATION, CHECK, GET_FORMAT, VERSION, Database
 _HEADER = 100
 _MAGIC = b"SQLite format 3\0"
 _OWNER = slice(68, 72)
+
+_FIRST_READS = "and first reads from the server what was begun"
 
 
 @contextmanager
@@ -28,7 +31,7 @@ def reading(path: Path) -> Iterator[None]:
         problem = f"it cannot be opened or read ({error}): check its permissions and its disk"
         raise LedgerError(str(path), problem) from error
     except OSError as error:
-        problem = f"it cannot be opened ({error}): name another file with --ledger"
+        problem = f"it cannot be opened ({error}): check its path and its permissions"
         raise LedgerError(str(path), problem) from error
     # The message of SQLite's own error may quote damaged bytes, which are no UTF-8.
     except (sqlite3.Error, UnicodeDecodeError, msgspec.MsgspecError) as error:
@@ -38,8 +41,8 @@ def reading(path: Path) -> Iterator[None]:
 def damaged(path: Path, finding: str) -> LedgerError:
     """Return the error for a file with content that no ledger wrote."""
     problem = (
-        f"it is damaged ({finding}), and was left as it is: restore a copy of it, or check "
-        "the merge history before you begin another ledger with the same pairs"
+        f"it is damaged ({finding}), and was left as it is: restore a copy of it; "
+        f"--recover (`recover=True`) goes on with that, {_FIRST_READS}"
     )
     return LedgerError(str(path), problem)
 
@@ -55,7 +58,7 @@ def exists(path: Path) -> bool:
     try:
         header = _header(path)
     except (OSError, ValueError) as error:
-        problem = f"it cannot be opened ({error}): name another file with --ledger"
+        problem = f"it cannot be opened ({error}): check its path and its permissions"
         raise LedgerError(str(path), problem) from error
     if not header:
         _require_no_orphan(path)
@@ -90,9 +93,34 @@ def _require_no_orphan(path: Path) -> None:
     if has_log(path):
         problem = (
             f"the file is gone or empty, but its last transitions are in {path.name}-wal: put the "
-            "two together again, or name another file with --ledger"
+            "two together again. If the file is lost, remove the -wal: then --recover "
+            f"(`recover=True`) begins anew, {_FIRST_READS}"
         )
         raise LedgerError(str(path), problem)
+
+
+def require_complete(path: Path, *, seq: int, noted: int | None) -> None:
+    """Check that a ledger has as many transitions as its lock says that were written to it.
+
+    Raises:
+        LedgerError: when some are missing.
+    """
+    if noted is None or seq >= noted:
+        return
+    if not path.exists():
+        lock = lock_path(path).name
+        problem = (
+            f"the file is gone, but {noted:,} transitions were written to it: put it back. If its "
+            f"job is over, and it was moved on purpose, move {lock} with it. If it is lost, "
+            f"--recover (`recover=True`) begins anew, {_FIRST_READS}"
+        )
+    else:
+        problem = (
+            f"it has {seq:,} transitions, but {noted:,} were written to it: it is an older copy, or "
+            f"its {path.name}-wal is missing. Put back the newest one, with its -wal. If there is "
+            f"none, --recover (`recover=True`) goes on with this one, {_FIRST_READS}"
+        )
+    raise LedgerError(str(path), problem)
 
 
 def has_log(path: Path) -> bool:

@@ -16,7 +16,7 @@ from aiotasks.dedupe.models import JobInfo, LoggedTransition, Pair, PairState
 from aiotasks.dedupe.plan import Plan
 from aiotasks.errors import LedgerError, NoJobError
 
-from . import file, schema
+from . import file, lock, schema
 from .lock_holder import live_holder
 from .schema import Database
 
@@ -37,6 +37,7 @@ class LedgerReader:
         self.path = Path(path)
         self._file = self.path.resolve()
         self._connect = connect
+        self._recover = False
         self._job: JobInfo | None = None
         self._holder = ""
         self._database: Database | None = None
@@ -128,7 +129,7 @@ class LedgerReader:
     @asynccontextmanager
     async def _opened(self) -> AsyncIterator[Database]:
         with file.reading(self.path):
-            if not file.exists(self._file):
+            if not self._exists():
                 raise self._no_job()
             async with self._connect_to_read() as database:
                 if not await self._load(database):
@@ -147,9 +148,23 @@ class LedgerReader:
             mode = "mode=ro&immutable=1"
         return self._connect(f"{self._file.as_uri()}?{mode}", uri=True)
 
+    def _exists(self) -> bool:
+        is_there = file.exists(self._file)
+        if not is_there:
+            file.require_complete(self._file, seq=0, noted=self._noted())
+        return is_there
+
+    def _noted(self) -> int | None:
+        return None if self._recover else lock.noted(self._file)
+
     async def _load(self, database: Database) -> bool:
         """Check the file and load the job and the holder; return whether it has tables."""
-        if not await file.verify(self.path, database):
+        # Read before the log, which is never behind it while another process writes both.
+        noted = self._noted()
+        has_tables = await file.verify(self.path, database)
+        ((seq,),) = await database.execute_fetchall(schema.GET_LAST_SEQ) if has_tables else ((0,),)
+        file.require_complete(self._file, seq=seq, noted=noted)
+        if not has_tables:
             return False
         self._job = schema.to_job(await database.execute_fetchall(schema.GET_JOB))
         for (text,) in await database.execute_fetchall(schema.GET_HOLDER):
@@ -180,8 +195,8 @@ class LedgerReader:
         }
         if found := [text for text, differs in differences.items() if differs]:
             advice = (
-                "Name another file with --ledger, or continue the job that is in it: "
-                f"`aiotasks resume {self.path}`"
+                f"Continue that job: `aiotasks resume {self.path}`. When it is over, move its file "
+                "away, with its lock, and this one can begin"
             )
             message = f"this is the ledger of another job: {'; '.join(found)}. {advice}"
             raise self._error(message)

@@ -100,6 +100,9 @@ INSERT INTO notes VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET text = excluded
 """
 MERGE_ID: Final = "UPDATE pairs SET merge_id = ? WHERE number = ?"
 
+# It never waits for readers, and writes all that they do not need any more in its old form.
+CHECKPOINT: Final = "PRAGMA wal_checkpoint(PASSIVE)"
+
 GET_VERSION: Final = "PRAGMA user_version"
 GET_FORMAT: Final = """
 SELECT user_version, (SELECT count(*) FROM sqlite_master) FROM pragma_user_version

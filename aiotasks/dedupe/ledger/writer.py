@@ -13,13 +13,12 @@ from operator import itemgetter
 from typing import Any, NamedTuple, TypeAlias
 
 import aiosqlite
-from filelock import FileLock, Timeout
 
 from aiotasks.dedupe.models import ALLOWED_TRANSITIONS, JobInfo, PairState, Transition
 from aiotasks.dedupe.plan import Plan
 from aiotasks.errors import LedgerError, LedgerInUseError
 
-from . import file, schema
+from . import file, lock, schema
 from .reader import Connect, LedgerReader
 from .schema import Database
 
@@ -42,20 +41,24 @@ class Ledger(LedgerReader):
     again once the cause is fixed.
 
     Args:
-        path: The file. Its lock file is beside it, and is not deleted.
+        path: The file. Its lock file is beside it, and is not deleted: it also has the number of
+            the last transition, so that a ledger from which some were lost is refused.
+        recover: Open the ledger also if transitions were lost. The run then first reads from the
+            server what was begun.
         connect: Opens a connection of aiosqlite, or one like it.
         clock: The time in seconds since the epoch, from which on the lock counts as held.
 
     Raises:
         LedgerInUseError: on entering, when another process holds the lock.
         LedgerError: on entering, when the file cannot be opened, is no ledger, or is damaged; it
-            is left as it is.
+            is left as it is. Also when transitions were lost, or the file has a second name.
     """
 
     def __init__(
         self,
         path: str | os.PathLike[str],
         *,
+        recover: bool = False,
         connect: Connect = aiosqlite.connect,
         clock: Callable[[], float] = time.time,
     ) -> None:
@@ -66,8 +69,8 @@ class Ledger(LedgerReader):
         self._committed = 0
         self._was_closed_cleanly = False
         self._failure: Exception | None = None
-        # The lock is per ledger, not per thread: two ledgers in one thread are two writers.
-        self._file_lock = FileLock(f"{self._file}.lock", thread_local=False)
+        self._recover = recover
+        self._lock = lock.LedgerLock(self._file)
 
     @staticmethod
     def reading(
@@ -84,8 +87,8 @@ class Ledger(LedgerReader):
     def was_closed_cleanly(self) -> bool:
         """Whether nothing is missing in it: the process before this one closed it, or it is new.
 
-        If not, the job may have sent merges of which this ledger knows nothing. It is known as soon
-        as the ledger is open.
+        If not, or if that cannot be known, the job may have sent merges of which this ledger knows
+        nothing. It is known as soon as the ledger is open.
         """
         return self._was_closed_cleanly
 
@@ -131,6 +134,9 @@ class Ledger(LedgerReader):
         except LedgerError:
             self._job = None
             raise
+        # A copy without the log then has at least the job. An error is that of a later write, too.
+        with suppress(LedgerError):
+            _ = await self._select(schema.CHECKPOINT)
 
     async def record(self, transition: Transition) -> int:
         """Write a transition, and return its number in the log once it is on disk.
@@ -202,27 +208,33 @@ class Ledger(LedgerReader):
         with file.reading(self.path):
             # Checked before locking: no lock file is left beside a file that is no ledger.
             _ = file.exists(self._file)
-            if not self._acquire():
+            if not self._lock.acquire():
                 raise self._in_use(await self._find_holder())
             try:
-                # Checked on a connection of its own, which cannot change a damaged file.
-                if file.exists(self._file):
-                    async with self._connect_to_read() as database:
-                        _ = await self._load(database)
-                # The process that closes it deletes its name.
-                self._was_closed_cleanly = not self._holder
+                await self._check()
+                self._create()
+                self._lock.pin()
                 async with self._connect(f"{self._file.as_uri()}?mode=rwc", uri=True) as database:
                     await self._prepare(database)
                     yield database
             finally:
-                self._file_lock.release()
+                self._lock.release()
 
-    def _acquire(self) -> bool:
-        try:
-            _ = self._file_lock.acquire(blocking=False)
-        except Timeout:
-            return False
-        return True
+    def _create(self) -> None:
+        # SQLite gives its log and its index the permissions of the file. A file that exists is not
+        # opened here: closed again, it would lose the locks of readers of this process.
+        with suppress(FileExistsError):
+            os.close(os.open(self._file, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
+
+    async def _check(self) -> None:
+        noted = self._noted()
+        # Checked on a connection of its own, which cannot change a damaged file.
+        if self._exists():
+            async with self._connect_to_read() as database:
+                _ = await self._load(database)
+        is_unknown = self._job is not None and noted is None
+        # The process that closes it deletes its name.
+        self._was_closed_cleanly = not (self._holder or self._recover or is_unknown)
 
     async def _find_holder(self) -> str:
         with suppress(sqlite3.Error, UnicodeDecodeError):
@@ -249,6 +261,7 @@ class Ledger(LedgerReader):
         await database.commit()
         ((self._seq,),) = await database.execute_fetchall(schema.GET_LAST_SEQ)
         self._committed = self._seq
+        self._note_in_lock()
 
     async def _serve(self, database: Database, /) -> None:
         while self._queue or not self._is_closing:
@@ -289,15 +302,24 @@ class Ledger(LedgerReader):
             _ = await database.executemany(sql, chain.from_iterable(rows))
         # A transition that its pair's state refused was not inserted, and raised nothing.
         accepted = await database.execute_fetchall(schema.GET_SEQS, (self._committed,))
+        self._lock.require_in_place()
         await database.commit()
         seqs = frozenset(seq for (seq,) in accepted)
-        self._committed = max(seqs, default=self._committed)
+        if seqs:
+            self._committed = max(seqs)
+            self._note_in_lock()
         return seqs
+
+    def _note_in_lock(self) -> None:
+        # With an older note, fewer losses are noticed: no reason to stop a job.
+        with suppress(OSError):
+            self._lock.note(self._committed)
 
     async def _fail_or_retry(
         self, database: Database, batch: list["_Write"], error: Exception
     ) -> None:
-        is_of_values = not isinstance(error, sqlite3.Error) or isinstance(error, _OF_VALUES)
+        is_of_file = isinstance(error, (sqlite3.Error, LedgerError))
+        is_of_values = not is_of_file or isinstance(error, _OF_VALUES)
         if is_of_values and len(batch) > 1:
             # One bad value fails the whole statement: written one by one, only that call fails.
             for write in batch:
@@ -311,6 +333,8 @@ class Ledger(LedgerReader):
     def _unwritten(self, error: Exception) -> LedgerError:
         if self._failure is None:
             failure = self._error(f"this cannot be stored ({error}); nothing of it was written")
+        elif isinstance(self._failure, LedgerError):
+            failure = self._error(self._failure.problem)
         else:
             failure = self._error(
                 f"it cannot be written ({error}): free space, or check its disk, then run the "

@@ -229,7 +229,7 @@ async def test_a_holder_without_a_name(tmp_path: Path) -> None:
     """A holder that has not written its name yet is reported as "another process"."""
     path = tmp_path / "job.db"
     ledger = Ledger(path)
-    assert ledger._acquire()
+    assert ledger._lock.acquire()
     try:
         with pytest.raises(LedgerError, match="it is in use by another process"):
             async with Ledger(path):
@@ -240,7 +240,7 @@ async def test_a_holder_without_a_name(tmp_path: Path) -> None:
             async with Ledger(path):
                 pass
     finally:
-        ledger._file_lock.release()
+        ledger._lock.release()
 
 
 async def test_a_commit_is_on_disk(tmp_path: Path) -> None:
@@ -360,7 +360,7 @@ async def test_a_name_that_cannot_be(tmp_path: Path) -> None:
     """An impossible file name raises the same error as any file that cannot be opened."""
     problem = await refusal(tmp_path / ("x" * 300))
     assert problem.startswith("it cannot be opened (")
-    assert problem.endswith("name another file with --ledger")
+    assert problem.endswith("check its path and its permissions")
 
 
 async def test_a_folder_that_takes_no_lock(tmp_path: Path) -> None:

@@ -430,7 +430,7 @@ async def test_check_names_each_difference(ledger: Ledger) -> None:
         "it merges company records, not person records",
         "its server is https://api.affinity.co, not http://127.0.0.1:8080",
         "its input was the pairs, which is not new.csv as it is now",
-        f"Name another file with --ledger, or continue the job that is in it: `aiotasks resume {ledger.path}`",
+        f"Continue that job: `aiotasks resume {ledger.path}`. When it is over, move its file",
     ):
         assert text in str(caught.value)
 
