@@ -49,9 +49,9 @@ class LedgerLock:
 
     def release(self) -> None:
         """Release the lock."""
-        if self._file is not None:
-            os.close(self._file)
-            self._file = None
+        assert self._file is not None  # noqa: S101 - it was acquired
+        os.close(self._file)
+        self._file = None
 
     def pin(self) -> None:
         """Remember which files the ledger and its lock are now."""
