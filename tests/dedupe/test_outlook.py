@@ -15,6 +15,7 @@ from aiotasks.dedupe._outlook import read_outlook
 from aiotasks.sandbox import Fault, LoggedRequest
 from benchmarks import inline
 from tests.dedupe.conftest import Seen, Server, clock, connect, go, plan_of, read, star
+from tests.profiles import is_thorough
 
 
 SUCCEEDED, FAILED, REFUSED = PairState.SUCCEEDED, PairState.FAILED, PairState.REFUSED
@@ -229,7 +230,7 @@ class TestNewCompanies:
         assert [row["new_id"] for row in await report(job)] == [None]
 
 
-@pytest.mark.parametrize("seed", range(20))
+@pytest.mark.parametrize("seed", range(20 if is_thorough() else 4))
 @pytest.mark.parametrize("no_new_company", [False, True])
 async def test_shown_effects_come_true(
     server: Server, job: Path, monkeypatch: pytest.MonkeyPatch, seed: int, *, no_new_company: bool
