@@ -6,6 +6,7 @@ import random
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from importlib.util import find_spec, module_from_spec, spec_from_file_location
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,7 @@ def _load_benchmarks() -> None:
 
 _load_benchmarks()
 
+_TESTS = count(1)
 pytest_plugins = ["tests.profiles", "tests.servers", "tests.processes"]
 # Where Playwright is not installed, the other tests can still run.
 collect_ignore = [] if find_spec("playwright") else ["browser"]
@@ -70,6 +72,15 @@ def connections_on_virtual_time(
     """Let aiohttp connect to the in-memory sockets of the virtual loop."""
     if not is_on_real_time(request.node):
         monkeypatch.setattr(aiohappyeyeballs, "start_connection", _start_connection)
+
+
+@pytest.fixture(autouse=True)
+def state_of_its_own(
+    monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """Keep what programs note for the next ones in a folder of each test, also of subprocesses."""
+    folder = tmp_path_factory.getbasetemp() / "state" / str(next(_TESTS))
+    monkeypatch.setenv("XDG_STATE_HOME", str(folder))
 
 
 @pytest.fixture(autouse=True)

@@ -17,7 +17,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 # aiohttp, as a part of its API.
 CORE = {"aiohttp", "msgspec", "tenacity", "multidict", "yarl"}
 CLI = {"typer", "rich"}
-DEDUPE = {"aiosqlite"}
+DEDUPE = {"aiosqlite", "platformdirs"}
 
 
 def imports(file: Path) -> Iterator[str]:

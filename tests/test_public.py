@@ -130,4 +130,4 @@ def test_the_distribution() -> None:
     assert core == {"aiohttp", "msgspec", "tenacity"}
     assert set(metadata.get_all("Provides-Extra") or []) == {"cli", "dedupe", "web"}
     of_jobs = {re.split(r"[<>=; ]", each)[0] for each in needed if "'dedupe'" in each}
-    assert of_jobs == {"aiosqlite"}
+    assert of_jobs == {"aiosqlite", "platformdirs"}
