@@ -173,17 +173,22 @@ class TaskService:
         poll_interval: float = 2.0,
         max_poll_interval: float = 30.0,
         backoff: Backoff | None = None,
+        on_failure: Callable[[str], object] | None = None,
     ) -> Watch:
         """Return a watch: outcomes in the order in which tasks end, and more URLs at any time.
 
         The settings are those of ``wait``; each task's ``timeout`` counts from when it was added.
+        ``on_failure`` is called with the URL of a task as soon as a poll shows that it failed: its
+        outcome follows with the reason, up to ten seconds later. It must not raise.
 
         Raises:
             ConfigurationError: when a setting cannot be used, or ``task_urls`` is one string.
         """
         if isinstance(task_urls, str | bytes):
             reject("task_urls is a single string: give a list, or use wait() for one task")
-        return self._watch(task_urls, timeout, poll_interval, max_poll_interval, backoff)
+        return self._watch(
+            task_urls, timeout, poll_interval, max_poll_interval, backoff, on_failure=on_failure
+        )
 
     async def list(
         self, kind: Kind, *, status: str | None = None, limit: int | None = None
@@ -227,6 +232,7 @@ class TaskService:
         backoff: Backoff | None,
         *,
         is_urgent: bool = False,
+        on_failure: Callable[[str], object] | None = None,
     ) -> Watch:
         opened = self._require_open()
         schedule = poll_backoff(poll_interval, max_poll_interval) if backoff is None else backoff
@@ -237,6 +243,7 @@ class TaskService:
             schedule,
             origin=opened.transport.origin,
             is_urgent=is_urgent,
+            on_failure=on_failure,
         )
 
 

@@ -30,10 +30,14 @@ _PAGE = 100
 _MAX_SUMMARIES = 256
 
 
+def _ignore(_: str) -> None: ...
+
+
 class WaitOptions(NamedTuple):
     """What all tasks of one wait have in common.
 
     A wait that ``is_urgent`` is polled first. One that ``is_once`` ends with the first answer.
+    ``note_failure`` is called as soon as a task was polled as failed, before its reason is known.
     """
 
     timeout: float
@@ -41,6 +45,7 @@ class WaitOptions(NamedTuple):
     deliver: Callable[["PendingTask", Outcome], None]
     is_urgent: bool = False
     is_once: bool = False
+    note_failure: Callable[[str], object] = _ignore
 
 
 class Phase(Enum):

@@ -293,6 +293,7 @@ class Schedule:
                 self._deliver(pending, pending.outcome(state, now))
             case OutcomeState.FAILED:
                 pending.enter(Phase.FETCHING_REASON)
+                _ = pending.options.note_failure(pending.url)
             case OutcomeState.UNKNOWN:  # pragma: no branch - there is no other
                 error = UnknownStatusError(pending.url, task)
                 self._deliver(pending, pending.outcome(state, now, error))

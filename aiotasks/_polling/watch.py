@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from types import TracebackType
 from typing import Self
 
@@ -36,11 +36,14 @@ class Watch:
         *,
         origin: str,
         is_urgent: bool = False,
+        on_failure: Callable[[str], object] | None = None,
     ) -> None:
         self._poller = poller
         self._origin = origin
         self._urls = urls
         self._options = WaitOptions(timeout, backoff, self._deliver, is_urgent)
+        if on_failure is not None:
+            self._options = self._options._replace(note_failure=on_failure)
         self._pending: list[PendingTask] = []
         self._left = 0
         self._outcomes: deque[tuple[int, Outcome]] = deque()

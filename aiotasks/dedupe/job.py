@@ -153,7 +153,11 @@ async def resume(
     started, calls_before = asyncio.get_running_loop().time(), client.quota.sent
     outlook = await read_outlook(ledger)
     pairs = await _pairs_to_do(ledger, outlook, retry_failed=retry_failed)
-    async with client.tasks.watch(timeout=None, poll_interval=settings.poll_interval) as watch:
+    async with client.tasks.watch(
+        timeout=None,
+        poll_interval=settings.poll_interval,
+        on_failure=lambda url: tracker.note_failure(url),  # noqa: PLW0108 - it needs the watch
+    ) as watch:
         tracker = PairTracker(
             ledger,
             watch,

@@ -217,3 +217,18 @@ async def test_unfinished_outcomes_can_be_read(sandbox: Recorded, client: Client
         outcome = await anext(watch)
         assert (outcome.url, outcome.reason) == (failed, "Locked")
         assert [left.url for left in watch.unsettled] == [running]
+
+
+async def test_a_failure_is_reported_before_its_reason(sandbox: Recorded, client: Client) -> None:
+    """``on_failure`` gets the URL of a failed task once, some seconds before its outcome."""
+    failed = sandbox.start_merge("company", 1, 2, duration=3.0, outcome="failed")
+    others = sandbox.start(2, duration=60.0)
+    seen: list[tuple[str, float]] = []
+    async with client.tasks.watch(
+        [failed, *others],
+        backoff=wait_fixed(1),
+        on_failure=lambda url: seen.append((url, now())),
+    ) as watch:
+        ends = {outcome.url: now() async for outcome in watch}
+    assert seen == [(failed, 3.0)]
+    assert ends[failed] == 13.0

@@ -294,6 +294,25 @@ class TestFailures:
         assert totals[SUCCEEDED] + totals[FAILED] == len(server.posts)
         assert "the open merges to end (grace)" in seen.waited_for
 
+    async def test_it_does_not_wait_for_reasons(self, server: Server, job: Path) -> None:
+        """The job stops when polls have shown enough failures, before their reasons are known."""
+        server.duration = lambda random: 5.0 if len(server.posts) <= 30 else 60.0
+        server.interrupt = lambda _: setattr(server, "failure_rate", float(len(server.posts) <= 30))
+        stopped_at = math.inf
+        failed_at: list[float] = []
+
+        def report(event: JobEvent) -> None:
+            nonlocal stopped_at
+            if isinstance(event, Stopping):
+                stopped_at = now()
+            elif isinstance(event, PairChanged) and event.pair.state is FAILED:
+                failed_at.append(now())
+
+        result = await go(server, job, plan_of(200), canary=0, on_event=report)
+        assert result.stopped is StopReason.FAILURES
+        assert result.totals[FAILED] == 30
+        assert stopped_at <= min(failed_at) - 5.0
+
     async def test_a_few_may_fail(self, server: Server, job: Path) -> None:
         """Failures up to ``max_failure_rate`` do not stop the job."""
         server.failure_rate = 1.0

@@ -64,9 +64,11 @@ class FailureStop:
         self._latest = max(0.0, self._latest + self._success)
 
     def fail(self, number: int) -> None:
-        """Count a merge that failed, also one that this run did not start."""
+        """Count a merge that failed, also one that this run did not start; again, it changes nothing."""
         if number not in self._places:
             self.start(number)
+        elif self._weights[self._places[number]] == self._failure:
+            return
         self._latest = min(_THRESHOLD, self._latest + self._failure)
         self._weigh(number, self._failure)
 

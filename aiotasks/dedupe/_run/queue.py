@@ -105,9 +105,13 @@ class MergeQueue:
             self.succeeded += 1
             self._failures.succeed()
         elif state is PairState.FAILED or is_refusal:
-            self._failures.fail(pair.number)
+            self.note_failure(pair)
         elif state is PairState.REFUSED:
             self._failures.take_back(pair.number)
+
+    def note_failure(self, pair: Pair) -> None:
+        """Count a pair that failed, before or when it ends, and stop the job if too many did."""
+        self._failures.fail(pair.number)
         if self._failures.is_reached:
             self.stop(StopReason.FAILURES)
 

@@ -246,6 +246,7 @@ class JobRun:
     async def _wait_until_over(self) -> None:
         while not self._queue.is_over and self._queue.stopped is None:
             await self._tracker.next_change()
+        self._tracker.report_stop()
         # Written before the grace, since this process may be killed during it.
         await self._tracker.ledger.note(stopped=self._queue.stopped, failures=self._queue.failures)
         # Without a valid key no open merge can be polled.

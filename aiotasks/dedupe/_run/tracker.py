@@ -72,6 +72,7 @@ class PairTracker:
         self._watched: dict[str, list[Pair]] = {}
         # Primary records into which this job has merged one: they are local since then.
         self._merged_into: set[int] = set()
+        self._has_reported_stop = False
         self._changed = asyncio.Event()
 
     @property
@@ -121,6 +122,17 @@ class PairTracker:
             self.watch.add(pair.task_url)
         pairs.append(pair)
 
+    def note_failure(self, task_url: str) -> None:
+        """Count a task that was polled as failed, before its reason is known.
+
+        The poller calls this, so a stop is reported elsewhere: the callback for that may raise.
+        """
+        pairs = self._watched[task_url]
+        # Of a batch it is not known yet which of its merges have failed.
+        if len(pairs) == 1:
+            self.queue.note_failure(pairs[0])
+            self.notify()
+
     def unwatch_task(self, task_url: str) -> list[Pair]:
         """Return the pairs of a task that has an outcome."""
         self._answered_at = self._loop.time()
@@ -141,12 +153,12 @@ class PairTracker:
         _ = await self.record(pair, state, reason=reason)
         if state is PairState.SUCCEEDED:
             self._merged_into.add(pair.primary_id)
-        was_opening, was_stopped = self.queue.is_opening, self.queue.stopped
+        was_opening = self.queue.is_opening
         self.queue.end(pair, state, is_refusal=is_refusal)
         self._meter.count(self._loop.time())
-        if self.queue.stopped is not was_stopped:
-            self._report_stop()
-        elif was_opening and not (self.queue.is_opening or self.queue.stopped):
+        if self.queue.stopped:
+            self.report_stop()
+        elif was_opening and not self.queue.is_opening:
             self._report(CanaryPassed(ended=self.queue.succeeded))
         self.notify()
 
@@ -189,7 +201,7 @@ class PairTracker:
         if self.queue.stopped is None:
             self.queue.stop(reason)
             self.error = error
-            self._report_stop()
+            self.report_stop()
             self.notify()
 
     def stop_for(self, error: AffinityError | None) -> bool:
@@ -209,10 +221,12 @@ class PairTracker:
         """Wait until the queue, or something else that keeps it waiting, has changed."""
         _ = await self._changed.wait()
 
+    def report_stop(self) -> None:
+        """Report that the job was stopped, once."""
+        if self.queue.stopped is not None and not self._has_reported_stop:
+            self._has_reported_stop = True
+            self._report(Stopping(reason=self.queue.stopped, grace=self.settings.grace))
+
     def _report(self, event: JobEvent) -> None:
         if self._on_event is not None:
             _ = self._on_event(event)
-
-    def _report_stop(self) -> None:
-        assert self.queue.stopped is not None  # noqa: S101 - it was stopped just now
-        self._report(Stopping(reason=self.queue.stopped, grace=self.settings.grace))

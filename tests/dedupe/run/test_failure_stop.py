@@ -163,6 +163,14 @@ class TestLimits:
         """With a limit of 1 no failure stops the job."""
         assert not stop_of(*[True] * 10_000, limit=1.0).is_reached
 
+    def test_a_failure_counts_once(self) -> None:
+        """A merge that is known to have failed counts once, however often that is said."""
+        stop = stop_of(*[True] * 5)
+        for number in range(1, 6):
+            stop.fail(number)
+        assert not stop.is_reached
+        assert stop.nearness == pytest.approx(0.5, abs=0.01)
+
     def test_a_few_failures_in_a_row_stop_nothing(self) -> None:
         """Nine failures in a row do not stop a job, and ten do."""
         assert not stop_of(*[True] * 9).is_reached
