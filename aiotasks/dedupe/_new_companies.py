@@ -28,7 +28,7 @@ async def record_new_ids(client: Client, ledger: Ledger, outlook: Outlook) -> No
     # Best effort: a failure here is ignored, and the report leaves the missing ids blank.
     with suppress(AffinityError):
         # One that is still there was not replaced after all.
-        async for record in client.companies.records(wanted):
+        async for record in client.companies.records([*wanted]):
             del wanted[record.profile.id]
         for primary_id, number in wanted.items():
             try:

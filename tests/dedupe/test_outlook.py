@@ -222,6 +222,13 @@ class TestNewCompanies:
         _ = await go(server, job)
         assert [row["new_id"] for row in await report(job)] == [99]
 
+    async def test_more_than_a_call_has(self, server: Server, job: Path) -> None:
+        """Replaced primaries are read however many there are, also if the API still shows them."""
+        records = {each: company("a", is_global=True) for each in range(1, 301)}
+        await begin(server, job, plan_of(150), records)
+        _ = await go(server, job)
+        assert {row["new_id"] for row in await report(job)} == {None}
+
     async def test_damaged_notes(self, server: Server, job: Path) -> None:
         """A damaged note costs the ids in it, and not the report."""
         await begin(server, job, Plan.of([(2, 3)], kind="company"), REPLACED)
