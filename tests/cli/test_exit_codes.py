@@ -162,7 +162,7 @@ def test_ctrl_c_while_input_is_read(tmp_path: Path) -> None:
         fifo.open("w"),
     ):
         process.send_signal(signal.SIGINT)
-        _, shown = process.communicate(timeout=10)
+        _, shown = process.communicate(timeout=30)
     assert "Traceback" not in shown
     assert process.returncode == Exit.RUNNING
 
