@@ -17,6 +17,7 @@ from .errors import (
     AffinityError,
     ConfigurationError,
     ConnectError,
+    DecodeError,
     NetworkError,
     RateLimitError,
     ServerError,
@@ -105,12 +106,14 @@ def retry_delay(attempt: int) -> float:
 def is_worth_a_retry(error: AffinityError, attempt: int, *, is_read: bool) -> bool:
     """Return True if a request that failed ``attempt`` times, now with ``error``, may be repeated.
 
-    A read may be repeated. A write may only if it provably did not run: it was refused for a rate
+    A read may be repeated, once if its answer cannot be read. A write may only if it provably did not run: it was refused for a rate
     limit, or there was no connection to send it on.
     """
     if isinstance(error, RateLimitError):
         return not _REFUSED_ATTEMPTS(_state(attempt))
-    repeatable = (NetworkError, ServerError) if is_read else (ConnectError,)
+    if isinstance(error, DecodeError) and not error.is_empty:
+        return is_read and attempt == 1
+    repeatable = (NetworkError, ServerError, DecodeError) if is_read else (ConnectError,)
     return isinstance(error, repeatable) and not _RETRY_ATTEMPTS(_state(attempt))
 
 

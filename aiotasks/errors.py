@@ -48,12 +48,16 @@ class RequestTimeoutError(NetworkError, TimeoutError):
 
 
 class DecodeError(AffinityError):
-    """Raised when an answer is not what the API documents; ``status`` is its HTTP status."""
+    """Raised when an answer is not what the API documents; ``status`` is its HTTP status.
 
-    def __init__(self, status: int, problem: str) -> None:
+    ``is_empty`` is true for an answer without a body, which says nothing: a read is retried then.
+    """
+
+    def __init__(self, status: int, problem: str, *, is_empty: bool = False) -> None:
         super().__init__(status, problem)
         self.status = status
         self.problem = problem
+        self.is_empty = is_empty
 
     def __str__(self) -> str:
         return (
@@ -195,17 +199,22 @@ class TaskFailedError(AffinityError):
 class TaskTimeoutError(AffinityError, TimeoutError):
     """Raised when the time was up before the task ended. It goes on at the server.
 
-    ``task`` is the last that was seen of it, or ``None`` if it never was.
+    ``task`` is the last that was seen of it, or ``None`` if it never was; ``obstacle`` says why
+    then, and ``__cause__`` is the error that was in the way, if it was one.
     """
 
-    def __init__(self, task_url: str, task: MergeTask | None, waited: float) -> None:
-        super().__init__(task_url, task, waited)
+    def __init__(
+        self, task_url: str, task: MergeTask | None, waited: float, obstacle: str | None = None
+    ) -> None:
+        super().__init__(task_url, task, waited, obstacle)
         self.task_url = task_url
         self.task = task
         self.waited = waited
+        self.obstacle = obstacle
 
     def __str__(self) -> str:
-        seen = f"last seen as {self.task.status}" if self.task else "never seen"
+        unseen = f"never seen: {self.obstacle}" if self.obstacle else "never seen"
+        seen = f"last seen as {self.task.status}" if self.task else unseen
         return (
             f"The task had not ended after {self.waited:.1f} s ({seen}). "
             f"It goes on at the server: wait again for {self.task_url}"

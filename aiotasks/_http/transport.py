@@ -38,14 +38,18 @@ T = TypeVar("T")
 MAX_BODY: Final = 16 * 1024 * 1024
 """The largest body that is read, in bytes; a page of a hundred tasks has about 15,000."""
 
+MAX_EMPTY_PAGES: Final = 20
+"""How many empty pages of a list in a row are followed; filters may leave some empty."""
+
 # The deadline is ours, since aiohttp's own timeouts cannot be distinguished from it. Only connecting
 # is timed by aiohttp: that timeout proves that nothing was sent.
 _CONNECT_TIMEOUT = 10.0
 _TIMEOUT = aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT_TIMEOUT)
 _CONNECT_ERRORS = (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError)
-# Latency is the slowest of the recent answers, as the next may be as slow; it halves in seven
-# answers. A choice: too high a value only means that last polls start a little earlier.
-_LATENCY_DECAY = 0.9
+# Choices: latency follows the answers by a quarter each, and the margin covers nearly all of their
+# jitter. Too high a value only means that last polls start a little earlier.
+_LATENCY_GAIN = 0.25
+_JITTER_MARGIN = 6.0
 
 
 class _Answer(NamedTuple):
@@ -72,7 +76,8 @@ class Transport:
         self.slots = Slots(pacer)
         self.was_answered = False
         self.silent_since: float | None = None
-        self.latency = 0.0
+        self._mean_latency: float | None = None
+        self._jitter = 0.0
         self._session = session
         # aiohttp would make them anew from a dict for each request.
         self._headers = CIMultiDict(headers)
@@ -123,16 +128,20 @@ class Transport:
         """Iterate over all items of a list, newest first.
 
         Raises:
-            DecodeError: when the pages form a cycle.
+            DecodeError: when the pages form a cycle, or are empty and do not end.
             AffinityError: when a page cannot be read.
         """
         seen = set()
+        empty = 0
         following: Request[Page[T]] | None = request
         while following is not None:
             if following.target in seen:
                 raise DecodeError(200, "its nextUrl leads back to an earlier page")
             seen.add(following.target)
             page = await self.send(following)
+            empty = 0 if page.data else empty + 1
+            if empty > MAX_EMPTY_PAGES:
+                raise DecodeError(200, f"its list has {empty} empty pages in a row, and goes on")
             for item in page.data:
                 yield item
             following = wire.follow(following, page, self.origin)
@@ -170,7 +179,7 @@ class Transport:
         finally:
             if was_answered:
                 self.silent_since = None
-                self.latency = max(self._loop.time() - started, self.latency * _LATENCY_DECAY)
+                self._learn_latency(self._loop.time() - started)
             elif self.silent_since is None:
                 self.silent_since = started
             pacer.end(was_answered=was_answered)
@@ -181,6 +190,19 @@ class Transport:
             redactor.headers(response.headers),
             None if body is None else redactor.body(body),
         )
+
+    @property
+    def latency(self) -> float:
+        """Seconds in which nearly each request is answered now."""
+        return (self._mean_latency or 0.0) + _JITTER_MARGIN * self._jitter
+
+    def _learn_latency(self, seconds: float) -> None:
+        if self._mean_latency is None:
+            self._mean_latency = seconds
+        # Only slower answers count as jitter, or an API that becomes faster would seem slower.
+        above = max(0.0, seconds - self._mean_latency)
+        self._jitter += (above - self._jitter) * _LATENCY_GAIN
+        self._mean_latency += (seconds - self._mean_latency) * _LATENCY_GAIN
 
     def _send(self, request: Request[Any]) -> Any:
         if self._session.closed:

@@ -160,6 +160,16 @@ def get_task(ref: TaskRef) -> Request[MergeTask]:
     return Request("GET", f"/v2/tasks/{ref.kind}-merges/{ref.id}", _TASK)
 
 
+def require_id(task: MergeTask, ref: TaskRef) -> None:
+    """Check that an answer is about the task that was asked for.
+
+    Raises:
+        DecodeError: when it is about another one.
+    """
+    if task.id.lower() != ref.id.lower():
+        raise DecodeError(200, f"it is the task {shorten(task.id)}, not {ref.id}")
+
+
 def list_tasks(kind: Kind, status: str | None = None) -> Request[Page[MergeTask]]:
     """Ask for the newest tasks; the filter of this list knows ``status`` only."""
     return Request(
@@ -252,6 +262,8 @@ def decode(request: Request[T], status: int, headers: Mapping[str, str], body: b
     """
     if not 200 <= status < 300:  # noqa: PLR2004 - HTTP's own numbers
         raise _response_error(status, headers, body)
+    if not body:
+        raise DecodeError(status, "it has no body", is_empty=True)
     try:
         return request.decoder.decode(body)
     except _UNREADABLE as error:
