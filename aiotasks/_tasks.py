@@ -1,5 +1,6 @@
 """The verbs for tasks: read one, wait for one or for many, list them."""
 
+import asyncio
 import math
 from collections.abc import AsyncGenerator, Callable, Iterable
 from contextlib import aclosing
@@ -10,10 +11,14 @@ from ._http import urls, wire
 from ._open_client import OpenClient
 from ._polling.peek_cache import PeekCache
 from ._polling.watch import Watch
-from .backoff import Backoff, poll_backoff
-from .errors import ConfigurationError
+from .backoff import Backoff, poll_backoff, retry_delay
+from .errors import ConfigurationError, NotFoundError
 from .models import Kind, MergeTask
 from .outcomes import Outcome, Outcomes, Progress, TaskSnapshot
+
+
+# A choice: five requests take up to 11 s, and replicas lag by two at most times.
+_VISIBILITY_ATTEMPTS = 5
 
 
 class TaskService:
@@ -29,6 +34,9 @@ class TaskService:
     async def get(self, task_url: str) -> MergeTask:
         """Read a task once.
 
+        A task that this client started within the last half minute may not be visible yet: it is
+        asked for again for up to eleven seconds.
+
         Args:
             task_url: What ``merge`` returned. Its kind and id count; the request goes to the
                 client's own origin.
@@ -38,9 +46,20 @@ class TaskService:
             NotFoundError: when there is no such task, or no longer.
             AffinityError: when it cannot be read, after retries.
         """
-        transport = self._require_open().transport
-        ref = urls.parse_task_url(task_url, transport.origin)
-        return await transport.send(wire.get_task(ref))
+        opened = self._require_open()
+        ref = urls.parse_task_url(task_url, opened.transport.origin)
+        attempt = 1
+        while True:
+            try:
+                task = await opened.transport.send(wire.get_task(ref))
+            except NotFoundError:
+                if attempt == _VISIBILITY_ATTEMPTS or not opened.poller.has_just_started(ref):
+                    raise
+            else:
+                wire.require_id(task, ref)
+                return task
+            await asyncio.sleep(retry_delay(attempt))
+            attempt += 1
 
     async def peek(
         self,
@@ -54,7 +73,8 @@ class TaskService:
         Made for pages that are reloaded again and again: however many callers there are, a task is
         polled at most once per interval. News that a wait of this client gets counts too, and a
         task that has ended is not polled again. Callers keep nothing but the URL between their
-        calls, so any process can ask.
+        calls, so any process can ask. A task that is not found may not be visible yet: it is polled
+        for three seconds.
 
         Args:
             task_url: What ``merge`` returned.
@@ -89,11 +109,16 @@ class TaskService:
         """Wait until a task has succeeded, with exponential backoff between the polls.
 
         The first poll is immediate, the next follows after ``poll_interval``, then 1.5 times as
-        long each time up to ``max_poll_interval``, each with up to 10 % of jitter, and the last one
-        at the deadline. Tasks started by this client are first polled after ``poll_interval``; that
-        poll is skipped while fewer than 10 % of tasks finish that early. A poll may run up to 20 %
-        of its interval early to share a request. Outages and exhausted limits delay polls; they do
-        not fail the wait. Cancelling the wait does not affect the merge.
+        long each time up to ``max_poll_interval``, each with up to 10 % of jitter. The last one
+        leaves so early that it is answered by the deadline if the API is as fast as it is then, and
+        asks for the task itself, as lists may be stale. Tasks started by this client are first
+        polled after ``poll_interval``; that poll is skipped while fewer than 10 % of tasks finish
+        that early, and none is put off beyond half of the ``timeout``. A poll may run up to 20 % of
+        its interval early to share a request. Outages and exhausted limits delay polls; they do not
+        fail the wait. Cancelling the wait does not affect the merge.
+
+        A task that is not found, or is answered without a body, may not be visible yet: it is
+        polled for ten seconds more, and for half a minute after this client started it.
 
         Args:
             task_url: What ``merge`` returned.
@@ -107,7 +132,9 @@ class TaskService:
 
         Raises:
             TaskFailedError: when a merge of it failed, with the server's reason.
-            TaskTimeoutError: when the time was up; the task goes on at the server.
+            TaskTimeoutError: when the time was up; the task goes on at the server. If it was never
+                seen, the error says why.
+            NotFoundError: when there is no such task, or no longer.
             UnknownStatusError: when it ended with a status that this version does not know.
             AffinityError: when its end cannot be read.
         """

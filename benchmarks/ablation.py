@@ -6,7 +6,7 @@ their counts and times are exact; they change with every change of the poller. N
 needed than the client and its sandbox.
 """
 
-# ruff: noqa: ARG001, ARG005, SLF001 - a replacement has the signature of what it replaces
+# ruff: noqa: ARG001, ARG005 - a replacement has the signature of what it replaces
 
 import asyncio
 import multiprocessing
@@ -24,9 +24,10 @@ import aiotasks
 from aiotasks._http import pacer
 from aiotasks._http.urls import TaskRef
 from aiotasks._polling import pending as pending_module
-from aiotasks._polling import schedule as schedule_module
+from aiotasks._polling import started as started_module
 from aiotasks._polling.pending import ListPage, PendingTask
 from aiotasks._polling.schedule import PollTarget, Schedule
+from aiotasks._polling.started import StartedTasks
 from aiotasks._polling.task_list import TaskList
 from aiotasks._polling.timers import SharedDelays
 from aiotasks.backoff import poll_delay
@@ -117,9 +118,9 @@ def first_come_first_served() -> list[Patch]:
     """
 
     def take(self: Schedule, now: float) -> PollTarget | None:
-        if not self.has_due:
+        head = self._head()
+        if head is None:
             return None
-        head = self._due[0]
         tasks = self.lists[head.kind]
         page = tasks.page_of(head, now)
         if page is None and not head.options.is_urgent:
@@ -153,7 +154,7 @@ def no_skipped_first_poll() -> list[Patch]:
 
     At 5,000 merges p95 is 22 s instead of 19 s: these polls take slots from others.
     """
-    return [Patch(Schedule, "_skip_first_poll", lambda self, pending: None)]
+    return [Patch(StartedTasks, "are_first_polls_wasted", lambda self: False)]
 
 
 def jitter_for_each_task() -> list[Patch]:
@@ -199,7 +200,7 @@ def _take(schedule: Schedule, head: PendingTask, page: ListPage | None) -> PollT
         page.is_in_flight = True
         return page
     ref: TaskRef = head.ref
-    schedule._in_flight.add(ref)
+    schedule.queue.in_flight.add(ref)
     return ref
 
 
@@ -264,7 +265,7 @@ class Sweep(NamedTuple):
 SWEEPS: dict[str, Sweep] = {
     "_POLL_SHARE": Sweep(pacer, BULK, (0.05, 0.065, 0.073, 0.08, 0.1)),
     "_SLACK": Sweep(pending_module, (TRICKLE,), (0.0, 0.1, 0.2, 0.3, 0.5)),
-    "_EARLY_SHARE": Sweep(schedule_module, BULK[:1], (0.0, 0.05, 0.1, 0.2, 0.5)),
+    "_EARLY_SHARE": Sweep(started_module, BULK[:1], (0.0, 0.05, 0.1, 0.2, 0.5)),
 }
 
 

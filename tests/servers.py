@@ -127,8 +127,8 @@ async def assert_idle(client: Client) -> None:
     assert client.quota.in_flight == 0
     assert poller.pending == 0
     assert poller._polls == {}
-    assert not poller._schedule._in_flight
-    assert not poller._schedule._due
+    assert not poller._schedule.queue.in_flight
+    assert not poller._schedule.queue._due
     for tasks_list in poller._schedule.lists.values():
         assert not any(page.size or page.due for page in (tasks_list.scan, *tasks_list.pages))
     assert client._opened.session.connector is not None

@@ -16,7 +16,7 @@ from .poller import Poller
 KEPT: Final = 10_000
 """How many tasks are remembered, those that were polled last."""
 
-_BACKOFF = poll_backoff(1.0, 1.0)
+_BACKOFF = poll_backoff(1.5, 3.0)
 
 
 class _Seen(NamedTuple):
@@ -65,9 +65,9 @@ class PeekCache:
         seen = self._seen.get(ref)
         pending = poller.last_polled(ref)
         # A pending wait gets the answer of every poll, even if it was made for other tasks.
-        if pending is None or pending.task is None or (seen and seen.at >= pending.polled_at):
+        if pending is None or pending.task is None or (seen and seen.at >= pending.seen_at):
             return seen
-        return _Seen(pending.task, pending.polled_at)
+        return _Seen(pending.task, pending.seen_at)
 
     async def _poll(self, poller: Poller, ref: TaskRef, url: str, patience: float) -> Outcome:
         poll = self._polls.get(ref)

@@ -52,6 +52,7 @@ class Phase(Enum):
     """What a pending task waits for."""
 
     WAITING = "its due time"
+    TIMING_OUT = "its deadline"
     DUE = "a request slot"
     IN_FLIGHT = "an answer"
     FETCHING_REASON = "the reason of its failure"
@@ -68,17 +69,20 @@ class PendingTask:
     __slots__ = (
         "added_at",
         "answers",
+        "asked_at",
         "attempt",
         "due_at",
         "id",
         "index",
         "is_final_poll",
         "kind",
+        "needs_get",
         "next_waiter",
         "options",
         "page",
         "phase",
         "polled_at",
+        "seen_at",
         "status",
         "summary",
         "url",
@@ -95,6 +99,10 @@ class PendingTask:
         self.added_at = now
         self.polled_at = now
         self.due_at = now
+        # When it was seen last, and when it was last asked for by GET: a list may be stale.
+        self.seen_at = now
+        self.asked_at = now
+        self.needs_get = False
         self.phase = Phase.WAITING
         # The attempt of the backoff strategy: polls that other waits caused do not count.
         self.attempt = 0
@@ -148,9 +156,10 @@ class PendingTask:
         if change and self.page is not None:
             self.page.count_due(self, change)
 
-    def record(self, status: TaskStatus, summary: ResultsSummary | None) -> None:
+    def record(self, status: TaskStatus, summary: ResultsSummary | None, now: float) -> None:
         """Store what a poll returned."""
         self.status, self.summary = status, summary
+        self.seen_at = now
         self.answers += 1
 
     def wait(self, until: float, *, now: float, lead: float) -> bool:
@@ -167,11 +176,18 @@ class PendingTask:
         self.polled_at, self.due_at = now, due_at
         return not has_timer
 
-    def timed_out(self, now: float) -> Outcome:
-        """Return the outcome if the wait ended now, without a further answer."""
+    def timed_out(
+        self, now: float, *, cause: AffinityError | None = None, obstacle: str | None = None
+    ) -> Outcome:
+        """Return the outcome if the wait ended now, without a further answer.
+
+        ``cause`` and ``obstacle`` say why there was no answer, if there was none.
+        """
         if self.phase is Phase.FETCHING_REASON:
             return self.failed(None, now)
-        error = TaskTimeoutError(self.url, self.task, now - self.added_at)
+        why = None if self.answers else str(cause or obstacle or "") or None
+        error = TaskTimeoutError(self.url, self.task, now - self.added_at, why)
+        error.__cause__ = None if self.answers else cause
         return self.outcome(OutcomeState.RUNNING, now, error)
 
     def failed(self, reason: str | None, now: float) -> Outcome:
@@ -209,6 +225,7 @@ class ListPage:
         "created_at",
         "due",
         "is_in_flight",
+        "is_unreadable",
         "kind",
         "members",
         "request",
@@ -223,6 +240,8 @@ class ListPage:
         self.size = 0
         self.due = 0
         self.is_in_flight = False
+        # Whether the last answer could not be read.
+        self.is_unreadable = False
         self._sum = 0.0
         self._squares = 0.0
 

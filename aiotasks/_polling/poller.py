@@ -14,6 +14,7 @@ from aiotasks.errors import (
     AuthenticationError,
     AuthorizationError,
     ClosedError,
+    DecodeError,
     MonthlyQuotaError,
     NetworkError,
     NotFoundError,
@@ -22,19 +23,15 @@ from aiotasks.errors import (
 from aiotasks.outcomes import OutcomeState
 
 from .failure_reasons import TRANSIENT, FailureReasons
+from .final_polls import GRACE, MAX_LEAD
 from .pending import ListPage, PendingTask
-from .schedule import GRACE, PollTarget, Schedule
+from .schedule import PollTarget, Schedule
 from .webhooks import WebhookHint
 
 
 # A choice: forged webhooks cost at most 60 of 900 requests a minute.
 HINT_PAUSE: Final = 1.0
 """Seconds between two webhooks that are followed: they are unsigned, so anyone can send them."""
-
-# The API's largest page.
-_PAGE = 100
-# A choice: a final poll is never more than this much before its deadline, however slow the API is.
-_MAX_LEAD = 1.0
 
 
 class Poller:
@@ -72,7 +69,7 @@ class Poller:
         """
         if self._is_closed:
             raise ClosedError
-        self._schedule.add(pending)
+        self._schedule.add(pending, lead=self._lead)
         self._update_pacer()
         self._arm()
 
@@ -97,13 +94,17 @@ class Poller:
         if pending is None or now - self._hinted_at < HINT_PAUSE:
             return False
         self._hinted_at = now
-        self._schedule.make_due(pending, now)
+        self._schedule.hasten(pending, now)
         self._tick(now)
         return True
 
     def note_started(self, ref: TaskRef, duplicate_id: int) -> None:
         """Remember that this client started a task now, and which record it merges away."""
         self._schedule.started.record(ref, duplicate_id, self._loop.time())
+
+    def has_just_started(self, ref: TaskRef) -> bool:
+        """Return True if this client started a task so recently that it may not be visible yet."""
+        return self._schedule.started.is_recent(ref, self._loop.time())
 
     async def run(self) -> None:
         """Poll until cancelled."""
@@ -134,7 +135,7 @@ class Poller:
         self._tick(max(when, self._loop.time()))
 
     def _tick(self, now: float) -> None:
-        self._schedule.advance(now)
+        self._schedule.advance(now, lead=self._lead)
         for target in list(self._polls):
             self._cancel_unwanted(target)
         if self._schedule.has_due:
@@ -144,7 +145,9 @@ class Poller:
         self._arm()
 
     def _update_pacer(self) -> None:
-        self.transport.slots.pacer.has_polls = self._schedule.count > 0
+        pacer = self.transport.slots.pacer
+        pacer.has_polls = self._schedule.count > 0
+        self._schedule.finals.allowed = pacer.allowed
 
     def _cancel_unwanted(self, target: PollTarget) -> None:
         poll = self._polls.get(target)
@@ -199,6 +202,7 @@ class Poller:
 
     async def _poll_task(self, ref: TaskRef) -> None:
         task = await self.transport.exchange(wire.get_task(ref))
+        wire.require_id(task, ref)
         now = self._loop.time()
         self._reasons.add(self._schedule.apply_task(ref, task, now=now, lead=self._lead))
 
@@ -212,13 +216,16 @@ class Poller:
     @property
     def _lead(self) -> float:
         # A final poll that starts this long before its deadline is answered in the middle of the
-        # grace. With more pages than may be in flight at once, they follow one another.
-        rounds = 1 + len(self._schedule.waiters) / _PAGE / self.transport.slots.pacer.allowed
-        return min(max(0.0, self.transport.latency * rounds - GRACE / 2), _MAX_LEAD)
+        # grace.
+        return min(max(0.0, self.transport.latency - GRACE / 2), MAX_LEAD)
 
     def _apply_error(self, target: PollTarget, error: AffinityError, failures: int) -> None:
         now = self._loop.time()
         if isinstance(error, TRANSIENT):
+            self._schedule.outage = error
+            if isinstance(error, RateLimitError):
+                checks = self._schedule.lists[target.kind].checks
+                checks.note_refusal(now, is_list=isinstance(target, ListPage))
             self._apply_outage(error, failures)
             return
         self._failures = 0
@@ -226,13 +233,13 @@ class Poller:
             self._give_up_all(OutcomeState.UNKNOWN, error)
         elif isinstance(target, ListPage):
             # A key that may not read lists may still read tasks: their polls show that.
-            self._schedule.apply_refusal(target, now)
+            is_unreadable = isinstance(error, DecodeError)
+            self._schedule.apply_refusal(target, now, is_unreadable=is_unreadable)
         elif isinstance(error, AuthorizationError):
             self._give_up_all(OutcomeState.UNKNOWN, error)
-        elif not (
-            isinstance(error, NotFoundError)
-            and self._schedule.apply_not_found(target, now=now, lead=self._lead)
-        ):
+        elif isinstance(error, NotFoundError | DecodeError):
+            self._schedule.apply_missing(target, error, now=now, lead=self._lead)
+        else:
             self._schedule.give_up(target, error, now)
 
     def _apply_outage(self, error: AffinityError, failures: int) -> None:

@@ -13,6 +13,8 @@ from typing import NamedTuple
 from aiotasks._http.wire import Page, Request, list_tasks
 from aiotasks.models import Kind, MergeTask
 
+from .cross_checks import CrossChecks
+from .missing import PATIENCE, MissingTasks
 from .pending import MIN_DUE, ListPage, PendingTask
 from .started import StartedTasks
 
@@ -25,17 +27,23 @@ _log = logging.getLogger("aiotasks")
 _MAX_WASTED = 3
 _FIRST_SUSPENSION = 60.0
 _LONGEST_SUSPENSION = 900.0
+# A choice: so many GETs are worth the certainty that a list is not wrong.
+_FEW_LOST = 5
+# A choice: half of the time for which a task may be missing.
+_LOST_SOON = PATIENCE / 2
 
 
 class ScanResult(NamedTuple):
     """What a poll of a page leaves to do.
 
     ``later`` are tasks that the list may not show yet: they wait for their next poll. ``requeue``
-    are tasks of which some still wait for an answer: these are due again.
+    are tasks of which some still wait for an answer: these are due again. ``lost`` are tasks that a
+    GET did not find before, and the complete list does not show.
     """
 
     later: list[PendingTask]
     requeue: list[PendingTask]
+    lost: set[PendingTask]
 
 
 class TaskList:
@@ -46,19 +54,27 @@ class TaskList:
     A list that is not worth its calls is suspended, and tried again after ever longer times.
     """
 
-    def __init__(self, kind: Kind, started: StartedTasks) -> None:
+    def __init__(self, kind: Kind, started: StartedTasks, missing: MissingTasks) -> None:
         self.scan = ListPage(kind, list_tasks(kind), 0.0)
         self.scan_began = 0.0
         self.pages: list[ListPage] = []
         self._started = started
+        self._missing = missing
+        self.checks = CrossChecks(kind)
+        self._pages_read = 0
         self._first = self.scan.request
         self._wasted = 0
         self._suspension = _FIRST_SUSPENSION
         self._suspended_until = 0.0
+        self._is_suspended_as_wasted = False
 
     def is_suspended(self, now: float) -> bool:
         """Return True while no page of the list is to be polled."""
         return now < self._suspended_until
+
+    def are_gets_paused(self, now: float) -> bool:
+        """Return True while tasks are polled by the list alone, as GETs are refused."""
+        return self.checks.are_gets_paused(now) and not self.is_suspended(now)
 
     def page_of(self, pending: PendingTask, now: float) -> ListPage | None:
         """Return the page that a task is on, if that is worth polling now."""
@@ -66,6 +82,12 @@ class TaskList:
         if page is None or self.is_suspended(now):
             return None
         return page if page.is_worth_polling(now) else None
+
+    def needs_get(self, pending: PendingTask, now: float) -> bool:
+        """Return True if a task is to be polled by GET now, although a page would show it."""
+        if self.are_gets_paused(now):
+            return False
+        return pending.needs_get or self.checks.take_check(pending, now)
 
     def best_page(self, now: float) -> ListPage | None:
         """Return the page with the highest priority of those that are worth polling."""
@@ -82,8 +104,10 @@ class TaskList:
         """Return the page that the tasks shown by a poll of ``page`` belong to."""
         if page is not self.scan:
             return page
+        self._pages_read += 1
         if page.request == self._first:
             self.scan_began = now
+            self._pages_read = 1
             return page
         found = ListPage(page.kind, page.request, now)
         # Pages become empty without a poll, too, when their tasks are discarded.
@@ -103,18 +127,21 @@ class TaskList:
 
         ``answered`` is how many tasks the poll has answered, ``following`` the next page.
         """
+        page.is_unreadable = False
         was_worth_it = answered >= MIN_DUE
         if page is not self.scan:
             missing = [pending for pending in page.tasks() if pending.is_due]
             self._move_to_scan(page, missing)
-            result = ScanResult([], missing)
+            result = ScanResult([], missing, set())
         else:
             ahead = self.not_yet_scanned(MIN_DUE)
-            if self.advance_scan(following, is_worth_it=was_worth_it and len(ahead) >= MIN_DUE):
+            goes_on = (was_worth_it and len(ahead) >= MIN_DUE) or self._is_search_worth_it(now)
+            if self.advance_scan(following, is_worth_it=goes_on):
                 # One queued task keeps the scan going. To queue them all gives the same polls, but
                 # costs O(n) for each page.
-                return ScanResult([], ahead[:1])
-            missing, result = self._end_scan(now)
+                return ScanResult([], ahead[:1], set())
+            missing, result = self._end_scan(now, is_complete=following is None)
+            was_worth_it |= len(result.lost) >= MIN_DUE
         if was_worth_it or missing:
             self.record_poll(now, was_worth_it=was_worth_it)
         return result
@@ -154,15 +181,30 @@ class TaskList:
         self.scan.request = following if goes_on and following is not None else self._first
         return goes_on
 
-    def _end_scan(self, now: float) -> tuple[list[PendingTask], ScanResult]:
+    def _is_search_worth_it(self, now: float) -> bool:
+        # Tasks that may be lost would each cost a GET if the list were not read to its end.
+        if not self._missing:
+            return False
+        lost = sum(self._missing.is_over(pending, now) for pending in self.not_yet_scanned())
+        return lost >= MIN_DUE * self._pages_read
+
+    def _end_scan(self, now: float, *, is_complete: bool) -> tuple[list[PendingTask], ScanResult]:
         self.scan.members = self.scan.tasks()
         unseen = self.not_yet_scanned()
         missing = [pending for pending in unseen if not self._may_wait(pending, now)]
+        lost = self._lost(now) if is_complete else set()
         for pending in missing:
             self.scan.leave(pending)
         later = [*unseen, *self._due_soon(now)]
-        later = [pending for pending in later if self._may_wait(pending, now)]
-        return missing, ScanResult(later, [*missing, *self.scan.tasks()])
+        later = [each for each in later if self._may_wait(each, now) and each not in lost]
+        return missing, ScanResult(later, [*missing, *self.scan.tasks()], lost)
+
+    def _lost(self, now: float) -> set[PendingTask]:
+        # What a complete list does not show need not be looked for again. A few tasks are asked for
+        # once more, as a list may be empty by mistake.
+        soon = now + _LOST_SOON
+        lost = {each for each in self.scan.members if self._missing.is_over(each, soon)}
+        return lost if len(lost) > _FEW_LOST else set()
 
     def _due_soon(self, now: float) -> list[PendingTask]:
         # New tasks that were started one after the other would each poll the same page, which lags
@@ -170,9 +212,14 @@ class TaskList:
         return [p for p in self.scan.members if p.page is self.scan and p.is_due_soon(now)]
 
     def _may_wait(self, pending: PendingTask, now: float) -> bool:
-        # The list lags: a task that was started just now gets time to appear in it, unless a caller
-        # waits for this one alone.
-        return self._started.is_recent(pending.ref, now) and not pending.options.is_urgent
+        # The list lags: a task that was started just now gets time to appear in it, and so does one
+        # that a GET did not find, unless a caller waits for this one alone.
+        if self.are_gets_paused(now):
+            return True
+        is_to_come = self._started.is_recent(pending.ref, now) or (
+            pending.ref in self._missing and not self._missing.is_over(pending, now)
+        )
+        return is_to_come and not pending.options.is_urgent
 
     def record_poll(self, now: float, *, was_worth_it: bool) -> None:
         """Suspend the list after several polls in a row that were not worth their call."""
@@ -180,10 +227,19 @@ class TaskList:
             self._wasted += 1
             if self._wasted >= _MAX_WASTED:
                 self.suspend(now)
+                self._is_suspended_as_wasted = True
             return
         if self._suspension > _FIRST_SUSPENSION:
             _log.info("The list of %s merge tasks is worth its calls again", self.scan.kind)
         self._wasted, self._suspension = 0, _FIRST_SUSPENSION
+
+    def search(self, pending: PendingTask) -> None:
+        """Look for a task in the list that a GET did not find, and so do not blame the list for it."""
+        self._wasted = 0
+        if self._is_suspended_as_wasted:
+            self._suspended_until = 0.0
+        if pending.page is None:
+            self.scan.join(pending)
 
     def suspend(self, now: float) -> None:
         """Poll no page of the list for a while, which doubles each time."""
@@ -192,6 +248,7 @@ class TaskList:
                 "The list of %s merge tasks is not worth its calls: polling each task",
                 self.scan.kind,
             )
+        self._is_suspended_as_wasted = False
         self._suspended_until = now + self._suspension
         self._suspension = min(self._suspension * 2, _LONGEST_SUSPENSION)
         # Afterwards, one page is enough to find out whether that has changed.

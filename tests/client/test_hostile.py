@@ -117,7 +117,7 @@ BODIES: dict[str, tuple[Fault, str]] = {
     "html": (Fault.status(200, html=True), "text/html"),
     "malformed": (Fault.malformed(), "application/json"),
     "wrong types": (Fault.wrong_types(), "Expected"),
-    "empty": (Fault.content(b""), "0 bytes"),
+    "empty": (Fault.content(b""), "no body"),
     "no object": (Fault.content(b"[]"), "Expected"),
     "null": (Fault.content(b"null"), "Expected"),
     "nothing in it": (Fault.content(b"{}"), "missing required field"),
@@ -132,7 +132,7 @@ BODIES: dict[str, tuple[Fault, str]] = {
 async def test_unreadable_answers_raise_decode_errors(
     sandbox: Recorded, client: Client, name: str
 ) -> None:
-    """An answer that is not the documented JSON raises a DecodeError and is not retried."""
+    """An answer that is not the documented JSON is asked for once more, and raises a DecodeError."""
     fault, message = BODIES[name]
     (url,) = sandbox.start(1)
     sandbox.inject(fault, times=None)
@@ -140,10 +140,11 @@ async def test_unreadable_answers_raise_decode_errors(
         await client.tasks.get(url)
     assert "base_url" in str(caught.value)
     assert len(str(caught.value)) < 500
-    assert sandbox.requests == 1
-    outcomes = await client.tasks.wait_many([url])
-    assert isinstance(outcomes[0].error, DecodeError)
-    assert outcomes[0].state is OutcomeState.UNKNOWN
+    assert sandbox.requests == (4 if name == "empty" else 2)
+    (outcome,) = await client.tasks.wait_many([url])
+    assert isinstance(outcome.error, DecodeError)
+    assert outcome.waited <= (10.0 if name == "empty" else 2.2)
+    assert outcome.state is OutcomeState.UNKNOWN
     sandbox.clear_faults()
     await client.tasks.wait(url)
     await assert_idle(client)
@@ -151,7 +152,7 @@ async def test_unreadable_answers_raise_decode_errors(
 
 @pytest.mark.parametrize("framing", [b"Transfer-Encoding: chunked", b"Connection: close"])
 async def test_an_endless_body_is_not_read_to_its_end(framing: bytes) -> None:
-    """Reading stops at the size limit, and the connection is closed."""
+    """Reading stops at the size limit, twice, and the connection is closed."""
     sent = 0
 
     async def speak(writer: asyncio.StreamWriter) -> None:
@@ -167,7 +168,7 @@ async def test_an_endless_body_is_not_read_to_its_end(framing: bytes) -> None:
     async with host(speak) as server, Client("key", base_url=server.url) as client:
         with pytest.raises(DecodeError, match="larger than"):
             await client.tasks.get(f"{server.url}/v2/tasks/company-merges/a")
-        assert MAX_BODY <= sent <= MAX_BODY + 4 * 2**20
+        assert MAX_BODY <= sent <= 2 * (MAX_BODY + 4 * 2**20)
         await assert_idle(client)
 
 

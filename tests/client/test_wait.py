@@ -64,7 +64,7 @@ async def test_jitter_spreads_the_polls(sandbox: Recorded, client: Client) -> No
     assert 0.0 == sandbox.times[0] < sandbox.times[1]
     polls = sandbox.polls(first), sandbox.polls(second)
     assert all(polls)
-    assert not {*polls[0]} & {*polls[1]}
+    assert {*polls[0]} & {*polls[1]} == {300.0}
 
 
 @pytest.mark.parametrize("kind", ["company", "person"])

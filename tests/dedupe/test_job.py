@@ -502,8 +502,9 @@ class TestOutage:
         assert result.totals[STARTED] == 3
 
     async def test_tasks_that_can_never_be_read(self, server: Server, job: Path) -> None:
-        """If only the task list fails, and no merge ends, the job stops for that as well."""
+        """If only polls fail, and no merge ends, the job stops for that as well."""
         later(10.0, lambda: server.inject(Fault.status(503), on="tasks", times=None))
+        later(10.0, lambda: server.inject(Fault.status(503), on="task", times=None))
         server.duration = 60.0
         result = await go(server, job, plan_of(9))
         assert result.stopped is StopReason.UNREACHABLE

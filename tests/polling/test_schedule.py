@@ -23,6 +23,7 @@ from msgspec.structs import replace
 from aiotasks import (
     AffinityError,
     ConfigurationError,
+    DecodeError,
     MergeTask,
     NotFoundError,
     Outcome,
@@ -35,8 +36,10 @@ from aiotasks import (
 )
 from aiotasks._http.urls import TaskRef
 from aiotasks._http.wire import Page, Request, list_tasks
+from aiotasks._polling.final_polls import GRACE
+from aiotasks._polling.missing import PATIENCE
 from aiotasks._polling.pending import ListPage, PendingTask, Phase, WaitOptions
-from aiotasks._polling.schedule import GRACE, PollTarget, Schedule
+from aiotasks._polling.schedule import PollTarget, Schedule
 from aiotasks._polling.started import VISIBILITY
 from aiotasks.backoff import Backoff, poll_backoff
 from tests.profiles import examples
@@ -90,9 +93,9 @@ class Waiters:
         self.schedule.add(pending)
         return pending
 
-    def due(self, now: float) -> list[str]:
+    def due(self, now: float, *, lead: float = 0.0) -> list[str]:
         """Let time pass and return the tasks to poll, in order."""
-        self.schedule.advance(now)
+        self.schedule.advance(now, lead=lead)
         taken = self.targets(now)
         assert not any(isinstance(target, ListPage) for target in taken)
         return [target.id for target in taken if not isinstance(target, ListPage)]
@@ -108,10 +111,10 @@ class Waiters:
         self.schedule.put_back(ref())
         return failures
 
-    def apply_not_found(self, *, now: float) -> bool:
-        is_to_come = self.schedule.apply_not_found(ref(), now=now, lead=0.0)
+    def apply_missing(self, error: AffinityError, *, now: float) -> None:
+        """Answer a poll of that task as if it were not there."""
+        self.schedule.apply_missing(ref(), error, now=now, lead=0.0)
         self.schedule.put_back(ref())
-        return is_to_come
 
     def outcome(self) -> Outcome:
         ((_, outcome),) = self.outcomes
@@ -189,16 +192,54 @@ class TestPolls:
         assert polls == [0, 2, 5, 9.5, 14.5]
 
     def test_the_final_one_is_before_the_deadline(self, waiters: Waiters) -> None:
-        """The final poll starts early enough for its answer to come in time, and ends the wait."""
+        """The final poll starts early enough for its answer, and the wait ends at its deadline."""
         waiters.add(timeout=15.0)
         assert waiters.due(0) == ["a"]
         _ = waiters.apply_task(RUNNING, now=0, lead=0.5)
         assert waiters.due(10) == ["a"]
         _ = waiters.apply_task(RUNNING, now=10, lead=0.5)
         assert waiters.schedule.timers.next == 14.5
-        assert waiters.due(14.5) == ["a"]
+        assert waiters.due(14.5, lead=0.5) == ["a"]
         _ = waiters.apply_task(RUNNING, now=14.9, lead=0.5)
+        assert not waiters.outcomes
+        waiters.schedule.advance(15.0, lead=0.5)
         assert waiters.outcome().state is OutcomeState.RUNNING
+
+    def test_the_final_one_follows_the_latency(self, waiters: Waiters) -> None:
+        """A final poll that is planned starts sooner when answers take longer, and later again."""
+        waiters.add(timeout=15.0)
+        assert waiters.due(0) == ["a"]
+        _ = waiters.apply_task(RUNNING, now=0, lead=0.1)
+        assert waiters.due(10, lead=0.1) == ["a"]
+        _ = waiters.apply_task(RUNNING, now=10, lead=0.1)
+        assert waiters.schedule.timers.next == 14.9
+        assert waiters.due(11, lead=2.0) == []
+        assert waiters.schedule.timers.next == 13.0
+        assert waiters.due(13, lead=0.5) == []
+        assert waiters.schedule.timers.next == 14.5
+        assert waiters.due(14.5, lead=0.5) == ["a"]
+
+    def test_a_final_one_that_is_answered_soon_is_not_the_last(self, waiters: Waiters) -> None:
+        """Many that end together start early; those that are answered early are polled once more."""
+        names = list("abcdefghij")
+        for name in names:
+            waiters.add(name, timeout=15.0, backoff=lambda state: 100.0)
+        assert waiters.due(0) == names
+        for name in names:
+            _ = waiters.schedule.apply_task(ref(name), task("pending", name=name), now=0, lead=0.5)
+            waiters.schedule.put_back(ref(name))
+        (final,) = {pending.due_at for pending in waiters.schedule.waiters}
+        assert final == pytest.approx(15.0 - 12.1 * 0.5 - 11.1 * GRACE / 2)
+        assert waiters.due(final, lead=0.5) == names
+        _ = waiters.apply_task(RUNNING, now=final + 1.0, lead=0.5)
+        assert waiters.due(14.4, lead=0.5) == []
+        assert waiters.due(14.5, lead=0.5) == ["a"]
+        _ = waiters.apply_task(RUNNING, now=14.9, lead=0.5)
+        assert not waiters.outcomes
+        # An answer to another wait changes nothing for one that only waits for its deadline.
+        _ = waiters.apply_task(RUNNING, now=14.95, lead=0.5)
+        waiters.schedule.advance(15.0, lead=0.5)
+        assert waiters.outcome().waited == 15.0
 
     def test_no_poll_is_final_without_a_deadline(self, waiters: Waiters) -> None:
         """Without a timeout a task is polled until it ends."""
@@ -299,9 +340,9 @@ class TestPolls:
         assert attempts == [1, 2, 3]
 
 
-def missed_fresh(schedule: Schedule, now: float) -> None:
-    schedule.started.record(ref(), 0, now)
-    assert schedule.apply_not_found(ref(), now=now, lead=0.0)
+NOT_FOUND = NotFoundError(404, None, "x")
+EMPTY = DecodeError(200, "it has no body", is_empty=True)
+UNREADABLE = DecodeError(200, "x")
 
 
 class TestOutcomes:
@@ -353,9 +394,12 @@ class TestOutcomes:
     @pytest.mark.parametrize(
         "news",
         [
-            pytest.param(lambda schedule: missed_fresh(schedule, 2.0), id="not found"),
             pytest.param(
-                lambda schedule: schedule.give_up(ref(), NotFoundError(404, None, "x"), 2.0),
+                lambda schedule: schedule.apply_missing(ref(), NOT_FOUND, now=2.0, lead=0.0),
+                id="not found",
+            ),
+            pytest.param(
+                lambda schedule: schedule.give_up(ref(), NOT_FOUND, 2.0),
                 id="given up",
             ),
             pytest.param(
@@ -402,11 +446,11 @@ class TestOutcomes:
         waiters.add(timeout=15.0)
         waiters.schedule.started.record(ref(), 0, 0.0)
         assert waiters.due(0) == ["a"]
-        assert waiters.apply_not_found(now=0.0)
+        waiters.apply_missing(NOT_FOUND, now=0.0)
         assert waiters.due(10.0) == ["a"]
-        assert waiters.apply_not_found(now=10.0)
+        waiters.apply_missing(NOT_FOUND, now=10.0)
         assert waiters.due(15.0) == ["a"]
-        assert waiters.apply_not_found(now=15.0)
+        waiters.apply_missing(NOT_FOUND, now=15.0)
         outcome = waiters.outcome()
         assert (outcome.state, outcome.task, outcome.polls) == (OutcomeState.RUNNING, None, 0)
 
@@ -880,14 +924,16 @@ class TestFreshTasks:
         assert later["task"] == 2
 
     def test_not_found_yet(self, waiters: Waiters) -> None:
-        """An unknown task is awaited if it was started seconds ago, and else not found."""
+        """A task that was started seconds ago may be missing for longer than those of others."""
         waiters.schedule.started.record(ref(), 0, 0.0)
         waiters.add(timeout=1000.0)
         assert waiters.due(10.0) == ["a"]
-        assert waiters.apply_not_found(now=VISIBILITY)
-        assert waiters.due(VISIBILITY + 10.0) == ["a"]
-        assert not waiters.apply_not_found(now=VISIBILITY + 10.0)
-        assert not waiters.schedule.apply_not_found(ref("b"), now=0.0, lead=0.0)
+        waiters.apply_missing(NOT_FOUND, now=10.0)
+        assert waiters.due(10.0 + PATIENCE) == ["a"]
+        waiters.apply_missing(NOT_FOUND, now=10.0 + PATIENCE)
+        assert waiters.due(VISIBILITY) == ["a"]
+        waiters.apply_missing(NOT_FOUND, now=VISIBILITY)
+        assert waiters.outcome().error is NOT_FOUND
 
     def test_started_tasks_are_forgotten(self, waiters: Waiters) -> None:
         """Only tasks that may not be visible yet are remembered."""
@@ -916,7 +962,7 @@ class TestSummaries:
         for name in NAMED[2:100]:
             paged.add(name, timeout=1e6, backoff=lambda state: 300.0 + state.attempt_number)
         reader = Reader(paged, NAMED)
-        for now in range(200):
+        for now in range(180):
             assert reader.read(float(now)) == {"page": 1}
             assert len(paged.schedule.timers) <= 3 * 100 + 64 + 100
 
@@ -927,7 +973,6 @@ class Wait:
 
     pending: PendingTask
     deadline: float
-    lead: float = 0.0
     outcome: Outcome | None = None
     is_discarded: bool = False
     has_failed: bool = False
@@ -949,6 +994,7 @@ class Model:
     now: float = 1000.0
     waits: dict[PendingTask, Wait] = field(default_factory=dict)
     started: dict[str, float] = field(default_factory=dict)
+    missing: dict[str, float] = field(default_factory=dict)
     polling: list[PollTarget] = field(default_factory=list)
 
     def live(self, name: str | None = None) -> Iterator[Wait]:
@@ -959,7 +1005,7 @@ class Model:
         return [w for name in names for w in self.live(name) if not w.has_failed]
 
     def is_fresh(self, name: str) -> bool:
-        return self.now - self.started.get(name, -math.inf) <= VISIBILITY
+        return self.now - self.started.get(name, -math.inf) < VISIBILITY
 
 
 class ScheduleMachine(RuleBasedStateMachine):
@@ -979,7 +1025,7 @@ class ScheduleMachine(RuleBasedStateMachine):
         assert outcome.waited == now - pending.added_at
         wait.outcome = outcome
         if outcome.state is OutcomeState.RUNNING and isinstance(outcome.error, TaskTimeoutError):
-            assert now >= wait.deadline - wait.lead - 1e-6, "timed out too early"
+            assert now >= wait.deadline - 1e-6, "timed out too early"
             assert not wait.has_failed, "forgot a failure"
 
     @rule(
@@ -1054,10 +1100,9 @@ class ScheduleMachine(RuleBasedStateMachine):
         if not isinstance(target, ListPage):
             statuses = {target.id: status}
         seen = {name: task(each, summary, name=name) for name, each in statuses.items()}
-        # Tasks that a page does not show get time, too, if they were just started.
-        for wait in self.model.live():
-            wait.lead = max(wait.lead, lead)
         waits = self.model.undecided(*seen)
+        for name in seen:
+            self.model.missing.pop(name, None)
         for wait in waits:
             wait.has_failed = OutcomeState.of(seen[wait.pending.id]) is OutcomeState.FAILED
         if isinstance(target, ListPage):
@@ -1088,14 +1133,12 @@ class ScheduleMachine(RuleBasedStateMachine):
             self.schedule.apply_refusal(target, now)
         else:
             waits = self.model.undecided(target.id)
+            since = self.model.missing.setdefault(target.id, now)
+            self.schedule.apply_missing(target, NOT_FOUND, now=now, lead=lead)
+            is_lost = now - since >= PATIENCE and not self.model.is_fresh(target.id)
             for wait in waits:
-                wait.lead = max(wait.lead, lead)
-            is_to_come = self.schedule.apply_not_found(target, now=now, lead=lead)
-            assert is_to_come == self.model.is_fresh(target.id)
-            if not is_to_come:
-                error = AffinityError("x")
-                self.schedule.give_up(target, error, now)
-                assert all(wait.outcome and wait.outcome.error is error for wait in waits)
+                is_over = wait.outcome is not None and wait.outcome.error is NOT_FOUND
+                assert is_over == is_lost or now >= wait.deadline
         self.end_poll(target)
 
     @precondition(lambda self: self.model.polling)
@@ -1125,6 +1168,11 @@ class ScheduleMachine(RuleBasedStateMachine):
     def everything_is_counted(self) -> None:
         if not hasattr(self, "schedule"):
             return
+        waited_for = {wait.pending.id for wait in self.model.live()}
+        self.model.missing = {
+            name: since for name, since in self.model.missing.items() if name in waited_for
+        }
+        assert {each.id for each in self.schedule.missing._absences} <= waited_for
         live = list(self.model.live())
         assert self.schedule.count == len(live)
         assert len(self.schedule.waiters) == len({wait.pending.ref for wait in live})
@@ -1139,11 +1187,11 @@ class ScheduleMachine(RuleBasedStateMachine):
         for wait in self.model.live():
             pending = wait.pending
             is_in_flight = pending.ref in self.model.polling or pending.page in self.model.polling
-            assert pending.phase is not Phase.DUE or pending in self.schedule._due
+            assert pending.phase is not Phase.DUE or pending in self.schedule.queue
             if pending.phase is Phase.IN_FLIGHT and not is_in_flight:
                 # A scan that goes on has one task in the queue, and resumes the others after it.
                 assert pending.page is self.schedule.lists["company"].scan
-                assert self.schedule.has_due or self.schedule._in_flight
+                assert self.schedule.has_due or self.schedule.queue.in_flight
             if pending.phase is Phase.WAITING:
                 assert self.schedule.timers.next <= pending.due_at
 
@@ -1176,7 +1224,7 @@ class ScheduleMachine(RuleBasedStateMachine):
         self.schedule.give_up_all(OutcomeState.UNKNOWN, self.model.now, error)
         assert not any(self.model.live())
         assert self.schedule.take(self.model.now) is None
-        left = (self.schedule.timers, self.schedule.waiters, self.schedule._in_flight)
+        left = (self.schedule.timers, self.schedule.waiters, self.schedule.queue.in_flight)
         assert [len(part) for part in left] == [0, 0, 0]
         assert (self.schedule.count, self.schedule.timers.next) == (0, math.inf)
 

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from aiotasks._http.urls import TaskRef
 from aiotasks._http.wire import Page, Request, list_tasks
+from aiotasks._polling.missing import MissingTasks
 from aiotasks._polling.pending import MIN_DUE, ListPage, PendingTask, Phase, WaitOptions
 from aiotasks._polling.started import StartedTasks
 from aiotasks._polling.task_list import TaskList
@@ -159,7 +160,8 @@ class TestIsWorthPolling:
 
 
 def task_list(kind: Kind = "company") -> TaskList:
-    return TaskList(kind, StartedTasks())
+    started = StartedTasks()
+    return TaskList(kind, started, MissingTasks(started))
 
 
 def add_page(known: TaskList, name: str, *pendings: PendingTask, now: float = 0.0) -> ListPage:
@@ -244,7 +246,7 @@ class TestScan:
         empty = add_page(known, "3")
         result = known.apply_page(empty, None, 0.0, answered=2)
         assert known.pages == [kept]
-        assert result == ([], [])
+        assert result == ([], [], set())
 
     def test_tasks_not_yet_scanned(self) -> None:
         """Due tasks that were not polled since the scan began are not yet scanned."""
@@ -264,6 +266,19 @@ class TestScan:
         _ = known.page_for(known.scan, 5.0)
         assert known.not_yet_scanned() == [old, in_flight, new]
         assert known.not_yet_scanned(1) == [old]
+
+    def test_what_is_not_shown_waits_while_gets_are_refused(self) -> None:
+        """While GETs are refused, tasks that the list does not show wait for their next poll."""
+        known = task_list()
+        unseen = pending("a", phase=Phase.DUE)
+        known.scan.join(unseen)
+        for now in range(5):
+            known.checks.note_refusal(now * 2.0, is_list=False)
+        assert known.page_for(known.scan, 10.0) is known.scan
+        result = known.apply_page(known.scan, None, 10.0, answered=0)
+        assert result == ([unseen], [unseen], set())
+        known.checks.note_refusal(11.0, is_list=True)
+        assert not known.are_gets_paused(11.0)
 
 
 class TestSuspension:
