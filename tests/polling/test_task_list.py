@@ -331,6 +331,23 @@ class TestSuspension:
         assert known.is_suspended(559.0)
         assert not known.is_suspended(560.0)
 
+    def test_a_search_ends_a_suspension_for_waste(self) -> None:
+        """A list that showed too few tasks is read again for one that a GET did not find."""
+        known, lost = task_list(), pending("a")
+        for _ in range(3):
+            known.record_poll(0.0, was_worth_it=False)
+        assert known.is_suspended(0.0)
+        known.search(lost)
+        assert not known.is_suspended(0.0)
+        assert known.scan.tasks() == [lost]
+
+    def test_no_search_ends_a_suspension_for_a_refusal(self) -> None:
+        """A list that was refused stays suspended, whatever is looked for."""
+        known = task_list()
+        _ = known.apply_refusal(known.scan, 0.0)
+        known.search(pending("a"))
+        assert known.is_suspended(59.0)
+
     def test_a_suspension_ends_the_scan(self) -> None:
         """After a suspension the scan starts at the newest page."""
         known = task_list()
