@@ -31,7 +31,7 @@ from aiotasks._polling.started import StartedTasks
 from aiotasks._polling.task_list import TaskList
 from aiotasks._polling.timers import SharedDelays
 from aiotasks.backoff import poll_delay
-from aiotasks.sandbox import Sandbox
+from aiotasks.sandbox import PLAIN, Sandbox
 from benchmarks import virtual
 from benchmarks.figures import median, quantile
 from benchmarks.workload import LATENCY, QUOTA, WINDOW, durations, earliest_end
@@ -347,6 +347,7 @@ async def _measure(scenario: Scenario, seed: int) -> dict[str, float]:
         return seconds
 
     async with Sandbox(
+        **PLAIN,
         quota=QUOTA,
         window=WINDOW,
         month_quota=0,

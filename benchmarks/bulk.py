@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from random import Random
 from typing import Any
 
-from aiotasks.sandbox import Sandbox
+from aiotasks.sandbox import PLAIN, Sandbox
 from benchmarks import virtual
 from benchmarks.contenders import CONTENDERS
 from benchmarks.contenders.job import Job
@@ -94,6 +94,7 @@ async def _measure(case: Case) -> dict[str, Any]:
         return seconds
 
     async with Sandbox(
+        **PLAIN,
         quota=QUOTA,
         window=WINDOW,
         month_quota=0,

@@ -22,7 +22,7 @@ import aiohttp
 
 import aiotasks
 from aiotasks import dedupe
-from aiotasks.sandbox import Sandbox
+from aiotasks.sandbox import PLAIN, Sandbox
 from aiotasks.web import serve
 from benchmarks import inline, virtual
 from benchmarks.figures import quantile
@@ -118,7 +118,7 @@ async def _handlers(
 
 async def _wait_virtually(tasks: int, handlers: int) -> Measured:
     async with (
-        Sandbox(quota=0, month_quota=0, companies=2 * tasks, latency=LATENCY) as sandbox,
+        Sandbox(**PLAIN, quota=0, month_quota=0, companies=2 * tasks, latency=LATENCY) as sandbox,
         aiotasks.Client(sandbox.api_key, base_url=sandbox.url) as client,
     ):
         urls = [
@@ -147,7 +147,9 @@ class Site(NamedTuple):
 
 async def _stream(streams: int, pairs: int) -> Measured:
     _allow_files(2 * streams + 200)
-    async with Sandbox(quota=0, month_quota=0, companies=2 * pairs, duration=2.0) as sandbox:
+    async with Sandbox(
+        **PLAIN, quota=0, month_quota=0, companies=2 * pairs, duration=2.0
+    ) as sandbox:
         with TemporaryDirectory() as folder, _site(sandbox, folder) as site:
             connector = aiohttp.TCPConnector(limit=0)
             timeout = aiohttp.ClientTimeout(total=None)
@@ -289,7 +291,7 @@ def _serve_for(minutes: int) -> Measured:
 async def _hour(minutes: int) -> Measured:
     random = Random(1)  # noqa: S311 - a seed has to bring the same again
     async with (
-        Sandbox(quota=QUOTA, month_quota=0, latency=0.1, duration=math.inf) as sandbox,
+        Sandbox(**PLAIN, quota=QUOTA, month_quota=0, latency=0.1, duration=math.inf) as sandbox,
         aiotasks.Client(sandbox.api_key, base_url=sandbox.url) as client,
         asyncio.TaskGroup() as group,
     ):
@@ -337,6 +339,7 @@ async def _ask_beside(way: str, merges: int) -> Measured:
     delays: dict[bool, list[float]] = {True: [], False: []}
     async with (
         Sandbox(
+            **PLAIN,
             quota=QUOTA,
             month_quota=0,
             companies=2 * merges,

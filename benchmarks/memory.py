@@ -19,7 +19,7 @@ import affinity
 import aiohttp
 
 import aiotasks
-from aiotasks.sandbox import Sandbox
+from aiotasks.sandbox import PLAIN, Sandbox
 from benchmarks import virtual
 from benchmarks.contenders.hand_written import HandWritten
 from benchmarks.figures import median
@@ -175,7 +175,7 @@ def _poll_for_a_day() -> Measured:
 
 async def _day() -> Measured:
     async with (
-        Sandbox(month_quota=0, duration=float("inf"), latency=0.1) as sandbox,
+        Sandbox(**PLAIN, month_quota=0, duration=float("inf"), latency=0.1) as sandbox,
         aiotasks.Client(sandbox.api_key, base_url=sandbox.url) as client,
     ):
         urls = [

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from multiprocessing.connection import Connection
 from typing import NamedTuple
 
-from aiotasks.sandbox import Sandbox
+from aiotasks.sandbox import PLAIN, Sandbox
 
 
 # No request is ever refused, but every answer has the headers that a client has to read.
@@ -44,7 +44,7 @@ def _serve(connection: Connection, tasks: int) -> None:
 
 async def _serve_until_closed(connection: Connection, tasks: int) -> None:
     async with Sandbox(
-        quota=_UNREACHED, month_quota=_UNREACHED, companies=0, persons=0, duration=math.inf
+        **PLAIN, quota=_UNREACHED, month_quota=_UNREACHED, companies=0, persons=0, duration=math.inf
     ) as sandbox:
         urls = [
             sandbox.start_merge("company", 2 * number - 1, 2 * number)

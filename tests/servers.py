@@ -10,7 +10,7 @@ from weakref import WeakSet
 import pytest
 
 from aiotasks import Client
-from aiotasks.sandbox import Fault, Sandbox
+from aiotasks.sandbox import PLAIN, Fault, Sandbox
 
 
 class Recorded(Sandbox):
@@ -25,6 +25,12 @@ class Recorded(Sandbox):
     def times(self) -> list[float]:
         """Return when each request arrived."""
         return [request.at for request in self.log]
+
+    def forget(self) -> None:
+        """Forget all merges and tasks of companies, like a server that is put up anew."""
+        self.seed += 1
+        states = {**self._app.states, "company": self._state("company")}
+        self._app.states = states
 
     def refuse_lists(self) -> None:
         """Refuse all lists of tasks, so that each task has to be polled by GET."""
@@ -136,9 +142,14 @@ async def assert_idle(client: Client) -> None:
     assert client_tasks() == ["aiotasks: poller", "aiotasks: reasons"]
 
 
+def habits(node: pytest.Item) -> dict[str, Any]:
+    """Return the settings of a sandbox that a test needs: with ``plain``, it is a plain one."""
+    return {**PLAIN} if node.get_closest_marker("plain") else {}
+
+
 @pytest.fixture
-async def sandbox() -> AsyncIterator[Recorded]:
-    async with Recorded(quota=0, month_quota=0) as sandbox:
+async def sandbox(request: pytest.FixtureRequest) -> AsyncIterator[Recorded]:
+    async with Recorded(quota=0, month_quota=0, **habits(request.node)) as sandbox:
         yield sandbox
 
 

@@ -42,7 +42,9 @@ T = TypeVar("T")
 PAGE_LIMIT = 100
 """How many items a page has at most, and so how many records a call can ask for."""
 # The largest integer that the API's document allows for an id: 2^53 - 1.
-_MAX_ID = 9_007_199_254_740_991
+# The largest ids that the API takes: of merges and what they name, and of records that are read.
+_MAX_ID = 2**53 - 1
+_MAX_RECORD_ID = 2**63 - 1
 
 
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}", re.ASCII)
@@ -204,13 +206,15 @@ def list_suggestions(kind: Kind) -> Request[Page[Any]]:
 
 def list_records(kind: Kind, ids: Sequence[int]) -> Request[Page[msgspec.Raw]]:
     """Ask for up to a hundred records, with the data of their fields."""
-    numbers = "".join(f"&ids={_checked_number('id', number)}" for number in ids)
+    numbers = "".join(
+        f"&ids={_checked_number('id', number, maximum=_MAX_RECORD_ID)}" for number in ids
+    )
     return Request("GET", f"/v2/{_PLURAL[kind]}?limit={PAGE_LIMIT}{numbers}&{_FIELDS}", _RAW_PAGE)
 
 
 def get_record(kind: Kind, record_id: int) -> Request[msgspec.Raw]:
     """Ask for one record; one that was merged away is answered with an error that names the survivor."""
-    number = _checked_number("record_id", record_id)
+    number = _checked_number("record_id", record_id, maximum=_MAX_RECORD_ID)
     return Request("GET", f"/v2/{_PLURAL[kind]}/{number}?{_FIELDS}", _RAW)
 
 
@@ -333,7 +337,7 @@ def _checked_id(task_id: str) -> str:
     return task_id
 
 
-def _checked_number(name: str, value: int) -> int:
-    if type(value) is not int or not 0 < value <= _MAX_ID:
+def _checked_number(name: str, value: int, *, maximum: int = _MAX_ID) -> int:
+    if type(value) is not int or not 0 < value <= maximum:
         reject(f"{name} must be a positive whole number, not {shorten(value)}")
     return value

@@ -4,14 +4,15 @@ import asyncio
 import os
 import signal
 import sys
-from typing import Annotated
+from collections.abc import Mapping
+from typing import Annotated, Any
 
 import typer
 
 from aiotasks.client import Client
 from aiotasks.models import Quota
 from aiotasks.outcomes import Progress as WaitProgress
-from aiotasks.sandbox import Sandbox
+from aiotasks.sandbox import PLAIN, Sandbox
 
 from .command import fail, run_command
 from .exit_codes import EXIT_CODES, Exit
@@ -20,6 +21,7 @@ from .progress import WaitProgressBar
 
 
 commands = typer.Typer()
+_HABIT: Mapping[str, Any] = {"rich_help_panel": "Habits of the real server", "show_default": False}
 
 
 @commands.command(epilog=EXIT_CODES, short_help="Serve a stand-in for the API, for trying.")
@@ -33,7 +35,6 @@ def sandbox(
     duration: Annotated[str, typer.Option(help="Seconds a merge takes: 2, or 1-30.")] = "2",
     failure_rate: Annotated[float, typer.Option(help="Share of merges that fail, 0 to 1.")] = 0.0,
     latency: Annotated[str, typer.Option(help="Seconds an answer takes: 0.1, or 0.1-0.5.")] = "0",
-    list_lag: Annotated[float, typer.Option(help="Seconds until lists show a new task.")] = 0.0,
     records: Annotated[int, typer.Option(help="Companies, and persons, from id 1 on.")] = 2000,
     public_url: Annotated[
         str | None, typer.Option(help="What task URLs begin with.", show_default="its own URL")
@@ -43,11 +44,75 @@ def sandbox(
         typer.Option(help="What goes wrong, such as 503x3, disconnect-after@merge~5%, 429:5@task."),
     ] = None,
     seed: Annotated[int, typer.Option(help="The same seed brings the same ids and luck.")] = 0,
+    plain: Annotated[
+        bool,
+        typer.Option("--plain", help="Have none of the habits that follow.", **_HABIT),
+    ] = False,
+    checks_posts: Annotated[
+        bool | None,
+        typer.Option(
+            help="Refuse at once what cannot be merged, or let it fail when it ends.", **_HABIT
+        ),
+    ] = None,
+    rows_for_global: Annotated[
+        bool | None,
+        typer.Option(help="List merges whose primary is global or gone, or not.", **_HABIT),
+    ] = None,
+    global_companies: Annotated[
+        float | None, typer.Option(help="Share of companies that are global. [0.1]", **_HABIT)
+    ] = None,
+    internal_persons: Annotated[
+        float | None, typer.Option(help="Share of persons that are internal. [0.02]", **_HABIT)
+    ] = None,
+    task_lag: Annotated[
+        str | None,
+        typer.Option(help="Seconds until a new task can be read. [0-2]", **_HABIT),
+    ] = None,
+    task_lag_share: Annotated[
+        float | None, typer.Option(help="Share of new tasks that lag. [0.3]", **_HABIT)
+    ] = None,
+    empty_share: Annotated[
+        float | None,
+        typer.Option(help="Share of answers about tasks without a body. [0.01]", **_HABIT),
+    ] = None,
+    gone_status: Annotated[
+        int | None,
+        typer.Option(help="What a merged record answers: 404, or 422. [404]", **_HABIT),
+    ] = None,
+    list_lag: Annotated[
+        str | None, typer.Option(help="Seconds until lists show a new task. [0]", **_HABIT)
+    ] = None,
+    unlisted_share: Annotated[
+        float | None, typer.Option(help="Share of new tasks that no list shows. [0]", **_HABIT)
+    ] = None,
+    list_shuffle: Annotated[
+        float | None, typer.Option(help="Places by which lists are out of order. [0]", **_HABIT)
+    ] = None,
+    record_lag: Annotated[
+        float | None,
+        typer.Option(help="Age of the records that are read, in seconds. [0]", **_HABIT),
+    ] = None,
 ) -> None:
     """Serve a stand-in for the API on loopback, for trying and testing, until Ctrl-C.
 
-    The first line on standard output is its base URL.
+    The first line on standard output is its base URL. It has the habits of the real server that
+    its document does not tell; --plain takes them away.
     """
+    habits = {
+        "checks_posts": checks_posts,
+        "rows_for_global": rows_for_global,
+        "global_companies": global_companies,
+        "internal_persons": internal_persons,
+        "task_lag": None if task_lag is None else _draw("--task-lag", task_lag),
+        "task_lag_share": task_lag_share,
+        "empty_share": empty_share,
+        "gone_status": gone_status,
+        "list_lag": None if list_lag is None else _draw("--list-lag", list_lag),
+        "unlisted_share": unlisted_share,
+        "list_shuffle": list_shuffle,
+        "record_lag": record_lag,
+    }
+    given = {name: value for name, value in habits.items() if value is not None}
     try:
         server = Sandbox(
             port=port,
@@ -58,12 +123,12 @@ def sandbox(
             duration=_draw("--duration", duration),
             failure_rate=failure_rate,
             latency=_draw("--latency", latency),
-            list_lag=list_lag,
             companies=records,
             persons=records,
             public_url=public_url,
             faults=fault or (),
             seed=seed,
+            **{**(PLAIN if plain else {}), **given},
         )
     except ValueError as error:
         fail(str(error))

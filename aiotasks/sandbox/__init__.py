@@ -1,8 +1,9 @@
 """A local server that speaks Affinity's merge API, to test against."""
 
-from aiotasks.sandbox._faults import OPERATIONS, Fault
-from aiotasks.sandbox._log import LoggedRequest
+from aiotasks.sandbox._faults import NOT_HTTP, OPERATIONS, Fault
+from aiotasks.sandbox._log import LoggedRequest, SandboxMerge
 from aiotasks.sandbox._server import Sandbox
+from aiotasks.sandbox._settings import PLAIN
 
 
-__all__ = ["OPERATIONS", "Fault", "LoggedRequest", "Sandbox"]
+__all__ = ["NOT_HTTP", "OPERATIONS", "PLAIN", "Fault", "LoggedRequest", "Sandbox", "SandboxMerge"]

@@ -11,7 +11,7 @@ from aiotasks.sandbox import _routes as routes
 from aiotasks.sandbox._limits import Cause, Limits
 from aiotasks.sandbox._pages import Page, cut
 from aiotasks.sandbox._records import COMPANY, KindName, Record, Suggestion
-from aiotasks.sandbox._reply import Problem, Reply
+from aiotasks.sandbox._reply import JSON, Problem, Reply
 from aiotasks.sandbox._routes import ApiRequest, Route
 from aiotasks.sandbox._state import FAILED, IN_PROGRESS, SUCCESS, Merge, State, Task
 
@@ -150,11 +150,14 @@ class App:
 
     def _get_merge(self, _call: ApiRequest, route: Route, now: float) -> Reply:
         state = self.states[route.kind.name]
-        merge = state.merge(routes.number(route.name, "mergeId"))
+        merge = state.merge(routes.number(route.name, "mergeId"), now)
         return Reply.json(self._view(state, merge, now))
 
     def _task(self, _call: ApiRequest, route: Route, now: float) -> Reply:
-        task = self.states[route.kind.name].task(routes.task_id(route.name), now)
+        state = self.states[route.kind.name]
+        task = state.task(routes.task_id(route.name), now)
+        if state.is_answer_empty():
+            return Reply(200, b"", {"Content-Type": JSON})
         return Reply.json(task.view(now))
 
     def _tasks(self, call: ApiRequest, route: Route, now: float) -> Reply:
@@ -167,20 +170,23 @@ class App:
         )
         return _page(call, page, [state.tasks[number - 1].view(now) for number in page.numbers])
 
-    def _record(self, _call: ApiRequest, route: Route, now: float) -> Reply:
-        record_id = routes.number(route.name, f"{route.kind.name}Id")
+    def _record(self, call: ApiRequest, route: Route, now: float) -> Reply:
+        routes.check_fields(call)
+        name, maximum = f"{route.kind.name}Id", routes.MAX_RECORD_ID
+        record_id = routes.number(route.name, name, maximum=maximum)
         return Reply.json(self.states[route.kind.name].record(record_id, now))
 
     def _records(self, call: ApiRequest, route: Route, now: float) -> Reply:
         state = self.states[route.kind.name]
-        wanted = [routes.number(text, "ids") for text in call.query.get("ids", ())]
-        known = {record_id for record_id in wanted if record_id in state.directory}
+        routes.check_fields(call)
+        ids = call.query.get("ids", ())
+        wanted = {routes.number(text, "ids", maximum=routes.MAX_RECORD_ID) for text in ids}
         page = cut(
-            sorted(known) if wanted else state.directory.ids,
+            sorted(wanted) or state.store.ids(),
             limit=routes.limit(call, routes.MAX_LIMIT),
             cursor=routes.cursor(call),
             newest_first=False,
-            matches=lambda record_id: not state.is_gone(record_id, now),
+            matches=lambda record_id: state.is_there(record_id, now),
         )
         return _page(call, page, [state.record(record_id, now) for record_id in page.numbers])
 
@@ -247,7 +253,7 @@ def _search(call: ApiRequest, state: State, now: float) -> list[Suggestion]:
     order = routes.choice(call, "orderBy", _ORDERS) or "createdAt"
     found = [
         suggestion
-        for suggestion in state.directory.suggestions
+        for suggestion in state.store.directory.suggestions
         if term in suggestion.name.lower()
         and (where is None or where.matches({"matchCriteria": suggestion.criterion}))
         and state.is_open(suggestion, now)

@@ -35,6 +35,16 @@ def delay(seconds: float) -> Effect:
     return lambda reply: replace(reply, delay=reply.delay + seconds)
 
 
+def say(data: bytes) -> Effect:
+    """Send exactly these bytes in place of an answer."""
+    return lambda reply: replace(reply, ending="raw", body=data)
+
+
+def encode(encoding: str) -> Effect:
+    """Claim an encoding which the body does not have."""
+    return set_headers({"Content-Encoding": encoding})
+
+
 def halve() -> Effect:
     return lambda reply: replace(reply, body=reply.body[: len(reply.body) // 2])
 

@@ -1,7 +1,7 @@
 """Faults that can be injected."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from random import Random
 from typing import Self
@@ -33,10 +33,21 @@ _TEXT = re.compile(
 )
 _HELP = (
     "{text!r} is no fault: write a status from 400 to 599 (503), 429:SECONDS, disconnect, "
-    "disconnect-after, hang, truncate, malformed, huge, html, wrong-types, latency=SECONDS or "
-    "status=WORD, then @OPERATION if it should hit only one ({operations}), then ~PERCENT% if it "
+    "disconnect-after, hang, truncate, malformed, huge, html, wrong-types, {not_http}, "
+    "latency=SECONDS, late=SECONDS (504 now, the request's effect later) or status=WORD, then @OPERATION if it should hit only one ({operations}), then ~PERCENT% if it "
     "should hit only so many of them, by chance, then xTIMES (x* for every time)."
 )
+
+
+NOT_HTTP: Mapping[str, Effect] = {
+    "two-lengths": effects.say(
+        b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nContent-Length: 3\r\n\r\n{}"
+    ),
+    "endless-headers": effects.say(b"HTTP/1.1 200 OK\r\n" + b"X-More: and more\r\n" * 65_536),
+    "other-protocol": effects.say(b"\x15\x03\x01\x00\x02\x02\x46" * 4),
+    "bad-brotli": effects.encode("br"),
+    "bad-gzip": effects.encode("gzip"),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +62,7 @@ class Fault:
         after_work: whether the request has its effect anyway.
         on: the operations that it may hit; empty for any.
         times: how many requests it hits; None for all.
+        late: after how many seconds the request has its effect, if not at once.
         share: which part of the requests it may hit, by chance; above 0, and 1 for each of them.
     """
 
@@ -60,6 +72,7 @@ class Fault:
     on: tuple[str, ...] = ()
     times: int | None = 1
     share: float = 1.0
+    late: float | None = None
 
     @classmethod
     def status(
@@ -96,6 +109,20 @@ class Fault:
         """Drop the connection without an answer."""
         name = "disconnect-after" if after_work else "disconnect"
         return cls(name, effects.end("disconnect"), after_work)
+
+    @classmethod
+    def passed_on_late(cls, seconds: float, *, status: int = 504) -> Self:
+        """Answer with a status as a gateway does, and pass the request on later."""
+        return cls(f"late={seconds:g}", effects.error(status), after_work=False, late=seconds)
+
+    @classmethod
+    def not_http(cls, kind: str) -> Self:
+        """Answer with what is no HTTP answer: one of ``NOT_HTTP``.
+
+        Those are two lengths of one body, headers beyond what clients accept, bytes of another
+        protocol, and bodies that are not encoded as their headers say.
+        """
+        return cls(kind, NOT_HTTP[kind])
 
     @classmethod
     def hang(cls, *, after_work: bool = False) -> Self:
@@ -167,7 +194,8 @@ class Fault:
         found = _TEXT.fullmatch(text.strip())
         fault = _read(found) if found else None
         if fault is None or not {*fault.on} <= {*OPERATIONS} or not is_share(fault.share):
-            raise ValueError(_HELP.format(text=text, operations=", ".join(OPERATIONS)))
+            names = {"operations": ", ".join(OPERATIONS), "not_http": ", ".join(NOT_HTTP)}
+            raise ValueError(_HELP.format(text=text, **names))
         return fault
 
     def hits(self, operation: str) -> bool:
@@ -186,6 +214,13 @@ _PLAIN = {
     "html": Fault.status(200, html=True),
     "wrong-types": Fault.wrong_types(),
 }
+
+_WITH_VALUE: tuple[tuple[str, Callable[[str], Fault]], ...] = (
+    (rf"429:({_NUMBER})", lambda value: Fault.rate_limit(retry_after=value)),
+    (rf"latency=({_NUMBER})", lambda value: Fault.latency(float(value))),
+    (rf"late=({_NUMBER})", lambda value: Fault.passed_on_late(float(value))),
+    (r"status=([\w-]+)", Fault.task_status),
+)
 
 
 def is_share(share: float) -> bool:
@@ -207,14 +242,13 @@ def _read(found: re.Match[str]) -> Fault | None:
 def _named(name: str) -> Fault | None:
     if name in _PLAIN:
         return _PLAIN[name]
+    if name in NOT_HTTP:
+        return Fault.not_http(name)
     if re.fullmatch(r"[45]\d\d", name):
         return Fault.status(int(name))
-    if found := re.fullmatch(rf"429:({_NUMBER})", name):
-        return Fault.rate_limit(retry_after=found[1])
-    if found := re.fullmatch(rf"latency=({_NUMBER})", name):
-        return Fault.latency(float(found[1]))
-    if found := re.fullmatch(r"status=([\w-]+)", name):
-        return Fault.task_status(found[1])
+    for pattern, make in _WITH_VALUE:
+        if found := re.fullmatch(pattern, name):
+            return make(found[1])
     return None
 
 

@@ -14,6 +14,7 @@ from aiotasks.sandbox._reply import Problem
 
 _CURSOR = re.compile(r" *(after|before):::([1-9][0-9]{0,17})")
 Matches = Callable[[int], bool]
+Key = Callable[[int], float]
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,9 +57,10 @@ def cut(
     limit: int,
     cursor: Cursor | None = None,
     newest_first: bool = True,
+    key: Key = float,
     matches: Matches | None = None,
 ) -> Page:
-    """Cut one page out of strictly ordered numbers.
+    """Cut one page out of numbers that are strictly ordered by their keys.
 
     Ranges are sliced without a copy, so an unfiltered page costs the same however long the list.
     """
@@ -66,7 +68,7 @@ def cut(
 
     def split(number: int, *, right: bool) -> int:
         bisect = bisect_right if right else bisect_left
-        return bisect(order, sign * number, key=lambda other: sign * other)
+        return bisect(order, sign * key(number), key=lambda other: sign * key(other))
 
     numbers = _take(order, limit, cursor, split, matches)
     if not numbers:

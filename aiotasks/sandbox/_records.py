@@ -3,6 +3,7 @@
 from collections.abc import Collection
 from dataclasses import dataclass
 from functools import cached_property
+from random import Random
 from typing import Any, Literal
 
 
@@ -36,6 +37,7 @@ class Kind:
     plural: str
     list_limit: int
     match_criteria: tuple[str, ...]
+    several: str
 
     @property
     def title(self) -> str:
@@ -50,8 +52,8 @@ class Kind:
         return f"duplicate{self.title}Id"
 
 
-COMPANY = Kind("company", "companies", 100, ("domain-match", "domain-redirect", "name"))
-PERSON = Kind("person", "persons", 25, ("intelligent", "name"))
+COMPANY = Kind("company", "companies", 100, ("domain-match", "domain-redirect", "name"), "domains")
+PERSON = Kind("person", "persons", 25, ("intelligent", "name"), "emailAddresses")
 KINDS = {kind.name: kind for kind in (COMPANY, PERSON)}
 
 
@@ -67,10 +69,22 @@ class Suggestion:
 
 
 class Directory:
-    """All records of one kind; every second one is a duplicate of the one before it."""
+    """All records of one kind; every second one is a duplicate of the one before it.
 
-    def __init__(self, kind: Kind, ids: int | Collection[int]) -> None:
+    Special ones, by their share or their ids, are global companies and internal persons.
+    """
+
+    def __init__(
+        self,
+        kind: Kind,
+        ids: int | Collection[int],
+        *,
+        special: float | Collection[int] = (),
+        seed: str = "",
+    ) -> None:
         self.kind = kind
+        self._special = special
+        self._seed = seed
         self.ids = range(1, ids + 1) if isinstance(ids, int) else sorted(set(ids))
         self._positions = {record_id: position for position, record_id in enumerate(self.ids)}
 
@@ -78,13 +92,23 @@ class Directory:
     def suggestions(self) -> list[Suggestion]:
         return [self._suggest(position) for position in range(1, len(self.ids), 2)]
 
+    @cached_property
+    def special_ids(self) -> Collection[int]:
+        if not isinstance(self._special, float | int):
+            return frozenset(self._special)
+        random, share = Random(self._seed), self._special  # noqa: S311 - the same for the same seed
+        return frozenset(record_id for record_id in self.ids if random.random() < share)
+
     def __contains__(self, record_id: int) -> bool:
         return record_id in self._positions
 
     def record(self, record_id: int) -> Record:
         position = self._positions[record_id]
         record = _company(position) if self.kind is COMPANY else _person(position)
-        return {"id": record_id, **record}
+        is_special = record_id in self.special_ids
+        if self.kind is COMPANY:
+            return {"id": record_id, **record, "isGlobal": is_special}
+        return {"id": record_id, **record, "type": "internal" if is_special else "external"}
 
     def _suggest(self, position: int) -> Suggestion:
         shown = position - 1
@@ -123,7 +147,7 @@ def _company(position: int) -> Record:
             "name": None,
         }[criterion]
     domains = [domain] if domain else []
-    return {"name": name, "domain": domain, "domains": domains, "isGlobal": position % 5 == 0}
+    return {"name": name, "domain": domain, "domains": domains}
 
 
 def _person(position: int) -> Record:
@@ -138,5 +162,4 @@ def _person(position: int) -> Record:
         "lastName": last,
         "primaryEmailAddress": email,
         "emailAddresses": [email],
-        "type": "external",
     }

@@ -6,7 +6,7 @@ from typing import Any, Literal, Self
 import msgspec
 
 
-Ending = Literal["complete", "truncate", "disconnect", "hang"]
+Ending = Literal["complete", "truncate", "disconnect", "hang", "raw"]
 JSON = "application/json"
 _CODES = {
     401: "authentication",
@@ -23,7 +23,7 @@ _SERVER = 500
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """An answer, and how its delivery ends."""
+    """An answer, and how its delivery ends: ``raw`` sends its body alone, without a head."""
 
     status: int
     body: bytes

@@ -17,8 +17,10 @@ from aiotasks.sandbox._reply import JSON, Problem
 VERSION_HEADER = "X-Affinity-Api-Version"
 VERSIONS = ("2024-01-01", "2026-07-15", "2026-09-17")
 MAX_ID = 2**53 - 1
+MAX_RECORD_ID = 2**63 - 1
 MAX_LIMIT = 100
 MIN_TERM = 2
+_FIELD_TYPES = ("enriched", "global", "relationship-intelligence")
 _KINDS = KINDS | {kind.plural: kind for kind in KINDS.values()}
 _PATHS = tuple(
     (operation, method, re.compile(path))
@@ -93,7 +95,7 @@ def version(call: ApiRequest, default: str) -> str:
 
 
 def number(text: str, name: str, *, maximum: int = MAX_ID) -> int:
-    if not re.fullmatch(r"[0-9]{1,16}", text) or not 1 <= int(text) <= maximum:
+    if not re.fullmatch(r"[0-9]{1,19}", text) or not 1 <= int(text) <= maximum:
         message = f"{name} is a whole number from 1 to {maximum}, not {text!r}."
         raise Problem(400, message, param=name)
     return int(text)
@@ -132,6 +134,13 @@ def choice(call: ApiRequest, name: str, choices: Collection[str]) -> str | None:
         message = f"{name} is one of {', '.join(choices)}, not {text!r}."
         raise Problem(400, message, param=name)
     return text
+
+
+def check_fields(call: ApiRequest) -> None:
+    for name in call.query.get("fieldTypes", ()):
+        if name not in _FIELD_TYPES:
+            message = f"fieldTypes are {', '.join(_FIELD_TYPES)}, not {name!r}."
+            raise Problem(400, message, param="fieldTypes")
 
 
 def term(call: ApiRequest) -> str:

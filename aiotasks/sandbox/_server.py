@@ -18,12 +18,13 @@ from aiohttp import web
 from aiotasks.sandbox._app import App, Clock
 from aiotasks.sandbox._faults import OPERATIONS, Fault, Faults, is_share
 from aiotasks.sandbox._limits import MONTH, Limits, Window
-from aiotasks.sandbox._log import LoggedRequest
+from aiotasks.sandbox._log import LoggedRequest, SandboxMerge, repeated
 from aiotasks.sandbox._records import KINDS, Directory, KindName
 from aiotasks.sandbox._reply import Reply
 from aiotasks.sandbox._routes import ApiRequest, Route, find
 from aiotasks.sandbox._settings import Settings
-from aiotasks.sandbox._state import IN_PROGRESS, SUCCESS, Draw, Pair, State, Task, draw
+from aiotasks.sandbox._state import IN_PROGRESS, SUCCESS, Draw, Merge, Pair, State, Task, draw
+from aiotasks.sandbox._store import Store
 
 
 TOO_MANY = 429
@@ -47,7 +48,35 @@ class Sandbox(Settings):
     of the one before it.
 
     Settings of merges and answers (``duration``, ``failure_rate``, ``latency``, ``list_lag``,
-    ``permissions``, ...) may be changed while it serves; the quota by ``set_quota``.
+    ``permissions``, ...) may be changed while it serves, for what starts from then on; the quota by
+    ``set_quota``.
+
+    By default it has the habits of the real server that its document does not tell. Each has a
+    switch, and ``Sandbox(**PLAIN)`` has none of them, for tests that count calls:
+
+    ===================== ============================================== ==============
+    setting               the real server                                ``PLAIN``
+    ===================== ============================================== ==============
+    ``checks_posts``      accepts each merge, and lets what cannot be    refuses at once
+                          fail when it ends
+    ``global_companies``  a tenth are shared with other organizations,   none
+                          which decides what becomes of a merge
+    ``internal_persons``  one in fifty is of the organization itself,    none
+                          and cannot be merged into another
+    ``rows_for_global``   lists no merge while its primary is global or  all merges
+                          gone
+    ``task_lag``,         three in ten of the new tasks answer 404 for   0
+    ``task_lag_share``    up to 2 seconds
+    ``empty_share``       one in a hundred answers about a task has no   0
+                          body
+    ``gone_status``       a record that was merged away answers 404      422, naming
+                                                                         what it became
+    ===================== ============================================== ==============
+
+    A global primary turns into a local copy with the same id. If the duplicate is global too, or
+    has a domain that the primary has not, both are replaced by a new company instead. Further
+    habits have to be asked for: ``list_lag``, ``unlisted_share``, ``list_shuffle``, ``record_lag``,
+    and a ``duration`` of minutes.
 
     Args:
         host: where to listen.
@@ -63,13 +92,26 @@ class Sandbox(Settings):
         retry_after: whether a refusal says when to come back.
         duration: how long a merge takes.
         failure_rate: share of the merges that fail, from 0 to 1.
-        exclusive_primary: whether a record can receive only one merge at a time.
+        checks_posts: whether a merge that cannot be is refused at once: of a record with itself
+            or that is gone with 422, of one that takes part in another merge with 409. Otherwise
+            each is accepted and fails when it ends, but with itself it succeeds.
+        exclusive_primary: whether a record can receive only one merge at a time, where that is
+            checked.
         latency: how long an answer takes; its work is done when the request arrives.
+        rows_for_global: whether merges are listed whose primary is global or gone.
         list_lag: seconds until a new task or merge appears in the lists.
+        unlisted_share: share of the new tasks which never appear there.
+        list_shuffle: by how many places a task or merge may stand above where it belongs.
         task_lag: seconds until a new task can be read by its id.
+        task_lag_share: share of the new tasks for which that is so.
+        empty_share: share of the answers about a task that have no body.
+        record_lag: how many seconds old the records are that are read.
+        gone_status: what a record answers that is gone: 404, or 422 with what it became.
         public_url: what task URLs begin with; None for the URL of the sandbox.
         companies: how many companies there are, or their ids.
         persons: how many persons there are, or their ids.
+        global_companies: which share of the companies is global, or the ids of these.
+        internal_persons: which share of the persons is internal, or the ids of these.
         faults: faults to inject at the start, or texts for ``Fault.parse``.
         seed: the seed of all random numbers.
         on_request: called with each request before it is answered, so that a test can change
@@ -96,6 +138,7 @@ class Sandbox(Settings):
         self._log: deque[LoggedRequest] = deque(maxlen=_LOG_SIZE)
         self._url = ""
         self._handlers: set[asyncio.Task[None]] = set()
+        self._late: set[asyncio.TimerHandle] = set()
         self._answers = count(1)
         self._latencies = Random(self.seed)  # noqa: S311 - the same seed has to give the same numbers
         self._faults = Faults(Random(f"{self.seed} faults"))  # noqa: S311 - as above
@@ -107,9 +150,7 @@ class Sandbox(Settings):
             return "<Sandbox: not entered>"
         now = self._now()
         running = sum(
-            task.status(now) == IN_PROGRESS
-            for state in self._app.states.values()
-            for task in state.tasks
+            task.status(now) == IN_PROGRESS for kind in KINDS for task in self._decided(kind).tasks
         )
         return f"<Sandbox {self._url}: {self.requests} requests, {running} tasks in progress>"
 
@@ -131,6 +172,8 @@ class Sandbox(Settings):
     async def __aexit__(self, *_: object) -> None:
         for handler in self._handlers:
             handler.cancel()
+        for timer in self._late:
+            timer.cancel()
         await self._runner.cleanup()
 
     @property
@@ -241,7 +284,9 @@ class Sandbox(Settings):
 
     def status(self, task_url: str) -> str:
         """Return the status that a task reports now."""
-        return self._task(task_url)[1].status(self._now())
+        state, task = self._task(task_url)
+        state.decide(self._now())
+        return task.status(self._now())
 
     def task_urls(self, kind: KindName) -> list[str]:
         """List the tasks of all merges, oldest first."""
@@ -249,9 +294,24 @@ class Sandbox(Settings):
         return [self._app.task_url(kind, task) for task in self._app.states[kind].tasks]
 
     def merged(self, kind: KindName) -> dict[int, int]:
-        """Map each record that was merged away to the one that it was merged into."""
-        now = self._now()
-        return self._app.states[kind].merged(now)
+        """Map each record that is gone to the one that has taken its place."""
+        return self._decided(kind).store.heirs()
+
+    def history(self, kind: KindName) -> list[SandboxMerge]:
+        """List all merges in the order in which they were started, with what became of them.
+
+        This is the server's memory: it has what no answer, list or row shows, and is what a test
+        can hold the words of a client against.
+        """
+        return [self._remembered(kind, merge) for merge in self._decided(kind).merges]
+
+    def repeated(self, kind: KindName) -> set[Pair]:
+        """Return the pairs that a client merged twice.
+
+        These were asked for again, and accepted, while their first merge was in progress or after
+        it had succeeded. Trying again after a failure is no repetition.
+        """
+        return repeated(self.history(kind))
 
     def posted(self, kind: KindName) -> Counter[Pair]:
         """Count the accepted merge requests for each pair of primary and duplicate."""
@@ -287,9 +347,35 @@ class Sandbox(Settings):
         )
 
     def _state(self, kind: KindName) -> State:
-        ids = self.companies if kind == "company" else self.persons
-        random = Random(f"{self.seed} {kind}")  # noqa: S311 - the same seed has to give the same numbers
-        return State(KINDS[kind], Directory(KINDS[kind], ids), settings=self, random=random)
+        ids, special = (
+            (self.companies, self.global_companies)
+            if kind == "company"
+            else (self.persons, self.internal_persons)
+        )
+        seed = f"{self.seed} {kind}"
+        directory = Directory(KINDS[kind], ids, special=special, seed=f"{seed} special")
+        return State(KINDS[kind], Store(directory), settings=self, seed=seed)
+
+    def _decided(self, kind: KindName) -> State:
+        state = self._app.states[kind]
+        state.decide(self._now())
+        return state
+
+    def _remembered(self, kind: KindName, merge: Merge) -> SandboxMerge:
+        fate = merge.fate
+        return SandboxMerge(
+            primary_id=merge.primary_id,
+            duplicate_id=merge.duplicate_id,
+            task_url=self._app.task_url(kind, merge.task),
+            is_foreign=merge.is_foreign,
+            started=merge.started,
+            ended=merge.ends if fate else None,
+            outcome=merge.outcome if fate else None,
+            reason=merge.reason if fate else None,
+            effect=fate.effect if fate else None,
+            can_undo=fate.can_undo if fate else None,
+            new_id=fate.new_id if fate else None,
+        )
 
     def _now(self) -> float:
         if not self._url:
@@ -359,6 +445,8 @@ class Sandbox(Settings):
             reply = refusal.reply()
         elif fault and not fault.after_work:
             reply = Reply(500, b"")
+            if fault.late is not None:
+                self._answer_later(call, route, fault.late)
         else:
             reply = self._app.answer(call, route, now)
         headers["X-Request-Id"] = f"sandbox-{next(self._answers)}"
@@ -369,11 +457,21 @@ class Sandbox(Settings):
         self.refused += reply.status == TOO_MANY
         return reply
 
+    def _answer_later(self, call: ApiRequest, route: Route, seconds: float) -> None:
+        def answer() -> None:
+            self._late.discard(timer)
+            _ = self._app.answer(call, route, self._now())
+
+        timer = self._loop.call_later(seconds, answer)
+        self._late.add(timer)
+
 
 async def _send(request: web.BaseRequest, reply: Reply) -> web.StreamResponse:
     if reply.ending == "hang":
         await asyncio.get_running_loop().create_future()
-    if reply.ending == "disconnect":
+    if reply.ending == "raw" and request.transport:
+        request.transport.write(reply.body)
+    if reply.ending in {"disconnect", "raw"}:
         request.protocol.force_close()
     if reply.ending == "truncate":
         return await _send_half(request, reply)

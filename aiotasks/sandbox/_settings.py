@@ -1,8 +1,10 @@
 """The settings of a sandbox, checked before it opens."""
 
 import math
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any
 from urllib.parse import urlsplit
 
 from aiotasks.sandbox._app import ApiSettings
@@ -12,7 +14,22 @@ from aiotasks.sandbox._routes import VERSIONS
 from aiotasks.sandbox._state import Draw, MergeSettings
 
 
+_PART = "a share from 0 to 1, or ids from 1 on"
 _DRAW = "0 seconds or more, a pair of such numbers, or a function"
+
+
+# A server that checks merges when they are asked for, and shows all of them at once.
+PLAIN: Mapping[str, Any] = MappingProxyType(
+    {
+        "checks_posts": True,
+        "rows_for_global": True,
+        "global_companies": 0,
+        "internal_persons": 0,
+        "task_lag": 0,
+        "empty_share": 0,
+        "gone_status": 422,
+    }
+)
 
 
 @dataclass(kw_only=True, eq=False)
@@ -30,6 +47,8 @@ class Settings(MergeSettings, ApiSettings):
     public_url: str | None = None
     companies: int | Collection[int] = 2000
     persons: int | Collection[int] = 2000
+    global_companies: float | Collection[int] = 0.1
+    internal_persons: float | Collection[int] = 0.02
     faults: Iterable[Fault | str] = ()
     seed: int = 0
     on_request: Callable[[LoggedRequest], object] | None = None
@@ -49,13 +68,19 @@ class Settings(MergeSettings, ApiSettings):
             ),
             "duration": (_is_draw(self.duration), _DRAW),
             "latency": (_is_draw(self.latency), _DRAW),
-            "failure_rate": (0 <= self.failure_rate <= 1, "from 0 to 1"),
-            "list_lag": (self.list_lag >= 0, "0 seconds or more"),
-            "task_lag": (self.task_lag >= 0, "0 seconds or more"),
+            "list_lag": (_is_draw(self.list_lag), _DRAW),
+            "task_lag": (_is_draw(self.task_lag), _DRAW),
+            "record_lag": (self.record_lag >= 0, "0 seconds or more"),
+            "list_shuffle": (0 <= self.list_shuffle < math.inf, "0 places or more"),
+            "gone_status": (self.gone_status in {404, 422}, "404 or 422"),
             "public_url": (_is_url(self.public_url), "an http or https URL without a query"),
             "companies": (_is_count(self.companies), "0 or more, or ids from 1 on"),
             "persons": (_is_count(self.persons), "0 or more, or ids from 1 on"),
+            "global_companies": (_is_part(self.global_companies), _PART),
+            "internal_persons": (_is_part(self.internal_persons), _PART),
         }
+        for name in ("failure_rate", "task_lag_share", "empty_share", "unlisted_share"):
+            rules[name] = 0 <= getattr(self, name) <= 1, "from 0 to 1"
         for name, (holds, rule) in rules.items():
             if not holds:
                 message = f"{name} has to be {rule}, not {getattr(self, name)!r}"
@@ -67,6 +92,10 @@ def _is_draw(value: Draw) -> bool:
         return True
     low, high = value if isinstance(value, tuple) else (value, value)
     return 0 <= low <= high
+
+
+def _is_part(records: float | Collection[int]) -> bool:
+    return 0 <= records <= 1 if isinstance(records, int | float) else _is_count(records)
 
 
 def _is_url(url: str | None) -> bool:

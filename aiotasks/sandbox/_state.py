@@ -1,21 +1,24 @@
 """The life cycle of merges, computed from the time that is passed in; there is no clock here."""
 
+import math
 import uuid
-from bisect import bisect_right
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from heapq import heappop, heappush
 from random import Random
 from typing import Any
 
 from aiotasks.sandbox._filters import Filter
-from aiotasks.sandbox._pages import Cursor, Matches, Page, cut
-from aiotasks.sandbox._records import Directory, Kind, Record, Suggestion
+from aiotasks.sandbox._pages import Cursor, Key, Page, cut
+from aiotasks.sandbox._records import Kind, Record, Suggestion
 from aiotasks.sandbox._reply import Problem
+from aiotasks.sandbox._store import Fate, Store
 
 
 Draw = float | tuple[float, float] | Callable[[Random], float]
 Pair = tuple[int, int]
+NOT_FOUND = 404
 IN_PROGRESS, SUCCESS, FAILED = "in-progress", "success", "failed"
 REASONS = (
     "The two profiles could not be merged because of conflicting field values",
@@ -40,14 +43,22 @@ class MergeSettings:
 
     duration: Draw = 2.0
     failure_rate: float = 0.0
-    list_lag: float = 0.0
-    task_lag: float = 0.0
+    checks_posts: bool = False
     exclusive_primary: bool = False
+    rows_for_global: bool = False
+    task_lag: Draw = (0.0, 2.0)
+    task_lag_share: float = 0.3
+    empty_share: float = 0.01
+    list_lag: Draw = 0.0
+    unlisted_share: float = 0.0
+    list_shuffle: float = 0.0
+    record_lag: float = 0.0
+    gone_status: int = 404
 
 
 @dataclass(slots=True, eq=False)
 class Merge:
-    """The merge of one record into another."""
+    """The merge of one record into another, whose outcome and fate are decided when it ends."""
 
     id: int
     task: "Task"
@@ -55,23 +66,28 @@ class Merge:
     duplicate_id: int
     started: float
     ends: float
-    outcome: str
+    outcome: str | None
     reason: str | None
+    is_foreign: bool
+    place: float
+    fate: Fate | None = None
+
+    @property
+    def listed(self) -> float:
+        return self.task.listed
 
     def status(self, now: float) -> str:
-        return IN_PROGRESS if now < self.ends else self.outcome
-
-    def has_happened(self, now: float) -> bool:
-        return self.status(now) == SUCCESS
+        return IN_PROGRESS if now < self.ends or self.outcome is None else self.outcome
 
 
 @dataclass(slots=True, eq=False)
 class Task:
-    """A batch of merges, mostly of one."""
+    """A batch of merges, mostly of one; times say from when on it can be read and is listed."""
 
-    number: int
     id: str
-    started: float
+    readable: float
+    listed: float
+    place: float
     merges: list[Merge] = field(default_factory=list)
     shown: str | None = None
 
@@ -101,32 +117,33 @@ def _sum_up(statuses: list[str]) -> str:
 
 
 class State:
-    """All merges and tasks of one kind of record."""
+    """All merges and tasks of one kind of record. Times never go back from call to call."""
 
-    def __init__(
-        self, kind: Kind, directory: Directory, *, settings: MergeSettings, random: Random
-    ) -> None:
+    def __init__(self, kind: Kind, store: Store, *, settings: MergeSettings, seed: str) -> None:
         self.kind = kind
-        self.directory = directory
+        self.store = store
         self.posted: Counter[Pair] = Counter()
         self.tasks: list[Task] = []
         self.task_by_id: dict[str, Task] = {}
         self.merges: list[Merge] = []
         self._settings = settings
-        self._random = random
-        self._last_of_duplicate: dict[int, Merge] = {}
-        self._of_primary: dict[int, list[Merge]] = {}
+        # The same seed has to give the same numbers; delays change none of the other ones.
+        self._random = Random(seed)  # noqa: S311 - as said above
+        self._delays = Random(f"{seed} delays")  # noqa: S311 - as said above
+        self._is_in_order = True
+        self._undecided: list[tuple[float, int, Merge]] = []
+        self._leaving: Counter[int] = Counter()
+        self._receiving: Counter[int] = Counter()
 
     # Requests that change something
 
     def post(self, primary_id: int, duplicate_id: int, now: float) -> Task:
-        """Accept a merge as the API does: refuse what cannot begin, let the rest run."""
-        if primary_id == duplicate_id:
-            raise Problem(422, f"A {self.kind.name} cannot be merged with itself.")
-        self._refuse_gone(primary_id, duplicate_id, now=now)
-        self._refuse_busy(primary_id, duplicate_id, now)
+        """Accept a merge; where requests are checked, refuse what cannot begin."""
+        self.decide(now)
+        if self._settings.checks_posts:
+            self._check(primary_id, duplicate_id, now)
         self.posted[primary_id, duplicate_id] += 1
-        return self.start(primary_id, duplicate_id, now)
+        return self.start(primary_id, duplicate_id, now, is_foreign=False)
 
     def start(
         self,
@@ -138,14 +155,16 @@ class State:
         outcome: str | None = None,
         reason: str | None = None,
         task: Task | None = None,
+        is_foreign: bool = True,
     ) -> Task:
         """Start a merge, whatever the records are doing."""
         task = task or self._open_task(now)
         seconds = draw(self._settings.duration if duration is None else duration, self._random)
-        drawn, drawn_reason = self._draw_outcome(primary_id, duplicate_id)
-        outcome = outcome or (FAILED if reason else drawn)
+        is_unlucky = self._random.random() < self._settings.failure_rate
+        if outcome is None and (reason or is_unlucky):
+            outcome = FAILED
         if outcome == FAILED:
-            reason = reason or drawn_reason or self._random.choice(REASONS)
+            reason = reason or self._random.choice(REASONS)
         merge = Merge(
             id=len(self.merges) + 1,
             task=task,
@@ -155,151 +174,179 @@ class State:
             ends=now + seconds,
             outcome=outcome,
             reason=reason,
+            is_foreign=is_foreign,
+            place=self._draw_place(len(self.merges) + 1),
         )
-        self._add(merge)
+        task.merges.append(merge)
+        self.merges.append(merge)
+        self._leaving[duplicate_id] += 1
+        self._receiving[primary_id] += 1
+        heappush(self._undecided, (merge.ends, merge.id, merge))
         return task
 
     def finish(self, task: Task, now: float, *, outcome: str, reason: str | None) -> None:
+        self.decide(now)
         for merge in task.merges:
-            if merge.status(now) == IN_PROGRESS:
+            if merge.fate is None:
                 merge.ends, merge.outcome = now, outcome
                 merge.reason = reason or REASONS[0] if outcome == FAILED else reason
+                heappush(self._undecided, (now, merge.id, merge))
+        self.decide(now)
+
+    def decide(self, now: float) -> None:
+        """Decide the fates of the merges that have ended, in the order of their ends."""
+        while self._undecided and self._undecided[0][0] <= now:
+            merge = heappop(self._undecided)[-1]
+            if merge.fate is None:
+                self._decide(merge)
 
     # Requests that read
 
     def task(self, task_id: str, now: float) -> Task:
+        self.decide(now)
         task = self.task_by_id.get(task_id)
-        if task is None or now < task.started + self._settings.task_lag:
+        if task is None or now < task.readable:
             raise Problem(404, f"There is no {self.kind.name} merge task {task_id}.")
         return task
 
-    def merge(self, merge_id: int) -> Merge:
-        if merge_id > len(self.merges):
+    def is_answer_empty(self) -> bool:
+        """Draw whether an answer about a task has no body."""
+        return self._delays.random() < self._settings.empty_share
+
+    def merge(self, merge_id: int, now: float) -> Merge:
+        self.decide(now)
+        if merge_id > len(self.merges) or not self._has_row(self.merges[merge_id - 1], now):
             raise Problem(404, f"There is no {self.kind.name} merge {merge_id}.")
         return self.merges[merge_id - 1]
 
     def task_page(
         self, now: float, *, limit: int, cursor: Cursor | None, where: Filter | None
     ) -> Page:
-        def item(number: int) -> dict[str, str]:
+        def status(number: int) -> dict[str, str]:
             return {"status": self.tasks[number - 1].status(now)}
 
-        order = self._newest_first(self.tasks, now)
-        return cut(order, limit=limit, cursor=cursor, matches=_matches(where, item))
+        self.decide(now)
+        order, key = self._newest_first(self.tasks, now)
+        matches = None if where is None else lambda number: where.matches(status(number))
+        return cut(order, limit=limit, cursor=cursor, key=key, matches=matches)
 
     def merge_page(
         self, now: float, *, limit: int, cursor: Cursor | None, where: Filter | None
     ) -> Page:
-        def item(number: int) -> dict[str, str]:
+        def matches(number: int) -> bool:
             merge = self.merges[number - 1]
-            return {"status": merge.status(now), "taskId": merge.task.id}
+            item = {"status": merge.status(now), "taskId": merge.task.id}
+            return self._has_row(merge, now) and (where is None or where.matches(item))
 
-        order: Sequence[int] = self._newest_first(self.merges, now)
+        self.decide(now)
+        order, key = self._newest_first(self.merges, now)
         task_ids = where.values("taskId") if where else None
         if task_ids is not None:
-            order = sorted(self._numbers_of(task_ids, visible=len(order)), reverse=True)
-        return cut(order, limit=limit, cursor=cursor, matches=_matches(where, item))
+            listed = order if isinstance(order, range) else {*order}
+            named = [number for number in self._numbers_of(task_ids) if number in listed]
+            order = sorted(named, key=key, reverse=True)
+        return cut(order, limit=limit, cursor=cursor, key=key, matches=matches)
 
     def record(self, record_id: int, now: float) -> Record:
         """Return a record with what was merged into it."""
-        self._refuse_gone(record_id, now=now)
-        if record_id not in self.directory:
+        seen = self._seen(now)
+        if (heir := self.store.heir(record_id, seen)) is not None:
+            raise self._gone(record_id, heir, status=self._settings.gone_status)
+        record = self.store.find(record_id, seen)
+        if record is None:
             raise Problem(404, f"There is no {self.kind.name} {record_id}.")
-        record = self.directory.record(record_id)
-        several = "domains" if "domains" in record else "emailAddresses"
-        for other in self._absorbed(record_id, now):
-            gained = self.directory.record(other)[several]
-            record[several] += [value for value in gained if value not in record[several]]
         return record
 
-    def is_gone(self, record_id: int, now: float) -> bool:
-        merge = self._last_of_duplicate.get(record_id)
-        return merge is not None and merge.has_happened(now)
+    def is_there(self, record_id: int, now: float) -> bool:
+        """Return whether a record can be read."""
+        return self.store.is_there(record_id, self._seen(now))
 
     def is_open(self, suggestion: Suggestion, now: float) -> bool:
         """Return whether both records of a suggestion exist and take part in no merge."""
-        return not any(
-            self.is_gone(record_id, now) or self._is_leaving(record_id, now)
+        return all(
+            self.is_there(record_id, now) and not self._leaving[record_id]
             for record_id in (suggestion.primary_id, suggestion.duplicate_id)
         )
-
-    def merged(self, now: float) -> dict[int, int]:
-        return {
-            merge.duplicate_id: merge.primary_id for merge in self.merges if merge.has_happened(now)
-        }
 
     # Internals
 
     def _open_task(self, now: float) -> Task:
-        task_id = str(uuid.UUID(int=self._random.getrandbits(128), version=4))
-        task = Task(number=len(self.tasks) + 1, id=task_id, started=now)
+        settings, number = self._settings, len(self.tasks) + 1
+        is_late = self._delays.random() < settings.task_lag_share
+        is_listed = self._delays.random() >= settings.unlisted_share
+        list_lag = draw(settings.list_lag, self._delays) if is_listed else math.inf
+        task = Task(
+            id=str(uuid.UUID(int=self._random.getrandbits(128), version=4)),
+            readable=now + draw(settings.task_lag, self._delays) * is_late,
+            listed=now + list_lag,
+            place=self._draw_place(number),
+        )
+        self._is_in_order &= not list_lag
         self.tasks.append(task)
-        self.task_by_id[task_id] = task
+        self.task_by_id[task.id] = task
         return task
 
-    def _add(self, merge: Merge) -> None:
-        merge.task.merges.append(merge)
-        self.merges.append(merge)
-        self._last_of_duplicate[merge.duplicate_id] = merge
-        self._of_primary.setdefault(merge.primary_id, []).append(merge)
+    def _draw_place(self, number: int) -> float:
+        if not self._settings.list_shuffle:
+            return number
+        self._is_in_order = False
+        return number + self._delays.uniform(0, self._settings.list_shuffle)
 
-    def _draw_outcome(self, primary_id: int, duplicate_id: int) -> tuple[str, str | None]:
-        for role, record_id in (("Primary", primary_id), ("Duplicate", duplicate_id)):
-            if record_id not in self.directory:
-                return FAILED, f"{role} {self.kind.name} not found"
-        if self._random.random() < self._settings.failure_rate:
-            return FAILED, self._random.choice(REASONS)
-        return SUCCESS, None
-
-    def _refuse_gone(self, *record_ids: int, now: float) -> None:
-        for record_id in record_ids:
-            if self.is_gone(record_id, now):
-                heir = self._last_of_duplicate[record_id].primary_id
-                raise Problem(
-                    422, f"{record_id} no longer exists as it has been merged into {heir}"
-                )
-
-    def _refuse_busy(self, primary_id: int, duplicate_id: int, now: float) -> None:
+    def _check(self, primary_id: int, duplicate_id: int, now: float) -> None:
+        if primary_id == duplicate_id:
+            raise Problem(422, f"A {self.kind.name} cannot be merged with itself.")
+        for record_id in (primary_id, duplicate_id):
+            if (heir := self.store.heir(record_id, now)) is not None:
+                raise self._gone(record_id, heir)
         if (
-            self._is_leaving(primary_id, now)
-            or self._is_leaving(duplicate_id, now)
-            or self._is_receiving(duplicate_id, now)
-            or (self._settings.exclusive_primary and self._is_receiving(primary_id, now))
+            self._leaving[primary_id]
+            or self._leaving[duplicate_id]
+            or self._receiving[duplicate_id]
+            or (self._settings.exclusive_primary and self._receiving[primary_id])
         ):
             message = f"A merge of {primary_id} or {duplicate_id} is already in progress."
             raise Problem(409, message)
 
-    def _is_leaving(self, record_id: int, now: float) -> bool:
-        merge = self._last_of_duplicate.get(record_id)
-        return merge is not None and merge.status(now) == IN_PROGRESS
+    def _gone(self, record_id: int, heir: int, *, status: int = 422) -> Problem:
+        if status == NOT_FOUND:
+            return Problem(status, f"There is no {self.kind.name} {record_id}.")
+        return Problem(status, f"{record_id} no longer exists as it has been merged into {heir}")
 
-    def _is_receiving(self, record_id: int, now: float) -> bool:
-        merges = self._of_primary.get(record_id, ())
-        return any(merge.status(now) == IN_PROGRESS for merge in merges)
+    def _decide(self, merge: Merge) -> None:
+        ids = merge.primary_id, merge.duplicate_id
+        self._receiving[merge.primary_id] -= 1
+        self._leaving[merge.duplicate_id] -= 1
+        if merge.outcome is None:
+            merge.reason = self.store.obstacle(*ids, merge.ends)
+            merge.outcome = FAILED if merge.reason else SUCCESS
+        merge.fate = self.store.merge(*ids, merge.ends) if merge.outcome == SUCCESS else Fate()
 
-    def _absorbed(self, record_id: int, now: float) -> list[int]:
-        found = [record_id]
-        for heir in found:
-            for merge in self._of_primary.get(heir, ()):
-                other = merge.duplicate_id
-                if merge.has_happened(now) and other in self.directory and other not in found:
-                    found.append(other)
-        return found[1:]
+    def _has_row(self, merge: Merge, now: float) -> bool:
+        return self._settings.rows_for_global or not (
+            self.store.is_global(merge.primary_id, now)
+            or self.store.heir(merge.primary_id, now) is not None
+        )
 
-    def _newest_first(self, items: Sequence[Task] | Sequence[Merge], now: float) -> range:
-        lag = self._settings.list_lag
-        visible = bisect_right(items, now - lag, key=_started) if lag else len(items)
-        return range(visible, 0, -1)
+    def _seen(self, now: float) -> float:
+        """Return the time whose records are shown now."""
+        self.decide(now)
+        return now - self._settings.record_lag
 
-    def _numbers_of(self, task_ids: set[str], *, visible: int) -> Iterator[int]:
+    def _newest_first(
+        self, items: Sequence[Task] | Sequence[Merge], now: float
+    ) -> tuple[Sequence[int], Key]:
+        """Return the numbers of what is listed, and by what they are ordered."""
+
+        def key(number: int) -> float:
+            return items[number - 1].place if number <= len(items) else number
+
+        order = range(len(items), 0, -1)
+        if self._is_in_order:
+            return order, key
+        listed = [number for number in order if items[number - 1].listed <= now]
+        return sorted(listed, key=key, reverse=True), key
+
+    def _numbers_of(self, task_ids: Iterable[str]) -> Iterator[int]:
         for task_id in task_ids:
             if task := self.task_by_id.get(task_id):
-                yield from (merge.id for merge in task.merges if merge.id <= visible)
-
-
-def _matches(where: Filter | None, item: Callable[[int], Mapping[str, str]]) -> Matches | None:
-    return None if where is None else lambda number: where.matches(item(number))
-
-
-def _started(item: Task | Merge) -> float:
-    return item.started
+                yield from (merge.id for merge in task.merges)

@@ -42,6 +42,7 @@ from aiotasks.dedupe import (
 from aiotasks.dedupe._run import reconciler
 from aiotasks.sandbox import Sandbox
 from tests.processes import in_thread
+from tests.servers import habits
 
 
 pytestmark = pytest.mark.real_time
@@ -73,9 +74,9 @@ def serve(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Sandbox]]:
 
 
 @pytest.fixture
-def sandbox(serve: Callable[..., Sandbox]) -> Sandbox:
+def sandbox(serve: Callable[..., Sandbox], request: pytest.FixtureRequest) -> Sandbox:
     """A sandbox with a hundred companies and short merges."""
-    return serve()
+    return serve(**habits(request.node))
 
 
 @pytest.fixture
@@ -173,7 +174,7 @@ def test_names_cannot_steer_the_terminal(
     sandbox: Sandbox, pairs: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Control characters in the name of a record do not reach the terminal."""
-    directory = sandbox._app.states["company"].directory
+    directory = sandbox._app.states["company"].store.directory
     record = directory.record
     evil = {"name": "\x1b]0;evil\x07\x9b31m"}
     monkeypatch.setattr(directory, "record", lambda record_id: record(record_id) | evil)
@@ -307,6 +308,7 @@ def test_rules(sandbox: Sandbox, tmp_path: Path) -> None:
     assert done.exit_code == Exit.FAILED
 
 
+@pytest.mark.plain
 def test_nothing_to_merge(sandbox: Sandbox, pairs: Path, tmp_path: Path) -> None:
     """If all pairs are merged already, or none can be merged, no job begins."""
     assert merge(pairs).exit_code == Exit.SUCCEEDED
@@ -476,9 +478,9 @@ def test_cost(serve: Callable[..., Sandbox], tmp_path: Path) -> None:
     )
 
 
-def test_the_summary(serve: Callable[..., Sandbox], tmp_path: Path) -> None:
+@pytest.mark.plain
+def test_the_summary(sandbox: Sandbox, tmp_path: Path) -> None:
     """Earlier merges are counted separately, and of many reasons only the first are printed."""
-    sandbox = serve()
     _ = sandbox.start_merge("company", 1, 2, duration=0.0)
     missing = [f"{number},{1000 + number}," for number in range(11, 25, 2)]
     pairs = write(tmp_path, "1,2,", "3,4,", *missing)

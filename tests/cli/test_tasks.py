@@ -301,6 +301,8 @@ def test_sandbox(command: Command, stop: signal.Signals) -> None:
         (["--duration", "long"], "--duration takes seconds"),
         (["--failure-rate", "2"], "failure_rate has to be from 0 to 1"),
         (["--fault", "nonsense"], "'nonsense' is no fault"),
+        (["--plain", "--global-companies", "2"], "global_companies has to be a share"),
+        (["--task-lag", "3-1"], "task_lag has to be 0 seconds or more"),
     ],
 )
 def test_sandbox_refuses_wrong_settings(arguments: list[str], message: str) -> None:

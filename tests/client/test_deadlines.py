@@ -9,7 +9,7 @@ from tenacity import wait_fixed
 
 from aiotasks import Client, NotFoundError, Outcome, ServerError, TaskTimeoutError
 from aiotasks._polling.final_polls import GRACE
-from aiotasks.sandbox import Fault
+from aiotasks.sandbox import PLAIN, Fault
 from tests.servers import Recorded, assert_idle, connect, now
 
 
@@ -39,7 +39,10 @@ async def test_a_wait_for_an_own_task_keeps_its_time(
     verb: str, seconds: float, latency: float, duration: float
 ) -> None:
     """However short a wait for a task that was started just now is, it polls, and takes its time."""
-    async with Recorded(duration=1.0, latency=latency) as sandbox, connect(sandbox) as client:
+    async with (
+        Recorded(**PLAIN, duration=1.0, latency=latency) as sandbox,
+        connect(sandbox) as client,
+    ):
         await never_early(client)
         sandbox.duration = duration
         url = await client.companies.merge(1, 2)

@@ -29,6 +29,7 @@ from tests.servers import Recorded, assert_idle, connect, host, now, saying
 
 
 @pytest.mark.parametrize("kind", ["company", "person"])
+@pytest.mark.plain
 async def test_get_returns_a_task(sandbox: Recorded, client: Client, kind: Any) -> None:
     """One request returns one task in its current state."""
     url = sandbox.start_merge(kind, 1, 2, duration=5.0)

@@ -9,7 +9,7 @@ import pytest
 from tenacity import wait_fixed
 
 from aiotasks import Client, MonthlyQuotaError, Outcome, OutcomeState, Watch
-from aiotasks.sandbox import Fault
+from aiotasks.sandbox import PLAIN, Fault
 from tests.servers import Recorded, assert_idle, connect, debug_off, now
 
 
@@ -204,7 +204,7 @@ async def test_a_call_during_a_bulk_job_is_answered_soon() -> None:
     """While the window has calls left, an interactive call waits for the next slot only."""
     debug_off()
     async with (
-        Recorded(quota=900, latency=0.2, duration=20.0, companies=6000) as sandbox,
+        Recorded(**PLAIN, quota=900, latency=0.2, duration=20.0, companies=6000) as sandbox,
         connect(sandbox) as client,
     ):
         (url,) = sandbox.start(1, first=2900)

@@ -88,6 +88,7 @@ async def test_a_refused_merge_is_reported_once(sandbox: Recorded, client: Clien
     assert (len(called_at), sandbox.calls["merge"]) == (1, 2)
 
 
+@pytest.mark.plain
 async def test_a_record_that_was_merged_away_names_its_successor(
     sandbox: Recorded, client: Client
 ) -> None:
@@ -98,6 +99,7 @@ async def test_a_record_that_was_merged_away_names_its_successor(
     assert (caught.value.source_id, caught.value.target_id) == (2, 1)
 
 
+@pytest.mark.plain
 async def test_a_record_of_another_merge_is_a_conflict(sandbox: Recorded, client: Client) -> None:
     """A merge that contradicts one in progress is refused, and the error says to wait."""
     await client.companies.merge(1, 2)

@@ -56,6 +56,7 @@ async def test_the_data_of_fields_is_requested(sandbox: Recorded, client: Client
     ]
 
 
+@pytest.mark.plain
 async def test_records_that_are_gone_are_left_out_and_explained(
     sandbox: Recorded, client: Client
 ) -> None:
@@ -70,7 +71,7 @@ async def test_records_that_are_gone_are_left_out_and_explained(
         await client.companies.get_record(999_999)
 
 
-@pytest.mark.parametrize("number", [0, -1, "1", True, 2**53])
+@pytest.mark.parametrize("number", [0, -1, "1", True, 2**63])
 async def test_ids_are_checked(sandbox: Recorded, client: Client, number: Any) -> None:
     """An invalid id is refused before anything is sent."""
     with pytest.raises(ConfigurationError):

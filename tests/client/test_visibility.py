@@ -169,7 +169,5 @@ async def test_tasks_that_are_lost_with_their_server(
 
 def lose(sandbox: Recorded, history: int) -> None:
     """Let the server forget all tasks, and have others that ended long ago."""
-    state = sandbox._app.states["company"]
-    for part in (state.tasks, state.merges, state.task_by_id):
-        part.clear()
+    sandbox.forget()
     sandbox.start(history, first=1000, duration=0.0)

@@ -20,7 +20,7 @@ from aiotasks import (
     TaskTimeoutError,
     UnknownStatusError,
 )
-from aiotasks.sandbox import Fault
+from aiotasks.sandbox import PLAIN, Fault
 from tests.servers import Recorded, assert_idle, client_tasks, connect, debug_off, now
 
 
@@ -37,7 +37,7 @@ async def test_thousands_are_waited_for_together(is_listed: bool, calls: int, mo
         seen.append(client.quota.in_flight)
 
     async with (
-        Recorded(quota=0, latency=0.1, companies=6000, duration=0.0) as sandbox,
+        Recorded(**PLAIN, quota=0, latency=0.1, companies=6000, duration=0.0) as sandbox,
         connect(sandbox) as client,
     ):
         if not is_listed:
@@ -235,6 +235,7 @@ async def test_one_broken_answer_costs_no_task(sandbox: Recorded, client: Client
 
 
 @pytest.mark.parametrize("count", [1, 100, 101, 250])
+@pytest.mark.plain
 async def test_reasons_are_fetched_together(sandbox: Recorded, client: Client, count: int) -> None:
     """One call fetches the reasons of a hundred failures, each with its own task."""
     debug_off()
@@ -291,6 +292,7 @@ async def test_reasons_of_both_kinds_are_found(sandbox: Recorded, client: Client
     assert sandbox.calls["merges"] == 2
 
 
+@pytest.mark.plain
 async def test_reasons_are_found_without_the_filter(sandbox: Recorded, client: Client) -> None:
     """Where the server refuses the filter, its newest failures are requested instead."""
     urls = sandbox.start(30, duration=0.0, reason="Locked")
@@ -393,7 +395,10 @@ async def test_an_unknown_task_is_final(sandbox: Recorded, client: Client) -> No
 
 async def test_a_task_that_was_just_started_may_be_invisible() -> None:
     """A 404 for a task that this client started seconds ago means that it is not visible yet."""
-    async with Recorded(task_lag=12.0, duration=1.0) as sandbox, connect(sandbox) as client:
+    async with (
+        Recorded(task_lag=12.0, task_lag_share=1.0, duration=1.0) as sandbox,
+        connect(sandbox) as client,
+    ):
         url = await client.companies.merge(1, 2)
         task = await client.tasks.wait(url, backoff=wait_fixed(4))
         assert task.status == "success"
@@ -402,7 +407,7 @@ async def test_a_task_that_was_just_started_may_be_invisible() -> None:
 
 async def test_the_wait_for_an_invisible_task_is_bounded() -> None:
     """Half a minute after the start a 404 is the outcome of an own task."""
-    async with Recorded(task_lag=1000.0) as sandbox, connect(sandbox) as client:
+    async with Recorded(task_lag=1000.0, task_lag_share=1.0) as sandbox, connect(sandbox) as client:
         url = await client.companies.merge(1, 2)
         with pytest.raises(NotFoundError):
             await client.tasks.wait(url, timeout=None, backoff=wait_fixed(6))

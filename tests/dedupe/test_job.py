@@ -264,6 +264,7 @@ async def stopped_after(server: Server, job: Path, plan: Plan, *, ended: int) ->
 
 
 class TestFailures:
+    @pytest.mark.plain
     async def test_a_canary_that_fails_stops_the_job(self, server: Server, job: Path) -> None:
         """When the first batch fails, no more merges start, and all transitions are recorded."""
         server.failure_rate = 1.0
@@ -538,6 +539,7 @@ class TestOutage:
         assert all_of(await go(server, job), SUCCEEDED)
         assert server.posted("company").total() == 3
 
+    @pytest.mark.plain
     async def test_a_refusal_ends_an_outage(
         self, server: Server, network: Network, job: Path
     ) -> None:
@@ -765,6 +767,7 @@ class TestCallbacks:
 
 
 class TestMergesOfOthers:
+    @pytest.mark.plain
     async def test_what_is_merged_already_is_not_sent(self, server: Server, job: Path) -> None:
         """A pair merged before has succeeded; a duplicate merged into another record is refused."""
         _ = server.start_merge("company", 1, 2, duration=0.0)
@@ -800,6 +803,7 @@ class TestMergesOfOthers:
 
 
 class TestMergeIds:
+    @pytest.mark.plain
     async def test_they_are_recorded_once(self, server: Server, job: Path) -> None:
         """Ids are read a hundred a call at the end of a run, until all are known."""
         for n in range(500, 850):

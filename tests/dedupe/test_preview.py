@@ -68,6 +68,7 @@ class TestRecords:
         assert preview.gone == {}
 
 
+@pytest.mark.plain
 class TestGone:
     async def test_survivors(self, server: Server) -> None:
         """For each missing record it is known what it survives as, or that it never existed."""

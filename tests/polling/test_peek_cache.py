@@ -152,6 +152,7 @@ async def test_invalid_urls_and_settings(sandbox: Recorded, client: Client) -> N
     assert sandbox.requests == 0
 
 
+@pytest.mark.plain
 async def test_only_the_newest_are_kept(
     sandbox: Recorded, client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 import aiohttp
 import pytest
 
-from aiotasks.sandbox import Sandbox
+from aiotasks.sandbox import PLAIN, Sandbox
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class Serve(Protocol):
 
 @asynccontextmanager
 async def _serve(**settings: Any) -> AsyncIterator[Api]:
-    async with Sandbox(**settings) as sandbox:
+    async with Sandbox(**{**PLAIN, **settings}) as sandbox:
         headers = {"Authorization": f"Bearer {sandbox.api_key}"}
         async with aiohttp.ClientSession(headers=headers) as session:
             yield Api(sandbox, session)

@@ -5,9 +5,14 @@ from typing import Any, Literal
 
 import pytest
 from affinity import AsyncAffinity
-from affinity.exceptions import AffinityError, CompanyMergedError, PersonMergedError
+from affinity.exceptions import (
+    AffinityError,
+    CompanyMergedError,
+    NotFoundError,
+    PersonMergedError,
+)
 
-from aiotasks.sandbox import Sandbox
+from aiotasks.sandbox import PLAIN, Sandbox
 
 
 pytestmark = pytest.mark.real_time
@@ -18,7 +23,7 @@ KINDS = pytest.mark.parametrize("kind", ["company", "person"])
 
 @pytest.fixture
 async def sandbox() -> AsyncIterator[Sandbox]:
-    async with Sandbox(duration=0.02, companies=300, persons=300) as sandbox:
+    async with Sandbox(**PLAIN, duration=0.02, companies=300, persons=300) as sandbox:
         yield sandbox
 
 
@@ -108,3 +113,16 @@ async def test_it_reads_limits_and_identity(sdk: AsyncAffinity) -> None:
     assert limits.source == "endpoint"
     assert (limits.api_key_per_minute.limit, limits.api_key_per_minute.remaining) == (900, 898)
     assert sdk.rate_limits.snapshot().org_monthly.remaining == 99_998
+
+
+async def test_it_gives_up_at_the_first_404() -> None:
+    """The SDK takes a task that is not there yet for one that does not exist."""
+    async with (
+        Sandbox(duration=0.02, task_lag=60.0, task_lag_share=1.0) as sandbox,
+        AsyncAffinity(
+            sandbox.api_key, v1_base_url=sandbox.url, v2_base_url=f"{sandbox.url}/v2", max_retries=0
+        ) as sdk,
+    ):
+        task_url = await service(sdk, "company").merge(1, 2)
+        with pytest.raises(NotFoundError):
+            await sdk.tasks.wait(task_url, poll_interval=0.01, timeout=5)

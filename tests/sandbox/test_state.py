@@ -1,7 +1,7 @@
 """The life cycle of merges, without a server."""
 
 import math
-from random import Random
+from dataclasses import fields
 from typing import Any
 
 import pytest
@@ -10,13 +10,24 @@ from hypothesis import strategies as st
 
 from aiotasks.sandbox._records import COMPANY, PERSON, Directory, Kind
 from aiotasks.sandbox._reply import Problem
+from aiotasks.sandbox._settings import PLAIN
 from aiotasks.sandbox._state import REASONS, MergeSettings, State
+from aiotasks.sandbox._store import Store
+
+
+FIELDS = {field.name for field in fields(MergeSettings)}
 
 
 def make(kind: Kind = COMPANY, *, ids: Any = 100, seed: int = 0, **settings: Any) -> State:
-    return State(
-        kind, Directory(kind, ids), settings=MergeSettings(**settings), random=Random(seed)
-    )
+    """Return what checks merges at once, and shows all of them, but for the settings."""
+    store = Store(Directory(kind, ids))
+    settings = {name: PLAIN[name] for name in FIELDS & {*PLAIN}} | settings
+    return State(kind, store, settings=MergeSettings(**settings), seed=str(seed))
+
+
+def merged(state: State, now: float) -> dict[int, int]:
+    state.decide(now)
+    return state.store.heirs()
 
 
 def refusal(state: State, primary_id: int, duplicate_id: int, now: float = 0.0) -> Problem:
@@ -27,8 +38,9 @@ def refusal(state: State, primary_id: int, duplicate_id: int, now: float = 0.0) 
 
 def test_a_merge_ends_after_its_duration() -> None:
     """A task is in progress until its duration is over, and a success from then on."""
-    task = make(duration=3.0).post(1, 2, 10.0)
-    assert [task.status(now) for now in (10.0, 12.9, 13.0, 99.0)] == [
+    state = make(duration=3.0)
+    task_id = state.post(1, 2, 10.0).id
+    assert [state.task(task_id, now).status(now) for now in (10.0, 12.9, 13.0, 99.0)] == [
         "in-progress",
         "in-progress",
         "success",
@@ -98,7 +110,7 @@ def test_a_success_removes_the_duplicate() -> None:
             "unprocessable-entity",
             message,
         )
-    assert state.merged(1.0) == {2: 1}
+    assert merged(state, 1.0) == {2: 1}
 
 
 def test_a_failure_keeps_the_duplicate() -> None:
@@ -109,7 +121,7 @@ def test_a_failure_keeps_the_duplicate() -> None:
     assert state.record(2, 1.0)["id"] == 2
     state.post(1, 2, 1.0)
     assert state.posted == {(1, 2): 2}
-    assert state.merged(9.0) == {}
+    assert merged(state, 9.0) == {}
 
 
 @pytest.mark.parametrize(("primary_id", "duplicate_id"), [(1, 2), (3, 2), (2, 3), (3, 1)], ids=str)
@@ -143,7 +155,8 @@ def test_nothing_merges_with_itself() -> None:
 def test_unknown_records_fail_later(pair: tuple[int, int], reason: str) -> None:
     """A merge of a record that does not exist is accepted and then fails with its reason."""
     state = make(PERSON)
-    assert state.post(*pair, 0.0).status(2.0) == "failed"
+    task = state.post(*pair, 0.0)
+    assert state.task(task.id, 2.0).status(2.0) == "failed"
     assert state.merges[0].reason == reason
 
 
@@ -217,7 +230,7 @@ def test_lists_lag_behind(count: int, lag: float, now: float) -> None:
 
 def test_tasks_may_be_invisible_at_first() -> None:
     """A new task is unknown until its lag is over."""
-    state = make(task_lag=2.0)
+    state = make(task_lag=2.0, task_lag_share=1.0)
     task = state.post(1, 2, 0.0)
     with pytest.raises(Problem) as caught:
         state.task(task.id, 1.9)
@@ -259,7 +272,7 @@ def test_no_record_is_ever_merged_away_twice(
     accepted = 0
     for primary_id, duplicate_id, pause, is_failed in steps:
         now += pause
-        gone = state.merged(now)
+        gone = merged(state, now)
         try:
             task = state.post(primary_id, duplicate_id, now)
         except Problem as problem:
@@ -269,6 +282,7 @@ def test_no_record_is_ever_merged_away_twice(
             assert not {primary_id, duplicate_id} & gone.keys()
             if is_failed:
                 state.finish(task, now, outcome="failed", reason=None)
-    done = [merge.duplicate_id for merge in state.merges if merge.has_happened(now + 2.0)]
+    state.decide(now + 2.0)
+    done = [merge.duplicate_id for merge in state.merges if merge.outcome == "success"]
     assert len(done) == len(set(done))
     assert state.posted.total() == accepted == len(state.tasks)
