@@ -29,6 +29,9 @@ NO_REASON = "It ran and failed; the API shows no reason, as its primary record i
 UNATTRIBUTED = (
     "{} is gone, and merges of others that may have done that cannot be told from this one"
 )
+UNEXPLAINED = (
+    "{} is gone, and no list shows by which merge: check whether its primary has what was its own"
+)
 UNLISTED = "The API accepted it, but its lists do not have it: check both records"
 
 
@@ -186,9 +189,12 @@ class Case(NamedTuple):
             return self._attribute()
         if is_primary_gone:
             return self._unattributed()
-        # A merge would have a row by now, or would have made its primary local.
-        refused = Resolution(PairState.REFUSED, GONE_ALREADY.format(pair.duplicate_id))
-        return refused if self._stays_the_same() else None
+        if not self._stays_the_same():
+            return None
+        if self.was_local is False:
+            # It would have made its primary local.
+            return Resolution(PairState.REFUSED, GONE_ALREADY.format(pair.duplicate_id))
+        return Resolution(PairState.UNSETTLED, UNEXPLAINED.format(pair.duplicate_id))
 
     def _has_changed_the_primary(self) -> bool:
         """Return whether a global primary is as this merge would have made it.

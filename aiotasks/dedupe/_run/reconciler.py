@@ -78,6 +78,15 @@ class Reconciler:
         """Return whether an earlier merge of the pair in this run was indeterminate."""
         return self._attempts[pair.number] > 0
 
+    async def is_explained(self, pair: Pair) -> bool:
+        """Return whether the failure of a merge that was found in the lists is all that happened.
+
+        It may be another program's merge of the same pair, which has failed because this job's
+        own has succeeded.
+        """
+        missing = await self._request(self._lists.missing([pair.duplicate_id]))
+        return missing is not None and not missing
+
     async def run(self) -> None:
         """Resolve indeterminate merges as they come, backing off while some remain."""
         while True:

@@ -26,7 +26,7 @@ from aiotasks.errors import (
 )
 from aiotasks.outcomes import Outcome, OutcomeState
 
-from .indeterminate import resolve_merged, task_id_of
+from .indeterminate import UNEXPLAINED, resolve_merged, task_id_of
 from .opening import Opening
 from .outages import Outages
 from .progress_recorder import ProgressRecorder
@@ -223,6 +223,9 @@ class JobRun:
         if is_batch and outcome.state is OutcomeState.FAILED:
             # Only the merge list has the outcome of each merge of a batch.
             self._find_out(pair, outcome.url)
+        elif outcome.state is OutcomeState.FAILED and not await self._is_own_failure(pair):
+            reason = UNEXPLAINED.format(pair.duplicate_id)
+            await self._tracker.end(pair, PairState.UNSETTLED, reason=reason)
         elif outcome.state in _STATE_OF:
             await self._tracker.end(pair, _STATE_OF[outcome.state], reason=outcome.reason)
         elif self._tracker.stop_for(outcome.error):
@@ -232,6 +235,10 @@ class JobRun:
             self._tracker.leave()
         else:
             self._find_out(pair, outcome.url)
+
+    async def _is_own_failure(self, pair: Pair) -> bool:
+        was_answered = not self._reconciler.was_indeterminate(pair)
+        return was_answered or await self._reconciler.is_explained(pair)
 
     def _find_out(self, pair: Pair, task_url: str) -> None:
         answered_at = self._tracker.history.answered_at(task_id_of(task_url))

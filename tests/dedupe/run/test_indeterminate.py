@@ -10,6 +10,7 @@ from aiotasks.dedupe._run.indeterminate import (
     GONE_ALREADY,
     NO_REASON,
     UNATTRIBUTED,
+    UNEXPLAINED,
     UNLISTED,
     Case,
     IndeterminateMerge,
@@ -231,12 +232,13 @@ class TestGone:
         found = decide(SUCCESS, present={P: True}, merge=merge, at=160.0)
         assert found == (REFUSED, GONE_ALREADY.format(D), None)
 
-    def test_a_merge_into_a_local_record_would_have_a_row(self) -> None:
-        """Without a row, others have merged the duplicate; without its primary, that is unknown."""
+    @pytest.mark.parametrize("suspects", [(), (SUCCESS,)], ids=str)
+    def test_no_row_is_no_proof_of_another_merge(self, suspects: tuple[TaskStatus, ...]) -> None:
+        """The list may never have the row of this merge, so that nothing shows what happened."""
         merge = merge_of()
-        assert decide(SUCCESS, present={P: False}, was_local=True, merge=merge) is None
-        found = decide(SUCCESS, present={P: False}, was_local=True, merge=merge, at=160.0)
-        assert found == (REFUSED, GONE_ALREADY.format(D), None)
+        assert decide(*suspects, present={P: False}, was_local=True, merge=merge) is None
+        found = decide(*suspects, present={P: False}, was_local=True, merge=merge, at=160.0)
+        assert found == (UNSETTLED, UNEXPLAINED.format(D), None)
         found = decide(SUCCESS, present={}, was_local=True)
         assert found == (UNSETTLED, UNATTRIBUTED.format(D), None)
 

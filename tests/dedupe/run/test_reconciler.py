@@ -9,7 +9,7 @@ import pytest
 
 from aiotasks import ClosedError
 from aiotasks.dedupe import Ledger, PairState, StopReason, run
-from aiotasks.dedupe._run.indeterminate import UNLISTED
+from aiotasks.dedupe._run.indeterminate import UNEXPLAINED, UNLISTED
 from aiotasks.dedupe._run.reconciler import MAX_INDETERMINATE
 from aiotasks.dedupe._run.run import SENDERS
 from aiotasks.sandbox import Fault, LoggedRequest
@@ -97,6 +97,7 @@ class TestWorked:
         assert seen.of(PLANNED) == []
 
     @pytest.mark.parametrize("is_listed", [True, False])
+    @pytest.mark.plain
     async def test_it_has_ended_before_it_is_found(
         self, server: Server, job: Path, is_listed: bool
     ) -> None:
@@ -119,6 +120,21 @@ class TestWorked:
         (pair,) = await read(job)
         assert (pair.state, pair.reason) == (FAILED, server.merges[0].reason)
         assert len(server.posts) == 1
+
+    async def test_it_has_failed_as_its_twin_succeeded(self, server: Server, job: Path) -> None:
+        """The failure of another user's merge of the same pair does not hide its own success."""
+        server.inject(Fault.hang(after_work=True), on="merge")
+        server.list_lag, server.duration = 1000.0, 5.0
+
+        def twin() -> None:
+            server.list_lag = 0.0
+            _ = server.start_merge("company", 1, 2, duration=300.0)
+
+        _ = asyncio.get_running_loop().call_later(10.0, twin)
+        _ = await go(server, job, plan_of(1))
+        (pair,) = await read(job)
+        assert [merge.outcome for merge in server.history("company")] == ["success", "failed"]
+        assert (pair.state, pair.reason) == (UNSETTLED, UNEXPLAINED.format(2))
 
     async def test_another_attempt_after_a_failure(self, server: Server, job: Path) -> None:
         """An earlier failure is not taken for the merge that was sent later."""
@@ -290,6 +306,7 @@ class TestUnsettled:
         assert await check_ledger(server, job) == {SUCCEEDED: 1}
         assert result.seconds > 60.0
 
+    @pytest.mark.plain
     async def test_the_record_is_evidence_without_a_list(self, server: Server, job: Path) -> None:
         """If the list cannot be read, the merged record is evidence enough."""
         server.inject(Fault.disconnect(after_work=True), on="merge")
@@ -332,6 +349,7 @@ class TestUnsettled:
         assert len(server.posts) == 1
 
 
+@pytest.mark.plain
 class TestConflicts:
     async def test_a_conflict_may_be_with_the_jobs_own_merge(
         self, server: Server, job: Path
@@ -376,6 +394,7 @@ class TestTasksThatCannotBeRead:
         }
 
     @pytest.mark.parametrize("is_its_own", [True, False])
+    @pytest.mark.plain
     async def test_by_the_record(self, server: Server, job: Path, is_its_own: bool) -> None:
         """If the list does not have it, the record shows what it was merged into."""
         forget(server)
