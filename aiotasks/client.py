@@ -177,6 +177,17 @@ class Client:
             return 0.0
         return self._opened.loop.time() - self._opened.transport.silent_since
 
+    async def user_id(self) -> int:
+        """Ask the API for the id of the user whose key it is, by one call.
+
+        Two keys of a user share the limit of requests a minute, and see the same merges.
+
+        Raises:
+            AffinityError: when it cannot be learned, after retries.
+        """
+        identity = await self._require_open().transport.send(wire.get_identity())
+        return identity.user.id
+
     async def refresh_quota(self) -> Quota:
         """Ask the API for what is left of the limits, by one call, and return what is known then.
 

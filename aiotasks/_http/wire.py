@@ -73,6 +73,18 @@ class Started(msgspec.Struct, frozen=True, rename="camel"):
     task_url: str
 
 
+class User(msgspec.Struct, frozen=True):
+    """The user whose key it is."""
+
+    id: int
+
+
+class Identity(msgspec.Struct, frozen=True):
+    """The answer to ``GET /v2/auth/whoami``."""
+
+    user: User
+
+
 class RateLimitWindow(msgspec.Struct, frozen=True):
     """One of the limits in the answer to ``GET /v2/rate-limit``."""
 
@@ -117,6 +129,7 @@ _TASK: Decoder[MergeTask] = Decoder(MergeTask)
 _TASKS: Decoder[Page[MergeTask]] = Decoder(Page[MergeTask])
 _STARTED: Decoder[Started] = Decoder(Started)
 _RATE_LIMITS: Decoder[RateLimitAnswer] = Decoder(RateLimitAnswer)
+_IDENTITY: Decoder[Identity] = Decoder(Identity)
 _PROBLEMS: Decoder[_Problems] = Decoder(_Problems)
 _STATE: Mapping[Kind, Decoder[Any]] = {
     "company": Decoder(CompanyMergeState),
@@ -228,6 +241,11 @@ def read_record(kind: Kind, raw: msgspec.Raw) -> Record[Any]:
         return Record(profile=_PROFILE[kind].decode(raw), json=bytes(raw))
     except _UNREADABLE as error:
         raise DecodeError(200, f"a {kind} in it is none: {error}") from error
+
+
+def get_identity() -> Request[Identity]:
+    """Ask whose key it is."""
+    return Request("GET", "/v2/auth/whoami", _IDENTITY)
 
 
 def get_rate_limit() -> Request[RateLimitAnswer]:

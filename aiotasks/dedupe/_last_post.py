@@ -20,7 +20,7 @@ _COVERED: Final = 5.0
 
 
 class LastPost:
-    """When a merge of a user was last sent to an origin from this machine, by any ledger.
+    """When a merge of a user was last sent to an origin from this machine, by another ledger.
 
     A note covers the seconds that follow, so that it is written before what it is about, and only
     now and then. It is one of the wall clock: where that is set forward between two jobs, the note
@@ -29,6 +29,7 @@ class LastPost:
     Args:
         origin: The server.
         user_id: The user whose key it is.
+        ledger: What tells the ledger of this job from all others, and from its copies.
         folder: Where the notes are; by default, the folder of the platform for the state of
             programs.
         clock: The time in seconds since the epoch.
@@ -39,12 +40,14 @@ class LastPost:
         origin: str,
         user_id: int,
         *,
+        ledger: str,
         folder: Path | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
         folder = folder or platformdirs.user_state_path("aiotasks", appauthor=False)
         name = sha256(f"{origin} {user_id}".encode()).hexdigest()[:32]
         self._path = folder / f"last-post-{name}"
+        self._ledger = ledger
         self._clock = clock
         self._covered_until = 0.0
         self._has_told = False
@@ -52,15 +55,16 @@ class LastPost:
     def age(self) -> float | None:
         """Return for at least how many seconds no merge was sent, or ``None`` if none is known.
 
-        It is 0 while one may be sent just now, and if the note is in the future or unreadable.
+        What this ledger has sent is no news to it, and counts as none. It is 0 while one may be sent just now, and if the note is in the future or unreadable.
         """
         try:
-            covered_until = float(self._path.read_text("ascii"))
+            noted, _, ledger = self._path.read_text("ascii").partition(" ")
+            covered_until = float(noted)
         except OSError:
             return None
         except ValueError:
             return 0.0
-        return max(0.0, self._clock() - covered_until)
+        return None if ledger == self._ledger else max(0.0, self._clock() - covered_until)
 
     def note(self) -> str | None:
         """Note that a merge is sent now.
@@ -73,7 +77,7 @@ class LastPost:
             return None
         self._covered_until = now + _COVERED
         try:
-            self._write(f"{self._covered_until:.3f}")
+            self._write(f"{self._covered_until:.3f} {self._ledger}")
         except OSError as error:
             has_told, self._has_told = self._has_told, True
             return None if has_told else self._sentence(error)

@@ -171,7 +171,7 @@ async def resume(
         )
         lists = ServerLists(client, job.kind, tracker.history)
         reconciler = Reconciler(tracker, lists)
-        opening = Opening(tracker, lists, reconciler)
+        opening = Opening(client, tracker, lists, reconciler)
         try:
             await opening.read()
         except MonthlyQuotaError as error:

@@ -97,6 +97,7 @@ class TestRun:
         assert [asked.path.partition("?")[0] for asked in server.log[:first]] == [
             "/v2/tasks/company-merges",
             *["/v2/companies"] * 2,
+            "/v2/auth/whoami",
             *["/v2/tasks/company-merges"] * 2,
         ]
         async with Ledger.reading(job, connect=inline.connect) as ledger:
@@ -549,7 +550,7 @@ class TestOutage:
         for duplicate_id in (3, 4, 5):
             merge = partial(server.start_merge, "company", 9, duplicate_id, duration=0.0)
             later(10.0, merge)
-        first = iter([0.0, 20.0])
+        first = iter([0.0, 0.0, 20.0])
 
         def be_slow(asked: LoggedRequest) -> None:
             server.latency = 700.0 * (asked.method == "POST")
@@ -705,7 +706,7 @@ class TestCallbacks:
         assert seen.snapshots[0].seconds_left is None
         assert any(snapshot.seconds_left for snapshot in seen.snapshots)
         # The calls before the first merge are not those of the curve.
-        assert seen.snapshots[-1].calls == result.calls - 2
+        assert seen.snapshots[-1].calls == result.calls - 3
         assert seen.snapshots[-1].month_used is None
 
     async def test_the_monthly_quota_is_reported(self, job: Path) -> None:
@@ -827,3 +828,70 @@ class TestMergeIds:
         assert {pair.merge_id for pair in await read(job)} == {None}
         _ = await go(server, job)
         assert [pair.merge_id for pair in await read(job)] == [2, 3, 4]
+
+
+class TestOtherLedgers:
+    async def test_a_new_ledger_waits_for_the_lists(self, server: Server, job: Path) -> None:
+        """What another ledger has sent just now is in the lists before a merge is sent."""
+        server.list_lag, server.duration = 40.0, 200.0
+        later(5.0, lambda: setattr(server, "duration", 1.0))
+        running = asyncio.create_task(go(server, job, plan_of(9), canary=0))
+        await asyncio.sleep(1.0)
+        assert server.posted("company").total() == 9
+        _ = running.cancel()
+        _ = await asyncio.wait([running])
+        seen = Seen()
+        result = await go(server, job.with_name("other.db"), plan_of(10), seen=seen)
+        assert all_of(result, SUCCEEDED)
+        assert server.repeated("company") == set()
+        assert "the server's lists to show what another ledger has sent" in seen.waited_for
+        assert server.history("company")[-1].started == pytest.approx(61.0, abs=1.0)
+
+    async def test_it_reads_on_in_an_outage(self, server: Server, job: Path) -> None:
+        """If the lists cannot be read when the time is over, no merge is sent before they are."""
+        _ = await go(server, job, plan_of(1))
+        before = now()
+        later(30.0, lambda: server.inject(Fault.status(503), on="tasks", times=20))
+        result = await go(server, job.with_name("other.db"), plan_of(9))
+        assert (result.totals[REFUSED], result.totals[SUCCEEDED]) == (1, 8)
+        assert server.posts[1].at > before + 80.0
+
+    async def test_the_same_ledger_does_not_wait(self, server: Server, job: Path) -> None:
+        """Resumed, a job knows what it has sent, and goes on at once."""
+        stop = asyncio.Event()
+        later(3.0, stop.set)
+        server.duration = 1.0
+        _ = await go(server, job, plan_of(40), stop=stop, max_open=2)
+        before = now()
+        _ = await go(server, job, max_open=2)
+        assert server.posts[-1].at > before
+        assert min(post.at for post in server.posts if post.at >= before) < before + 1.0
+
+    async def test_a_note_that_cannot_be_written(
+        self,
+        server: Server,
+        job: Path,
+        monkeypatch: pytest.MonkeyPatch,
+        caplog: pytest.LogCaptureFixture,
+    ) -> None:
+        """Without a folder for its note a job runs, and says once what not to do."""
+        monkeypatch.setenv("XDG_STATE_HOME", str(job.parent / "file" / "state"))
+        _ = (job.parent / "file").write_text("")
+        assert all_of(await go(server, job, plan_of(3)), SUCCEEDED)
+        (record,) = caplog.records
+        assert "cannot be noted" in record.message
+
+    async def test_a_key_that_is_refused_while_it_waits(self, server: Server, job: Path) -> None:
+        """A key that is refused when the lists are to be read stops the job."""
+        _ = await go(server, job, plan_of(1))
+        later(30.0, lambda: server.inject(Fault.status(401), on="tasks", times=None))
+        result = await go(server, job.with_name("other.db"), plan_of(2))
+        assert result.stopped is StopReason.NOT_AUTHORISED
+
+    async def test_what_has_ended_there_is_found(self, server: Server, job: Path) -> None:
+        """What another ledger has merged is taken up, though its records do not show it yet."""
+        server.duration, server.record_lag = 1.0, 600.0
+        _ = await go(server, job, plan_of(9))
+        await asyncio.sleep(30.0)
+        assert all_of(await go(server, job.with_name("other.db"), plan_of(9)), SUCCEEDED)
+        assert server.posted("company").total() == 9

@@ -19,6 +19,7 @@ _RECORDS = answer(
     200,
     b'{"data": [%b]}' % b", ".join(b'{"id": %d, "isGlobal": false}' % number for number in (1, 2)),
 )
+_ANSWERS = {b"/v2/companies?": _RECORDS, b"/whoami": answer(200, b'{"user": {"id": 1}}')}
 
 
 @pytest.mark.parametrize("name", ANSWERS)
@@ -31,7 +32,7 @@ async def test_no_ledger_contains_the_key(name: str, job: Path) -> None:
             writer.write(ANSWERS[name])
             writer.close()
         else:
-            writer.write(_RECORDS if b"/v2/companies?" in request else _EMPTY)
+            writer.write(next((_ANSWERS[path] for path in _ANSWERS if path in request), _EMPTY))
 
     seen, unused = Seen(), Server()
     async with host(speak) as server:

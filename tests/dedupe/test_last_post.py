@@ -26,9 +26,11 @@ def clock() -> Clock:
     return Clock()
 
 
-def last_post(folder: Path, clock: Clock, *, origin: str = ORIGIN, user_id: int = 7) -> LastPost:
+def last_post(
+    folder: Path, clock: Clock, *, origin: str = ORIGIN, user_id: int = 7, ledger: str = "other"
+) -> LastPost:
     """Return the note as a new process would open it."""
-    return LastPost(origin, user_id, folder=folder, clock=clock)
+    return LastPost(origin, user_id, ledger=ledger, folder=folder, clock=clock)
 
 
 def test_without_a_note_nothing_is_known(tmp_path: Path, clock: Clock) -> None:
@@ -39,7 +41,7 @@ def test_without_a_note_nothing_is_known(tmp_path: Path, clock: Clock) -> None:
 
 def test_the_age_is_never_too_high(tmp_path: Path, clock: Clock) -> None:
     """A note counts from the last second that it covers."""
-    posts = last_post(tmp_path / "state", clock)
+    posts = last_post(tmp_path / "state", clock, ledger="mine")
     assert posts.note() is None
     assert last_post(tmp_path / "state", clock).age() == 0.0
     clock.now += 4.0
@@ -52,7 +54,7 @@ def test_notes_are_rare(tmp_path: Path, clock: Clock, monkeypatch: pytest.Monkey
     """However many merges are sent, a note is written every five seconds."""
     written: list[str] = []
     monkeypatch.setattr(LastPost, "_write", lambda _, text: written.append(text))
-    posts = last_post(tmp_path, clock)
+    posts = last_post(tmp_path, clock, ledger="mine")
     for _ in range(200):
         _ = posts.note()
         clock.now += 0.1
@@ -61,7 +63,7 @@ def test_notes_are_rare(tmp_path: Path, clock: Clock, monkeypatch: pytest.Monkey
 
 def test_each_origin_and_user_has_its_own(tmp_path: Path, clock: Clock) -> None:
     """A merge of another user, or at another server, is not the last one of this."""
-    _ = last_post(tmp_path, clock).note()
+    _ = last_post(tmp_path, clock, ledger="mine").note()
     assert last_post(tmp_path, clock, user_id=8).age() is None
     assert last_post(tmp_path, clock, origin="http://127.0.0.1:8080").age() is None
     assert last_post(tmp_path, clock).age() == 0.0
@@ -71,7 +73,7 @@ def test_each_origin_and_user_has_its_own(tmp_path: Path, clock: Clock) -> None:
 @pytest.mark.parametrize("text", ["later", "", "1800003600.000"])
 def test_a_note_that_cannot_be_true(tmp_path: Path, clock: Clock, text: str) -> None:
     """A note in the future, or one that nobody can read, counts as one of just now."""
-    _ = last_post(tmp_path, clock).note()
+    _ = last_post(tmp_path, clock, ledger="mine").note()
     (file,) = tmp_path.iterdir()
     _ = file.write_text(text)
     assert last_post(tmp_path, clock).age() == 0.0
@@ -79,7 +81,7 @@ def test_a_note_that_cannot_be_true(tmp_path: Path, clock: Clock, text: str) -> 
 
 def test_a_clock_that_is_set_back(tmp_path: Path, clock: Clock) -> None:
     """After the clock was set back, the note is still later than what it covers."""
-    posts = last_post(tmp_path, clock)
+    posts = last_post(tmp_path, clock, ledger="mine")
     _ = posts.note()
     clock.now -= 3600.0
     assert posts.note() is None
@@ -94,7 +96,7 @@ def test_a_folder_that_cannot_be_written(
     def fail(*_: object) -> None:
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
 
-    posts = last_post(tmp_path, clock)
+    posts = last_post(tmp_path, clock, ledger="mine")
     with monkeypatch.context() as broken:
         broken.setattr(Path, "replace", fail)
         sentence = posts.note() or ""
@@ -116,7 +118,7 @@ def test_a_user_without_a_home(clock: Clock) -> None:
 
 def test_the_folder_of_the_platform(clock: Clock) -> None:
     """By default a note is in the platform's folder for state, which a test has for itself."""
-    _ = LastPost(ORIGIN, 7, clock=clock).note()
+    _ = LastPost(ORIGIN, 7, ledger="mine", clock=clock).note()
     folder = platformdirs.user_state_path("aiotasks", appauthor=False)
     assert len([*folder.iterdir()]) == 1
     assert folder.is_relative_to(os.environ["XDG_STATE_HOME"])

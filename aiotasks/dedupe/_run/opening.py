@@ -1,10 +1,18 @@
 """What other programs, or other ledgers, have begun: found out before the first merge of a run."""
 
 import asyncio
+import itertools
+import logging
 import math
 from collections.abc import Iterable
+from uuid import uuid4
 
+from aiotasks.backoff import poll_backoff, poll_delay
+from aiotasks.client import Client
+from aiotasks.dedupe._last_post import LastPost
+from aiotasks.dedupe.ledger import Ledger
 from aiotasks.dedupe.models import Pair
+from aiotasks.errors import AffinityError, ClosedError, LedgerError
 from aiotasks.models import TaskStatus
 
 from .reconciler import Reconciler
@@ -13,15 +21,28 @@ from .task_history import ANCHORS
 from .tracker import PairTracker
 
 
-class Opening:
-    """Takes up the merges of the plan that somebody else has started already."""
+_logger = logging.getLogger("aiotasks")
+_BACKOFF = poll_backoff(1.0, 15.0)
 
-    def __init__(self, tracker: PairTracker, lists: ServerLists, reconciler: Reconciler) -> None:
+
+class Opening:
+    """Takes up the merges of the plan that somebody else has started already.
+
+    Where another ledger of this machine has sent merges just now, it keeps the run waiting until the
+    server's lists have to show them.
+    """
+
+    def __init__(
+        self, client: Client, tracker: PairTracker, lists: ServerLists, reconciler: Reconciler
+    ) -> None:
+        self._client = client
         self._tracker = tracker
         self._history = tracker.history
         self._lists = lists
         self._reconciler = reconciler
         self._loop = asyncio.get_running_loop()
+        self._posts: LastPost | None = None
+        self._settled_at: float | None = None
 
     async def read(self) -> None:
         """Read what there is, and hold the pairs that may be concerned.
@@ -31,6 +52,7 @@ class Opening:
         """
         if self._tracker.queue.is_over:
             return
+        await self._find_last_post()
         notes = await self._tracker.ledger.notes()
         if "anchors" in notes:
             _ = await self._lists.read_tasks(back_to=-math.inf)
@@ -42,30 +64,69 @@ class Opening:
             await self._hold_merged()
 
     async def read_again(self) -> None:
-        """Read again what lists may not have shown yet."""
-        await asyncio.sleep(self._tracker.settings.settle_after)
-        _ = await self._lists.read_tasks(back_to=-math.inf)
-        await self._take_up()
+        """Read again what lists may not have shown yet, and let the run begin if it waits."""
+        settle_after = self._tracker.settings.settle_after
+        at = self._loop.time() + settle_after if self._settled_at is None else self._settled_at
+        await asyncio.sleep(at - self._loop.time())
+        for attempt in itertools.count(1):
+            try:
+                _ = await self._lists.read_tasks(back_to=-math.inf)
+                await self._take_up()
+                if self.is_waiting:
+                    await self._hold_merged()
+                break
+            except (ClosedError, LedgerError):
+                raise
+            except AffinityError as error:
+                _ = self._tracker.stop_for(error)
+            await asyncio.sleep(poll_delay(_BACKOFF, attempt))
+        self._settled_at = None
+        self._tracker.notify()
+
+    def note_post(self) -> None:
+        """Note that a merge is sent now, for jobs with other ledgers."""
+        sentence = None if self._posts is None else self._posts.note()
+        if sentence is not None:
+            _logger.warning(sentence)
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether no merge must be sent yet, for what another ledger may have sent."""
+        return self._settled_at is not None
 
     @property
     def is_doubtful(self) -> bool:
         """Whether somebody else is merging, or this job may have done so without its ledger."""
-        return bool(self._history.foreign) or not self._tracker.ledger.was_closed_cleanly
+        has_others = bool(self._history.foreign) or self.is_waiting
+        return has_others or not self._tracker.ledger.was_closed_cleanly
+
+    async def _find_last_post(self) -> None:
+        ledger, settle_after = self._tracker.ledger, self._tracker.settings.settle_after
+        self._posts = LastPost(
+            self._client.base_url,
+            await self._client.user_id(),
+            ledger=await _identify(ledger),
+            clock=self._tracker.clock,
+        )
+        age = self._posts.age()
+        if age is not None and age < settle_after:
+            self._settled_at = self._loop.time() + settle_after - age
 
     async def _set_anchors(self, previewed: str | None) -> bool:
         """Note which tasks had ended before this job, and return whether others are newer.
 
         Without a task that is newer than the preview, no record can have been merged since then.
+        What another ledger has sent just now may have ended, and its records still look unmerged.
         """
         await self._lists.read_open_tasks()
         newest = await self._lists.newest_tasks()
         known = {task.id for task in newest} if previewed is None else {*previewed.split()}
         ended = [task.id for task in newest if task.status.is_ended and task.id in known]
+        for task in newest:
+            if task.id not in known or self.is_waiting:
+                self._history.add_foreign(task, self._loop.time())
         self._history.anchors = frozenset(ended[:ANCHORS])
         await self._tracker.ledger.note(anchors=" ".join(ended[:ANCHORS]))
-        for task in newest:
-            if task.id not in known:
-                self._history.add_foreign(task, self._loop.time())
         return previewed is None or not {task.id for task in newest} <= known
 
     async def _take_up(self) -> None:
@@ -92,3 +153,16 @@ class Opening:
         # Some may have been started since they were read.
         for pair in filter(self._tracker.queue.withdraw, pairs):
             self._reconciler.add(pair)
+
+
+async def _identify(ledger: Ledger) -> str:
+    """Return what tells a ledger from all others: a number of its own, and which file it is.
+
+    A copy has the same number, and is another file; a new ledger may be where an old one was.
+    """
+    number = (await ledger.notes()).get("number")
+    if number is None:
+        number = uuid4().hex
+        await ledger.note(number=number)
+    file = ledger.path.stat()
+    return f"{number} {file.st_dev}:{file.st_ino}"

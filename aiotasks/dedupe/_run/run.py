@@ -135,7 +135,7 @@ class JobRun:
 
     async def _send_merges(self) -> None:
         while True:
-            is_blocked = len(self._reconciler) >= MAX_INDETERMINATE
+            is_blocked = len(self._reconciler) >= MAX_INDETERMINATE or self._opening.is_waiting
             pair = None if is_blocked else self._queue.take()
             if pair is None:
                 await self._tracker.next_change()
@@ -186,6 +186,7 @@ class JobRun:
         """
         if self._queue.stopped is not None:
             raise _NotSentError
+        self._opening.note_post()
         attempt.sent_at = self._loop.time()
         try:
             attempt.pair = await self._tracker.record(attempt.pair, PairState.SENDING)
@@ -275,6 +276,8 @@ class JobRun:
             return "the open merges to end (grace)"
         if self._outages.is_on:
             return "the API to answer again"
+        if self._opening.is_waiting:
+            return "the server's lists to show what another ledger has sent"
         if len(self._reconciler) >= MAX_INDETERMINATE:
             return "what became of merges that were not answered"
         is_waiting = self._queue.left > 0
