@@ -3,6 +3,7 @@
 import asyncio
 import os
 import random
+import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from importlib.util import find_spec, module_from_spec, spec_from_file_location
@@ -33,6 +34,9 @@ def _load_benchmarks() -> None:
 
 _load_benchmarks()
 
+# A shell starts what it does not wait for with Ctrl-C ignored, and commands under test inherit that.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    _ = signal.signal(signal.SIGINT, signal.default_int_handler)
 _TESTS = count(1)
 pytest_plugins = ["tests.profiles", "tests.servers", "tests.processes"]
 # Where Playwright is not installed, the other tests can still run.

@@ -4,13 +4,13 @@ from hypothesis import settings
 
 
 # A commit must not fail for an example that another run would not have tried.
-settings.register_profile("ci", derandomize=True)
-settings.register_profile("quick", derandomize=True)
+settings.register_profile("ci", derandomize=True, max_examples=60)
+settings.register_profile("quick", derandomize=True, max_examples=25)
 # Each run tries other examples, and ten times as many.
 settings.register_profile("thorough", print_blob=True)
 settings.load_profile("ci")
 
-_QUICK = 25
+_QUICK = 12
 
 
 def examples(count: int) -> int:

@@ -362,7 +362,7 @@ def test_progress_on_a_terminal(task_url: str) -> None:
 @pytest.mark.usefixtures("environment")
 async def test_progress_says_what_it_waits_for(serve: Serve) -> None:
     """The line of progress says so while the per-minute window is used up."""
-    with serve("--quota", "2", "--window", "4", "--duration", "3") as url:
+    with serve("--plain", "--quota", "2", "--window", "4", "--duration", "3") as url:
         task = await start_merge(url, 1, 2)
         wait = ("wait", task, "--poll-interval", "1", "--base-url", url)
         code, _, drawn = await asyncio.to_thread(run_on_a_terminal, *wait)

@@ -10,6 +10,7 @@ from tenacity import wait_fixed
 
 from aiotasks import Client, MonthlyQuotaError, Outcome, OutcomeState, Watch
 from aiotasks.sandbox import PLAIN, Fault
+from tests.profiles import is_thorough
 from tests.servers import Recorded, assert_idle, connect, debug_off, now
 
 
@@ -52,7 +53,7 @@ def succeeded(job: Job) -> int:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("quota", [50, 100, 900])
+@pytest.mark.parametrize("quota", [50, 100, 900] if is_thorough() else [50, 200])
 @pytest.mark.parametrize("offset", [0.0, 17.4])
 async def test_a_bulk_job_alone_on_its_key(quota: int, offset: float) -> None:
     """Merges and polls share the window: no refusals, few calls per merge, and short delays."""

@@ -20,7 +20,7 @@ import pytest
 
 from aiotasks.cli.exit_codes import Exit
 from aiotasks.dedupe import Ledger, PairState
-from aiotasks.sandbox import Sandbox
+from aiotasks.sandbox import PLAIN, Sandbox
 from aiotasks.sandbox._reply import Reply
 from aiotasks.sandbox._routes import ApiRequest, Route
 from tests.profiles import is_thorough
@@ -284,7 +284,7 @@ async def test_killed_again_and_again(tmp_path: Path) -> None:
 async def test_ten_thousand_pairs(tmp_path: Path) -> None:
     """A long job with chains merges each pair once, with few more requests than needed."""
     # A window is a second, where the API has a minute.
-    settings: dict[str, Any] = {"quota": 900, "window": 1.0, "duration": (0.1, 0.5)}
+    settings: dict[str, Any] = {**PLAIN, "quota": 900, "window": 1.0, "duration": (0.1, 0.5)}
     async with (
         a_job(tmp_path, MANY, cluster=3, **settings) as job,
         runs_of(job, poll_interval=0.1, max_open=600) as runs,

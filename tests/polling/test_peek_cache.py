@@ -19,7 +19,7 @@ from tests.profiles import is_thorough
 from tests.servers import Recorded, assert_idle, connect, debug_off, now
 
 
-HANDLERS = 10_000 if is_thorough() else 2_000
+HANDLERS = 10_000 if is_thorough() else 500
 
 
 UNKNOWN = "/v2/tasks/company-merges/00000000-0000-4000-8000-000000000000"

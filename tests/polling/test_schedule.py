@@ -42,7 +42,7 @@ from aiotasks._polling.pending import ListPage, PendingTask, Phase, WaitOptions
 from aiotasks._polling.schedule import PollTarget, Schedule
 from aiotasks._polling.started import VISIBILITY
 from aiotasks.backoff import Backoff, poll_backoff
-from tests.profiles import examples
+from tests.profiles import examples, is_thorough
 
 
 # How long Hypothesis takes to make examples depends on the machine.
@@ -620,7 +620,7 @@ class TestSize:
         """However often tasks are polled, there are hardly more timers than tasks."""
         for number in range(200):
             waiters.add(str(number), timeout=1e6)
-        for now in range(0, 1000, 10):
+        for now in range(0, 500, 10):
             for name in waiters.due(now):
                 _ = waiters.schedule.apply_task(ref(name), RUNNING, now=now, lead=0)
                 waiters.schedule.put_back(ref(name))
@@ -841,7 +841,7 @@ class TestPages:
         assert first == ref("other")
         assert isinstance(second, ListPage)
 
-    @pytest.mark.parametrize("count", [30, 300, 900])
+    @pytest.mark.parametrize("count", [30, 300, 900] if is_thorough() else [30, 200])
     def test_every_due_task_is_polled_within_its_bound(self, paged: Waiters, count: int) -> None:
         """With a slot a second, no poll is later than the time that polling all pages takes."""
         pendings = [

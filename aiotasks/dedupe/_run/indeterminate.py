@@ -100,9 +100,13 @@ def resolve_by_lists(merge: IndeterminateMerge, history: TaskHistory) -> Resolut
         return _resolve_accepted(merge.pair, task_id_of(merge.task_url), history)
     ids = (merge.pair.primary_id, merge.pair.duplicate_id)
     rows = [row for row in history.foreign_merges() if (row.primary_id, row.duplicate_id) == ids]
-    if not merge.was_sent:
-        # What has failed for another program may be tried by this one.
-        rows = [row for row in rows if row.status is not TaskStatus.FAILED]
+    # What has failed for another program, or before this merge was sent, is not this merge.
+    since = merge.sent_at if merge.was_sent else math.inf
+    rows = [
+        row
+        for row in rows
+        if row.status is not TaskStatus.FAILED or history.foreign[row.task_id].seen_at >= since
+    ]
     found = _best(rows)
     return None if found is None else Resolution(PairState.STARTED, task_id=found.task_id)
 
@@ -178,6 +182,9 @@ class Case(NamedTuple):
         is_local = self.was_local is True
         if self.merge.was_sent and self._has(TaskStatus.FAILED) and not is_local:
             return Resolution(PairState.FAILED, NO_REASON)
+        if self.merge.was_sent and not self._stays_the_same():
+            # Its record may be an old one, and its success be in no list.
+            return None
         return Resolution(PairState.PLANNED)
 
     def _decide_gone(self) -> Resolution | None:

@@ -115,6 +115,13 @@ class TestByLists:
         found = resolve_by_lists(merge_of(state), history)
         assert found == (None if state is PLANNED else (STARTED, None, "t"))
 
+    def test_what_failed_before_it_was_sent_is_another_merge(self) -> None:
+        """A failure that was seen before says nothing about a merge that was sent later."""
+        history = history_of(t=TaskStatus.FAILED)
+        history.name([row("t", TaskStatus.FAILED)])
+        merge = IndeterminateMerge(pair=merge_of().pair, sent_at=31.0, since=40.0)
+        assert resolve_by_lists(merge, history) is None
+
     @pytest.mark.parametrize("status", [SUCCESS, TaskStatus.FAILED, IN_PROGRESS])
     def test_an_accepted_merge_ends_as_its_row_or_its_task(self, status: TaskStatus) -> None:
         """A merge whose task cannot be read has the end that a list shows, and its reason."""
@@ -156,8 +163,10 @@ class TestSuspects:
 
 class TestPresent:
     def test_without_any_task_it_never_ran(self) -> None:
-        """If no task can be it and its duplicate is there, it is sent again."""
-        assert decide(present={P: True, D: False}) == (PLANNED, None, None)
+        """If no task can be it and its duplicate stays there, it is sent again."""
+        merge = merge_of()
+        assert decide(present={P: True, D: False}, merge=merge) is None
+        assert decide(present={P: True, D: False}, merge=merge, at=160.0) == (PLANNED, None, None)
 
     def test_a_success_may_not_show_yet(self) -> None:
         """A replica may show a merged record for a while, so it has to stay for settle_after."""
@@ -169,8 +178,14 @@ class TestPresent:
     @pytest.mark.parametrize("was_local", [True, False, None])
     def test_a_failure_without_a_row_may_be_its_own(self, was_local: bool | None) -> None:
         """It is not sent again, unless its row would be there."""
-        found = decide(TaskStatus.FAILED, present={D: False}, was_local=was_local)
-        assert found == ((PLANNED, None, None) if was_local else (FAILED, NO_REASON, None))
+        merge = merge_of()
+        found = decide(TaskStatus.FAILED, present={D: False}, was_local=was_local, merge=merge)
+        assert found == (None if was_local else (FAILED, NO_REASON, None))
+        if was_local:
+            at_last = decide(
+                TaskStatus.FAILED, present={D: False}, was_local=True, merge=merge, at=160.0
+            )
+            assert at_last == (PLANNED, None, None)
 
     def test_a_pair_that_was_never_sent_is_sent(self) -> None:
         """A pair that was only held is sent once the tasks of others have ended without it."""
