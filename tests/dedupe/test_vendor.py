@@ -218,7 +218,9 @@ async def play_history(path: Path, seed: int) -> tuple[dict[str, list[Pair]], in
     _, lag = settings.get("list_lag", (0.0, 0.0))
     async with serving(seed, **settings) as server, contextlib.AsyncExitStack() as stack:
         if chance.random() < 0.4:
-            others = meddling(server, plan, chance, ours=chance.choice([0.0, 0.2]), every=5.0)
+            # Merges of our very pairs that no list shows in time are taken for our own.
+            ours = chance.choice([0.0, 0.2]) if lag <= JobSettings().settle_after else 0.0
+            others = meddling(server, plan, chance, ours=ours, every=5.0)
             await stack.enter_async_context(others)
         for number in range(chance.choice([0, 0, 1, 2, 4])):
             path = await start_and_kill(server, path, plan, chance.expovariate(1 / 30))

@@ -841,7 +841,7 @@ class TestPages:
         assert first == ref("other")
         assert isinstance(second, ListPage)
 
-    @pytest.mark.parametrize("count", [30, 300, 900] if is_thorough() else [30, 200])
+    @pytest.mark.parametrize("count", [30, 300, 900] if is_thorough() else [30, 300])
     def test_every_due_task_is_polled_within_its_bound(self, paged: Waiters, count: int) -> None:
         """With a slot a second, no poll is later than the time that polling all pages takes."""
         pendings = [

@@ -98,17 +98,24 @@ def resolve_by_lists(merge: IndeterminateMerge, history: TaskHistory) -> Resolut
     """Return what the lists prove of a merge: its end, or the task to wait for."""
     if merge.task_url is not None:
         return _resolve_accepted(merge.pair, task_id_of(merge.task_url), history)
-    ids = (merge.pair.primary_id, merge.pair.duplicate_id)
-    rows = [row for row in history.foreign_merges() if (row.primary_id, row.duplicate_id) == ids]
-    # What has failed for another program, or before this merge was sent, is not this merge.
-    since = merge.sent_at if merge.was_sent else math.inf
-    rows = [
-        row
-        for row in rows
-        if row.status is not TaskStatus.FAILED or history.foreign[row.task_id].seen_at >= since
-    ]
+    # Many merges of a pair may fail, and one succeed: a failure alone does not show which it was.
+    rows = [row for row in _rows_of(merge, history) if row.status is not TaskStatus.FAILED]
     found = _best(rows)
     return None if found is None else Resolution(PairState.STARTED, task_id=found.task_id)
+
+
+def failed_task(merge: IndeterminateMerge, history: TaskHistory) -> str | None:
+    """Return the task of a failed merge of the same pair that may be this one."""
+    for row in _rows_of(merge, history) if merge.was_sent else ():
+        has_failed = row.status is TaskStatus.FAILED
+        if has_failed and history.foreign[row.task_id].seen_at >= merge.sent_at:
+            return row.task_id
+    return None
+
+
+def _rows_of(merge: IndeterminateMerge, history: TaskHistory) -> list[Merge]:
+    ids = (merge.pair.primary_id, merge.pair.duplicate_id)
+    return [row for row in history.foreign_merges() if (row.primary_id, row.duplicate_id) == ids]
 
 
 def _best(rows: Sequence[Merge]) -> Merge | None:
@@ -116,13 +123,10 @@ def _best(rows: Sequence[Merge]) -> Merge | None:
 
     At most one of them succeeds, so while several are open it is not known which that is.
     """
-    by_status = {row.status: row for row in rows}
-    is_open = [row for row in rows if not row.status.is_ended]
-    if (success := by_status.get(TaskStatus.SUCCESS)) is not None:
-        return success
-    if is_open:
-        return is_open[0] if len(is_open) == 1 else None
-    return by_status.get(TaskStatus.FAILED)
+    for row in rows:
+        if row.status is TaskStatus.SUCCESS:
+            return row
+    return rows[0] if len(rows) == 1 else None
 
 
 def _resolve_accepted(pair: Pair, task_id: str, history: TaskHistory) -> Resolution | None:
@@ -147,7 +151,8 @@ class Case(NamedTuple):
 
     ``was_local`` tells whether its primary record was a local one when it was sent, ``None`` if
     that is not known. ``taken_by`` is the record into which somebody else has merged the duplicate.
-    ``rivals`` counts this job's other merges that the same tasks may be.
+    ``rivals`` counts this job's other merges that the same tasks may be, and ``failed_task`` is that
+    of a failed merge of the same pair, which may be this one.
     """
 
     merge: IndeterminateMerge
@@ -156,6 +161,7 @@ class Case(NamedTuple):
     was_local: bool | None
     taken_by: int | None
     rivals: int
+    failed_task: str | None
     settle_after: float
 
     def decide(self) -> Resolution | None:
@@ -185,6 +191,8 @@ class Case(NamedTuple):
         if self.merge.was_sent and not self._stays_the_same():
             # Its record may be an old one, and its success be in no list.
             return None
+        if self.failed_task is not None:
+            return Resolution(PairState.STARTED, task_id=self.failed_task)
         return Resolution(PairState.PLANNED)
 
     def _decide_gone(self) -> Resolution | None:

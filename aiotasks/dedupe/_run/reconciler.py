@@ -15,6 +15,7 @@ from .indeterminate import (
     Case,
     IndeterminateMerge,
     Resolution,
+    failed_task,
     is_open_in_lists,
     resolve_by_lists,
     task_id_of,
@@ -161,6 +162,7 @@ class Reconciler:
                 was_local=was_local[merge.pair.primary_id],
                 taken_by=self._history.taken_by(merge.pair.duplicate_id),
                 rivals=self._unanswered - 1,
+                failed_task=failed_task(merge, self._history),
                 settle_after=self._settle_after,
             )
             if (resolution := case.decide()) is not None:

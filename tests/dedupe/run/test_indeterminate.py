@@ -16,6 +16,7 @@ from aiotasks.dedupe._run.indeterminate import (
     IndeterminateMerge,
     RecordStates,
     Resolution,
+    failed_task,
     is_open_in_lists,
     resolve_by_lists,
     resolve_merged,
@@ -70,6 +71,7 @@ def decide(
     survivors: Mapping[int, int | None] | None = None,
     merge: IndeterminateMerge | None = None,
     at: float = 100.0,
+    failed_task: str | None = None,
     **case: int | None,
 ) -> Resolution | None:
     """Decide by the ends of the tasks that may be the merge, and by both records."""
@@ -81,6 +83,7 @@ def decide(
         was_local=was_local,
         taken_by=case.get("taken_by"),
         rivals=case.get("rivals") or 0,
+        failed_task=failed_task,
         settle_after=SETTLE_AFTER,
     ).decide()
 
@@ -107,20 +110,15 @@ class TestByLists:
         history.name([row("a", SUCCESS)])
         assert resolve_by_lists(merge_of(), history) == (STARTED, None, "a")
 
-    @pytest.mark.parametrize("state", [PLANNED, SENDING])
-    def test_what_failed_for_others_may_be_tried(self, state: PairState) -> None:
-        """A failed row ends a merge that was sent, and does not keep another from being sent."""
+    def test_a_failure_alone_does_not_show_which_merge_it_was(self) -> None:
+        """A failed row may be of this merge, if this was sent before the row was seen."""
         history = history_of(t=TaskStatus.FAILED)
         history.name([row("t", TaskStatus.FAILED)])
-        found = resolve_by_lists(merge_of(state), history)
-        assert found == (None if state is PLANNED else (STARTED, None, "t"))
-
-    def test_what_failed_before_it_was_sent_is_another_merge(self) -> None:
-        """A failure that was seen before says nothing about a merge that was sent later."""
-        history = history_of(t=TaskStatus.FAILED)
-        history.name([row("t", TaskStatus.FAILED)])
-        merge = IndeterminateMerge(pair=merge_of().pair, sent_at=31.0, since=40.0)
-        assert resolve_by_lists(merge, history) is None
+        assert resolve_by_lists(merge_of(), history) is None
+        assert failed_task(merge_of(), history) == "t"
+        assert failed_task(merge_of(PLANNED), history) is None
+        later = IndeterminateMerge(pair=merge_of().pair, sent_at=31.0, since=40.0)
+        assert failed_task(later, history) is None
 
     @pytest.mark.parametrize("status", [SUCCESS, TaskStatus.FAILED, IN_PROGRESS])
     def test_an_accepted_merge_ends_as_its_row_or_its_task(self, status: TaskStatus) -> None:
@@ -174,6 +172,13 @@ class TestPresent:
         for at in (100.0, 159.0):
             assert decide(SUCCESS, present={D: False}, merge=merge, at=at) is None
         assert decide(SUCCESS, present={D: False}, merge=merge, at=160.0) == (PLANNED, None, None)
+
+    def test_a_failure_counts_while_its_duplicate_stays(self) -> None:
+        """A failed merge of the pair is this one if nothing has merged its duplicate by then."""
+        merge, present = merge_of(), {P: False, D: False}
+        assert decide(present=present, merge=merge, failed_task="t") is None
+        found = decide(present=present, merge=merge, failed_task="t", at=160.0)
+        assert found == (STARTED, None, "t")
 
     @pytest.mark.parametrize("was_local", [True, False, None])
     def test_a_failure_without_a_row_may_be_its_own(self, was_local: bool | None) -> None:
