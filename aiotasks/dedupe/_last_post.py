@@ -10,13 +10,24 @@ from collections.abc import Callable
 from contextlib import suppress
 from hashlib import sha256
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 import platformdirs
 
 
 # A choice: a note costs about 0.1 ms, and its next reader waits this much longer at most.
 _COVERED: Final = 5.0
+_OPEN: Final = "open"
+
+
+class Noted(NamedTuple):
+    """What another ledger has noted: for at least how many seconds it has sent no merge.
+
+    The age is 0 while one may be sent just now. ``is_open`` tells that merges of it may still run.
+    """
+
+    age: float
+    is_open: bool
 
 
 class LastPost:
@@ -52,19 +63,19 @@ class LastPost:
         self._covered_until = 0.0
         self._has_told = False
 
-    def age(self) -> float | None:
-        """Return for at least how many seconds no merge was sent, or ``None`` if none is known.
+    def read(self) -> "Noted | None":
+        """Return what is known of the last merge of another ledger, if anything is.
 
-        What this ledger has sent is no news to it, and counts as none. It is 0 while one may be sent just now, and if the note is in the future or unreadable.
+        A note in the future, or one that nobody can read, counts as one of just now.
         """
         try:
-            noted, _, ledger = self._path.read_text("ascii").partition(" ")
-            covered_until = float(noted)
+            noted, ledger, state = self._path.read_text("ascii").rsplit("|", 2)
+            age = max(0.0, self._clock() - float(noted))
         except OSError:
             return None
         except ValueError:
-            return 0.0
-        return None if ledger == self._ledger else max(0.0, self._clock() - covered_until)
+            return Noted(0.0, is_open=True)
+        return None if ledger == self._ledger else Noted(age, is_open=state == _OPEN)
 
     def note(self) -> str | None:
         """Note that a merge is sent now.
@@ -77,19 +88,26 @@ class LastPost:
             return None
         self._covered_until = now + _COVERED
         try:
-            self._write(f"{self._covered_until:.3f} {self._ledger}")
+            self._write(_OPEN)
         except OSError as error:
             has_told, self._has_told = self._has_told, True
             return None if has_told else self._sentence(error)
         return None
 
-    def _write(self, text: str) -> None:
+    def end(self) -> None:
+        """Note that all merges of this ledger have ended, if it has sent any."""
+        if self._covered_until:
+            with suppress(OSError):
+                self._write("ended")
+
+    def _write(self, state: str) -> None:
         if not self._path.is_absolute():
             message = "this user has no home folder"
             raise FileNotFoundError(message)
         self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         draft = self._path.with_name(f"{self._path.name}.{os.getpid()}")
         try:
+            text = f"{self._covered_until:.3f}|{self._ledger}|{state}"
             _ = draft.write_text(text, "ascii")
             _ = draft.replace(self._path)
         finally:

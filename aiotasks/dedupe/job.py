@@ -181,6 +181,7 @@ async def resume(
             if pair.state.is_left and pair.state is not PairState.PLANNED:
                 await job_run.adopt(pair)
         await job_run.run(stop or asyncio.Event())
+        opening.end()
     stopped = tracker.queue.stopped
     if stopped in {None, StopReason.FAILURES}:
         await _record_merge_ids(client, ledger, job)

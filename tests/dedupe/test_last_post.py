@@ -7,7 +7,7 @@ from pathlib import Path
 import platformdirs
 import pytest
 
-from aiotasks.dedupe._last_post import LastPost
+from aiotasks.dedupe._last_post import LastPost, Noted
 
 
 ORIGIN = "https://api.affinity.co"
@@ -35,7 +35,7 @@ def last_post(
 
 def test_without_a_note_nothing_is_known(tmp_path: Path, clock: Clock) -> None:
     """Where no merge was ever sent, there is no age, and no file is created."""
-    assert last_post(tmp_path / "state", clock).age() is None
+    assert last_post(tmp_path / "state", clock).read() is None
     assert not (tmp_path / "state").exists()
 
 
@@ -43,11 +43,11 @@ def test_the_age_is_never_too_high(tmp_path: Path, clock: Clock) -> None:
     """A note counts from the last second that it covers."""
     posts = last_post(tmp_path / "state", clock, ledger="mine")
     assert posts.note() is None
-    assert last_post(tmp_path / "state", clock).age() == 0.0
+    assert last_post(tmp_path / "state", clock).read() == Noted(0.0, is_open=True)
     clock.now += 4.0
     assert posts.note() is None
     clock.now += 61.0
-    assert last_post(tmp_path / "state", clock).age() == 60.0
+    assert last_post(tmp_path / "state", clock).read() == Noted(60.0, is_open=True)
 
 
 def test_notes_are_rare(tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -64,9 +64,9 @@ def test_notes_are_rare(tmp_path: Path, clock: Clock, monkeypatch: pytest.Monkey
 def test_each_origin_and_user_has_its_own(tmp_path: Path, clock: Clock) -> None:
     """A merge of another user, or at another server, is not the last one of this."""
     _ = last_post(tmp_path, clock, ledger="mine").note()
-    assert last_post(tmp_path, clock, user_id=8).age() is None
-    assert last_post(tmp_path, clock, origin="http://127.0.0.1:8080").age() is None
-    assert last_post(tmp_path, clock).age() == 0.0
+    assert last_post(tmp_path, clock, user_id=8).read() is None
+    assert last_post(tmp_path, clock, origin="http://127.0.0.1:8080").read() is None
+    assert last_post(tmp_path, clock).read() == Noted(0.0, is_open=True)
     assert len([*tmp_path.iterdir()]) == 1
 
 
@@ -76,7 +76,7 @@ def test_a_note_that_cannot_be_true(tmp_path: Path, clock: Clock, text: str) -> 
     _ = last_post(tmp_path, clock, ledger="mine").note()
     (file,) = tmp_path.iterdir()
     _ = file.write_text(text)
-    assert last_post(tmp_path, clock).age() == 0.0
+    assert last_post(tmp_path, clock).read() == Noted(0.0, is_open=True)
 
 
 def test_a_clock_that_is_set_back(tmp_path: Path, clock: Clock) -> None:
@@ -85,7 +85,7 @@ def test_a_clock_that_is_set_back(tmp_path: Path, clock: Clock) -> None:
     _ = posts.note()
     clock.now -= 3600.0
     assert posts.note() is None
-    assert last_post(tmp_path, clock).age() == 0.0
+    assert last_post(tmp_path, clock).read() == Noted(0.0, is_open=True)
 
 
 def test_a_folder_that_cannot_be_written(
@@ -106,7 +106,7 @@ def test_a_folder_that_cannot_be_written(
     assert [*tmp_path.iterdir()] == []
     clock.now += 10.0
     assert posts.note() is None
-    assert last_post(tmp_path, clock).age() == 0.0
+    assert last_post(tmp_path, clock).read() == Noted(0.0, is_open=True)
 
 
 def test_a_user_without_a_home(clock: Clock) -> None:
@@ -122,3 +122,15 @@ def test_the_folder_of_the_platform(clock: Clock) -> None:
     folder = platformdirs.user_state_path("aiotasks", appauthor=False)
     assert len([*folder.iterdir()]) == 1
     assert folder.is_relative_to(os.environ["XDG_STATE_HOME"])
+
+
+def test_what_has_ended_keeps_nobody_waiting(tmp_path: Path, clock: Clock) -> None:
+    """A ledger notes that its merges have ended, and that only if it has sent any."""
+    posts = last_post(tmp_path, clock, ledger="mine")
+    posts.end()
+    assert [*tmp_path.iterdir()] == []
+    _ = posts.note()
+    posts.end()
+    clock.now += 6.0
+    assert last_post(tmp_path, clock).read() == Noted(1.0, is_open=False)
+    assert last_post(tmp_path, clock, ledger="mine").read() is None

@@ -11,7 +11,7 @@ from aiotasks.backoff import poll_backoff, poll_delay
 from aiotasks.client import Client
 from aiotasks.dedupe._last_post import LastPost
 from aiotasks.dedupe.ledger import Ledger
-from aiotasks.dedupe.models import Pair
+from aiotasks.dedupe.models import Pair, PairState
 from aiotasks.errors import AffinityError, ClosedError, LedgerError
 from aiotasks.models import TaskStatus
 
@@ -23,6 +23,7 @@ from .tracker import PairTracker
 
 _logger = logging.getLogger("aiotasks")
 _BACKOFF = poll_backoff(1.0, 15.0)
+_OPEN = (PairState.SENDING, PairState.STARTED, PairState.UNSETTLED)
 
 
 class Opening:
@@ -43,6 +44,7 @@ class Opening:
         self._loop = asyncio.get_running_loop()
         self._posts: LastPost | None = None
         self._settled_at: float | None = None
+        self._follows_another = False
 
     async def read(self) -> None:
         """Read what there is, and hold the pairs that may be concerned.
@@ -89,6 +91,12 @@ class Opening:
         if sentence is not None:
             _logger.warning(sentence)
 
+    def end(self) -> None:
+        """Note that nothing of this ledger is open, so that no other one has to wait."""
+        totals = self._tracker.totals
+        if self._posts is not None and not any(totals[state] for state in _OPEN):
+            self._posts.end()
+
     @property
     def is_waiting(self) -> bool:
         """Whether no merge must be sent yet, for what another ledger may have sent."""
@@ -108,22 +116,23 @@ class Opening:
             ledger=await _identify(ledger),
             clock=self._tracker.clock,
         )
-        age = self._posts.age()
-        if age is not None and age < settle_after:
-            self._settled_at = self._loop.time() + settle_after - age
+        noted = self._posts.read()
+        self._follows_another = noted is not None and noted.age < settle_after
+        if noted is not None and self._follows_another and noted.is_open:
+            self._settled_at = self._loop.time() + settle_after - noted.age
 
     async def _set_anchors(self, previewed: str | None) -> bool:
         """Note which tasks had ended before this job, and return whether others are newer.
 
         Without a task that is newer than the preview, no record can have been merged since then.
-        What another ledger has sent just now may have ended, and its records still look unmerged.
+        What another ledger has sent just now may have ended, with records that still look unmerged.
         """
         await self._lists.read_open_tasks()
         newest = await self._lists.newest_tasks()
         known = {task.id for task in newest} if previewed is None else {*previewed.split()}
         ended = [task.id for task in newest if task.status.is_ended and task.id in known]
         for task in newest:
-            if task.id not in known or self.is_waiting:
+            if task.id not in known or self._follows_another:
                 self._history.add_foreign(task, self._loop.time())
         self._history.anchors = frozenset(ended[:ANCHORS])
         await self._tracker.ledger.note(anchors=" ".join(ended[:ANCHORS]))
