@@ -324,12 +324,11 @@ def test_sandbox_says_that_its_port_is_taken() -> None:
     assert done.exit_code == Exit.WRONG_USE
 
 
-@pytest.mark.slow
 def test_demo() -> None:
     """The demo merges, waits and prints a summary, without any settings."""
-    done = run("demo", "--merges", "40")
+    done = run("demo", "--merges", "10")
 
-    assert "40 duplicates in" in done.stdout
+    assert "10 duplicates in" in done.stdout
     assert re.search(r"\d+ calls, \d+\.\d\d a merge; 0 of them refused", done.stdout)
     assert done.exit_code == Exit.SUCCEEDED
 
@@ -362,7 +361,7 @@ def test_progress_on_a_terminal(task_url: str) -> None:
 @pytest.mark.usefixtures("environment")
 async def test_progress_says_what_it_waits_for(serve: Serve) -> None:
     """The line of progress says so while the per-minute window is used up."""
-    with serve("--plain", "--quota", "2", "--window", "4", "--duration", "3") as url:
+    with serve("--plain", "--quota", "1", "--window", "4", "--duration", "8") as url:
         task = await start_merge(url, 1, 2)
         wait = ("wait", task, "--poll-interval", "1", "--base-url", url)
         code, _, drawn = await asyncio.to_thread(run_on_a_terminal, *wait)

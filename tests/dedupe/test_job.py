@@ -860,6 +860,14 @@ class TestOtherLedgers:
         assert server.posted("company").total() == 10
         assert server.posts[-1].at > 70.0
 
+    async def test_the_client_is_closed_while_it_waits(self, server: Server, job: Path) -> None:
+        """A client that is closed ends the wait."""
+        await self.begin(server, job)
+        async with connect(server) as client:
+            later(30.0, lambda: asyncio.ensure_future(client.__aexit__(None, None, None)))
+            with pytest.raises(ClosedError):
+                _ = await go(server, job.with_name("other.db"), plan_of(10), client=client)
+
     async def test_the_same_ledger_does_not_wait(self, server: Server, job: Path) -> None:
         """Resumed, a job knows what it has sent, and goes on at once."""
         stop = asyncio.Event()

@@ -20,7 +20,6 @@ from tests.dedupe.vendor import VendorServer
 from tests.profiles import is_thorough
 
 
-pytestmark = pytest.mark.slow
 KILLED = range(40 if is_thorough() else 1)
 BATCHES = range(10 if is_thorough() else 1)
 HISTORIES = 100 if is_thorough() else 10
@@ -184,6 +183,7 @@ async def test_a_clock_is_set_between_two_runs(job: Path) -> None:
         await check(server, path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("batch", BATCHES)
 async def test_generated_histories(tmp_path: Path, batch: int) -> None:
     """Whatever comes together: nothing twice, nothing wrong, and less than 2 % unsettled."""

@@ -212,6 +212,8 @@ class TestLists:
         assert state.record(4, 31.9)["id"] == 4
         assert state.record(3, 31.9)["isGlobal"] is True
         assert not state.is_there(101, 31.9)
+        with pytest.raises(Problem, match="There is no company 101"):
+            state.record(101, 31.9)
         assert not state.is_there(3, 32.0)
         assert state.is_there(101, 32.0)
 

@@ -1,7 +1,6 @@
 """What other programs, or other ledgers, have begun: found out before the first merge of a run."""
 
 import asyncio
-import itertools
 import logging
 import math
 from collections.abc import Iterable
@@ -70,20 +69,25 @@ class Opening:
         settle_after = self._tracker.settings.settle_after
         at = self._loop.time() + settle_after if self._settled_at is None else self._settled_at
         await asyncio.sleep(at - self._loop.time())
-        for attempt in itertools.count(1):
-            try:
-                _ = await self._lists.read_tasks(back_to=-math.inf)
-                await self._take_up()
-                if self.is_waiting:
-                    await self._hold_merged()
-                break
-            except (ClosedError, LedgerError):
-                raise
-            except AffinityError as error:
-                _ = self._tracker.stop_for(error)
-            await asyncio.sleep(poll_delay(_BACKOFF, attempt))
+        attempts = 1
+        while not await self._has_read_again():
+            await asyncio.sleep(poll_delay(_BACKOFF, attempts))
+            attempts += 1
         self._settled_at = None
         self._tracker.notify()
+
+    async def _has_read_again(self) -> bool:
+        try:
+            _ = await self._lists.read_tasks(back_to=-math.inf)
+            await self._take_up()
+            if self.is_waiting:
+                await self._hold_merged()
+        except AffinityError as error:
+            if isinstance(error, ClosedError | LedgerError):
+                raise
+            _ = self._tracker.stop_for(error)
+            return False
+        return True
 
     def note_post(self) -> None:
         """Note that a merge is sent now, for jobs with other ledgers."""
