@@ -39,6 +39,7 @@ from aiotasks.dedupe import (
     resume,
     run,
 )
+from aiotasks.dedupe._run.server_lists import ServerLists
 from aiotasks.sandbox import Fault, LoggedRequest, Sandbox
 from benchmarks import inline
 from tests.dedupe.conftest import (
@@ -860,13 +861,18 @@ class TestOtherLedgers:
         assert server.posted("company").total() == 10
         assert server.posts[-1].at > 70.0
 
-    async def test_the_client_is_closed_while_it_waits(self, server: Server, job: Path) -> None:
-        """A client that is closed ends the wait."""
+    async def test_a_closed_client_ends_the_wait(
+        self, server: Server, job: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """What no later attempt can mend ends the run."""
+
+        async def fail(*_: object, **__: object) -> int:
+            raise ClosedError
+
         await self.begin(server, job)
-        async with connect(server) as client:
-            later(30.0, lambda: asyncio.ensure_future(client.__aexit__(None, None, None)))
-            with pytest.raises(ClosedError):
-                _ = await go(server, job.with_name("other.db"), plan_of(10), client=client)
+        later(30.0, lambda: monkeypatch.setattr(ServerLists, "read_tasks", fail))
+        with pytest.raises(ClosedError):
+            _ = await go(server, job.with_name("other.db"), plan_of(10))
 
     async def test_the_same_ledger_does_not_wait(self, server: Server, job: Path) -> None:
         """Resumed, a job knows what it has sent, and goes on at once."""

@@ -4,14 +4,18 @@ import asyncio
 from collections import Counter
 from functools import partial
 from pathlib import Path
+from uuid import UUID
 
 import pytest
 
 from aiotasks import ClosedError
 from aiotasks.dedupe import Ledger, PairState, StopReason, run
-from aiotasks.dedupe._run.indeterminate import UNEXPLAINED, UNLISTED
+from aiotasks.dedupe._run.indeterminate import UNEXPLAINED, UNLISTED, task_id_of
 from aiotasks.dedupe._run.reconciler import MAX_INDETERMINATE
 from aiotasks.dedupe._run.run import SENDERS
+from aiotasks.dedupe._run.server_lists import ServerLists
+from aiotasks.dedupe._run.task_history import TaskHistory
+from aiotasks.models import MergeTask, TaskStatus
 from aiotasks.sandbox import Fault, LoggedRequest
 from benchmarks import inline
 from tests.dedupe.conftest import (
@@ -473,6 +477,18 @@ class TestTasksThatCannotBeRead:
 
 
 class TestReading:
+    async def test_old_tasks_are_read_one_by_one(self, server: Server) -> None:
+        """A task that the last reading did not reach is read itself, if it is still there."""
+        history = TaskHistory([], [], settle_after=60.0, now=0.0)
+        there, lost = task_id_of(server.start_merge("company", 1, 2)), str(UUID(int=7))
+        for each in (there, lost):
+            history.add_foreign(MergeTask(id=each, status=TaskStatus.IN_PROGRESS), 0.0)
+        await asyncio.sleep(3.0)
+        async with connect(server) as client:
+            await ServerLists(client, "company", history).read_old_tasks([there, lost])
+        assert history.foreign[there].status is TaskStatus.SUCCESS
+        assert history.foreign[lost].status is TaskStatus.IN_PROGRESS
+
     @pytest.mark.parametrize("times", [1, None])
     async def test_a_filter_that_is_refused(
         self, server: Server, job: Path, times: int | None
