@@ -281,6 +281,9 @@ class Schedule:
         are lost cost a few pages.
         """
         self._delays.forget()
+        if ref not in self.waiters:
+            # It was discarded while it was polled.
+            return
         is_final = not self.missing.add(ref, error, now)
         for pending in self._undecided(ref):
             if is_final or self.missing.is_over(pending, now):

@@ -626,6 +626,11 @@ class TestSize:
                 waiters.schedule.put_back(ref(name))
             assert len(waiters.schedule.timers) <= 3 * 200 + 64
 
+    def test_a_task_that_nobody_waits_for_is_not_missed(self, waiters: Waiters) -> None:
+        """A 404 that comes after the last wait was cancelled leaves nothing behind."""
+        waiters.schedule.apply_missing(ref("gone"), NOT_FOUND, now=0.0, lead=0.0)
+        assert len(waiters.schedule.missing) == 0
+
     def test_shared_polls_leave_no_entries(self, waiters: Waiters) -> None:
         """A wait for a final poll gets no timer for each poll of the others."""
         for _ in range(50):
