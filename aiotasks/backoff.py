@@ -106,8 +106,8 @@ def retry_delay(attempt: int) -> float:
 def is_worth_a_retry(error: AffinityError, attempt: int, *, is_read: bool) -> bool:
     """Return True if a request that failed ``attempt`` times, now with ``error``, may be repeated.
 
-    A read may be repeated, once if its answer cannot be read. A write may only if it provably did not run: it was refused for a rate
-    limit, or there was no connection to send it on.
+    A read may be repeated, once if its answer cannot be read. A write may only if it provably did
+    not run: it was refused for a rate limit, or there was no connection to send it on.
     """
     if isinstance(error, RateLimitError):
         return not _REFUSED_ATTEMPTS(_state(attempt))

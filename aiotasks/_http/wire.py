@@ -41,8 +41,7 @@ T = TypeVar("T")
 
 PAGE_LIMIT = 100
 """How many items a page has at most, and so how many records a call can ask for."""
-# The largest integer that the API's document allows for an id: 2^53 - 1.
-# The largest ids that the API takes: of merges and what they name, and of records that are read.
+# The largest ids that the API's document allows: of merges and what they name, and of records that are read.
 _MAX_ID = 2**53 - 1
 _MAX_RECORD_ID = 2**63 - 1
 

@@ -23,7 +23,7 @@ _OPEN: Final = "open"
 class Noted(NamedTuple):
     """What another ledger has noted: for at least how many seconds it has sent no merge.
 
-    The age is 0 while one may be sent just now. ``is_open`` tells that merges of it may still run.
+    The age is 0 while one may be sent just now. ``is_open`` is whether merges of it may still run.
     """
 
     age: float
@@ -66,7 +66,7 @@ class LastPost:
     def read(self) -> "Noted | None":
         """Return what is known of the last merge of another ledger, if anything is.
 
-        A note in the future, or one that nobody can read, counts as one of just now.
+        A note that is in the future or unreadable counts as one of just now.
         """
         try:
             noted, ledger, state = self._path.read_text("ascii").rsplit("|", 2)

@@ -18,7 +18,7 @@ from aiotasks.sandbox._store import Fate, Store
 
 Draw = float | tuple[float, float] | Callable[[Random], float]
 Pair = tuple[int, int]
-NOT_FOUND = 404
+GONE = 422
 IN_PROGRESS, SUCCESS, FAILED = "in-progress", "success", "failed"
 REASONS = (
     "The two profiles could not be merged because of conflicting field values",
@@ -250,9 +250,10 @@ class State:
     def record(self, record_id: int, now: float) -> Record:
         """Return a record with what was merged into it."""
         seen = self._seen(now)
-        if (heir := self.store.heir(record_id, seen)) is not None:
-            raise self._gone(record_id, heir, status=self._settings.gone_status)
-        record = self.store.find(record_id, seen)
+        heir = self.store.heir(record_id, seen)
+        if heir is not None and self._settings.gone_status == GONE:
+            raise self._gone(record_id, heir)
+        record = self.store.find(record_id, seen) if heir is None else None
         if record is None:
             raise Problem(404, f"There is no {self.kind.name} {record_id}.")
         return record
@@ -307,10 +308,8 @@ class State:
             message = f"A merge of {primary_id} or {duplicate_id} is already in progress."
             raise Problem(409, message)
 
-    def _gone(self, record_id: int, heir: int, *, status: int = 422) -> Problem:
-        if status == NOT_FOUND:
-            return Problem(status, f"There is no {self.kind.name} {record_id}.")
-        return Problem(status, f"{record_id} no longer exists as it has been merged into {heir}")
+    def _gone(self, record_id: int, heir: int) -> Problem:
+        return Problem(GONE, f"{record_id} no longer exists as it has been merged into {heir}")
 
     def _decide(self, merge: Merge) -> None:
         ids = merge.primary_id, merge.duplicate_id

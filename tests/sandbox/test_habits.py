@@ -274,7 +274,7 @@ async def test_answers_without_a_body(serve: Any) -> None:
     """Some answers about a task are a 200 without a body."""
     async with serve(empty_share=0.5) as api:
         task_url = api.sandbox.start_merge("company", 1, 2)
-        lengths = Counter()  # type: ignore[var-annotated]
+        lengths: Counter[bool] = Counter()
         for _ in range(40):
             async with api.session.get(task_url) as response:
                 assert response.status == 200
