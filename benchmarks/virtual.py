@@ -1,9 +1,11 @@
 """A clock that jumps, for programs that use HTTP."""
 
 import asyncio
+import os
 import random
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import ExitStack, contextmanager
+from tempfile import TemporaryDirectory
 from typing import Any, TypeVar
 from unittest.mock import patch
 
@@ -22,6 +24,9 @@ def run(main: Callable[[], Coroutine[Any, Any, T]], *, seed: int) -> T:
     with asyncio.Runner(loop_factory=async_solipsism.EventLoop) as runner, ExitStack() as stack:
         stack.enter_context(_seed_random(seed))
         stack.enter_context(patch.object(aiohappyeyeballs, "start_connection", _start_connection))
+        # A job waits for what other ledgers of the machine have just sent: not for those of other runs.
+        state = stack.enter_context(TemporaryDirectory())
+        stack.enter_context(patch.dict(os.environ, {"XDG_STATE_HOME": state}))
         return runner.run(main())
 
 
