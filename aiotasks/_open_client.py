@@ -6,13 +6,15 @@ from typing import NamedTuple
 import aiohttp
 
 from ._http.transport import Transport
+from ._polling.peek_cache import PeekCache
 from ._polling.poller import Poller
 
 
 class OpenClient(NamedTuple):
-    """What exists from the ``__aenter__`` of a client to its ``__aexit__``."""
+    """What exists from the ``open`` of a client to its ``aclose``."""
 
     loop: asyncio.AbstractEventLoop
     session: aiohttp.ClientSession
     transport: Transport
     poller: Poller
+    peeks: PeekCache

@@ -9,7 +9,6 @@ from copy import copy
 from ._checks import known_kind, reject
 from ._http import urls, wire
 from ._open_client import OpenClient
-from ._polling.peek_cache import PeekCache
 from ._polling.watch import Watch
 from .backoff import Backoff, poll_backoff, retry_delay
 from .errors import ConfigurationError, NotFoundError
@@ -29,7 +28,6 @@ class TaskService:
 
     def __init__(self, require_open: Callable[[], OpenClient]) -> None:
         self._require_open = require_open
-        self._peeks = PeekCache()
 
     async def get(self, task_url: str) -> MergeTask:
         """Read a task once.
@@ -90,7 +88,7 @@ class TaskService:
         """
         opened = self._require_open()
         ref = urls.parse_task_url(task_url, opened.transport.origin)
-        found = await self._peeks.peek(
+        found = await opened.peeks.peek(
             opened.poller, ref, task_url, interval=interval, patience=_seconds(timeout)
         )
         if isinstance(found, TaskSnapshot):

@@ -11,7 +11,8 @@ from typing import Any, Final, Literal, Self, TypedDict, Unpack, overload
 
 import aiohttp
 
-from ._checks import known_kind, positive, whole
+from ._background import running
+from ._checks import known_kind, positive, reject, shorten, whole
 from ._http import urls, wire
 from ._http.pacer import Pacer
 from ._http.rate_limit_headers import limits_of
@@ -19,6 +20,7 @@ from ._http.redaction import Hidden, without_arguments
 from ._http.transport import Transport
 from ._merges import MergeService
 from ._open_client import OpenClient
+from ._polling.peek_cache import PeekCache
 from ._polling.poller import Poller
 from ._polling.webhooks import read_hint
 from ._tasks import TaskService
@@ -49,19 +51,22 @@ class ClientSettings(TypedDict, total=False):
     request_timeout: float
     max_in_flight: int
     reserve: int
+    allow_http: bool
 
 
 class Client:
-    """A client of Affinity's merge API, for the length of an ``async with``.
+    """A client of Affinity's merge API, open in an ``async with``, or from ``open`` to ``aclose``.
 
     ``tasks``, ``companies`` and ``persons`` have the verbs. All requests of a client share what it
     knows of the rate limits, and all its waits share their polls: open one for a whole program.
-    Leaving the scope ends everything that the client started on this side; waits that other tasks
-    still have raise ``ClosedError``. What the server was asked to merge goes on there.
+    Closing it ends everything that the client started on this side; waits that other tasks still
+    have raise ``ClosedError``. What the server was asked to merge goes on there. A closed client
+    can be opened again, on another event loop too; it knows nothing of the limits then.
 
     Args:
         api_key: A key of the v2 API. It is sent to ``base_url`` and nowhere else.
-        base_url: The API's origin. Plain http is accepted for loopback addresses only.
+        base_url: The API's origin. Plain http is accepted for loopback addresses only, unless
+            ``allow_http``.
         session: An aiohttp session to use. It is never closed here, and its traces, proxies and
             connector work as usual. Without one the client opens and closes its own.
         api_version: The version of the API to pin, such as ``"2026-09-17"`` or ``"current"``;
@@ -71,6 +76,8 @@ class Client:
             goes back to fewer when the API refuses some.
         reserve: Calls of the organization's monthly quota to leave to others: with no more than
             these remaining, requests raise ``MonthlyQuotaError``.
+        allow_http: Whether plain http may be used for any host. The key can then be read by
+            whoever can see the traffic: it is meant for a sandbox in another container.
 
     Raises:
         ConfigurationError: when a setting cannot be used.
@@ -87,23 +94,23 @@ class Client:
         request_timeout: float = 30.0,
         max_in_flight: int = 16,
         reserve: int = 0,
+        allow_http: bool = False,
     ) -> None:
-        self.base_url = urls.parse_base_url(base_url)
+        self.base_url = urls.parse_base_url(base_url, allow_http=allow_http)
         self._headers = _headers(api_key, api_version)
         self._borrowed = session
         self._request_timeout = positive("request_timeout", request_timeout)
-        self._pacer = Pacer(
-            max_in_flight=whole("max_in_flight", max_in_flight, at_least=1),
-            reserve=whole("reserve", reserve, at_least=0),
-        )
+        self._max_in_flight = whole("max_in_flight", max_in_flight, at_least=1)
+        self._reserve = whole("reserve", reserve, at_least=0)
+        self._pacer = self._new_pacer()
         self._opened: OpenClient | None = None
         self._exit = AsyncExitStack()
         self._was_used = False
-        self.tasks = TaskService(self._require_open)
-        self.companies: MergeService[CompanyMergeState, CompanyProfile] = MergeService(
+        self._tasks = TaskService(self._require_open)
+        self._companies: MergeService[CompanyMergeState, CompanyProfile] = MergeService(
             self._require_open, "company"
         )
-        self.persons: MergeService[PersonMergeState, PersonProfile] = MergeService(
+        self._persons: MergeService[PersonMergeState, PersonProfile] = MergeService(
             self._require_open, "person"
         )
 
@@ -112,8 +119,8 @@ class Client:
     def from_env(cls, **settings: Unpack[ClientSettings]) -> Self:
         """Return a client with the settings of the environment.
 
-        ``AFFINITY_API_KEY`` is needed; ``AFFINITY_BASE_URL`` and ``AFFINITY_API_VERSION`` are
-        used where they are set. Settings given here win.
+        ``AFFINITY_API_KEY`` is needed; ``AFFINITY_BASE_URL``, ``AFFINITY_API_VERSION`` and
+        ``AFFINITY_ALLOW_HTTP`` (1, or 0) are used where they are set. Settings given here win.
 
         Raises:
             ConfigurationError: when there is no key, or a setting cannot be used.
@@ -126,6 +133,7 @@ class Client:
         found: dict[str, Any] = {
             key: os.environ[name] for key, name in names.items() if os.environ.get(name)
         }
+        found["allow_http"] = _is_on("AFFINITY_ALLOW_HTTP")
         found.update(settings)
         if "api_key" not in found:
             message = "There is no API key: set AFFINITY_API_KEY, or give api_key to Client"
@@ -137,6 +145,21 @@ class Client:
         if self._opened is not None:
             state = f"{self._opened.poller!r} {self._opened.transport.slots!r}"
         return f"<Client {self.base_url}: {state}>"
+
+    @property
+    def tasks(self) -> TaskService:
+        """The verbs for tasks: ``get``, ``peek``, ``wait``, ``wait_many``, ``watch``, ``list``."""
+        return self._tasks
+
+    @property
+    def companies(self) -> MergeService[CompanyMergeState, CompanyProfile]:
+        """The verbs for companies: ``merge``, the history, the suggestions and the records."""
+        return self._companies
+
+    @property
+    def persons(self) -> MergeService[PersonMergeState, PersonProfile]:
+        """The verbs for persons, the same as for companies."""
+        return self._persons
 
     @overload
     def merges_of(
@@ -220,11 +243,17 @@ class Client:
         hint = read_hint(payload)
         return hint is not None and self._require_open().poller.follow(hint)
 
-    async def __aenter__(self) -> Self:
-        if self._was_used:
-            message = "A client can be entered once: make a new Client for each `async with`"
-            raise ClosedError(message)
-        self._was_used = True
+    async def open(self) -> Self:
+        """Open the client outside an ``async with``, and return it; ``aclose`` closes it.
+
+        Made for dependency injection and notebooks: both may be called in different tasks.
+
+        Raises:
+            ClosedError: when it is open already, or was given a session that is closed.
+            ConfigurationError: when the session has an ``auth`` of its own.
+        """
+        await self._forget_closed_loop()
+        self._pacer = self._new_pacer()
         async with AsyncExitStack() as stack:
             session = self._borrowed_session()
             if session is None:
@@ -238,15 +267,37 @@ class Client:
                 request_timeout=self._request_timeout,
             )
             poller = Poller(transport)
-            group = await stack.enter_async_context(asyncio.TaskGroup())
-            runner = group.create_task(poller.run(), name="aiotasks: poller")
+            polls = running(
+                poller.run(),
+                name="aiotasks: poller",
+                end=asyncio.Task.cancel,
+                on_crash=poller.close,
+            )
+            await stack.enter_async_context(polls)
             # Callbacks run last in, first out: waits end, slots close, then the poller is cancelled.
-            _ = stack.callback(runner.cancel)
             _ = stack.callback(transport.slots.close)
             _ = stack.callback(poller.close)
-            self._opened = OpenClient(asyncio.get_running_loop(), session, transport, poller)
+            self._opened = OpenClient(
+                asyncio.get_running_loop(), session, transport, poller, PeekCache()
+            )
             self._exit = stack.pop_all()
+            self._was_used = True
         return self
+
+    async def aclose(self) -> None:
+        """Close the client. Closing one that is not open does nothing.
+
+        Raises:
+            ClosedError: when it was opened on another event loop, which still exists.
+        """
+        if self._opened is None:
+            return
+        _ = self._require_open()
+        self._opened = None
+        await self._exit.aclose()
+
+    async def __aenter__(self) -> Self:
+        return await self.open()
 
     async def __aexit__(
         self,
@@ -254,10 +305,23 @@ class Client:
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        _ = self._require_open()
-        self._opened = None
-        # aclose() hides the body's error from the task group, which would wrap it in a group.
-        await self._exit.aclose()
+        await self.aclose()
+
+    async def _forget_closed_loop(self) -> None:
+        """Let go of a loop that was closed while the client was open on it."""
+        if self._opened is None:
+            return
+        if not self._opened.loop.is_closed():
+            message = "The client is open already: close it first, or make another one"
+            raise ClosedError(message)
+        opened, self._opened = self._opened, None
+        # Closing the loop ended the tasks; nothing but the sockets is left.
+        if opened.session is not self._borrowed:
+            await opened.session.close()
+
+    def _new_pacer(self) -> Pacer:
+        # Its times are those of one event loop.
+        return Pacer(max_in_flight=self._max_in_flight, reserve=self._reserve)
 
     def _borrowed_session(self) -> aiohttp.ClientSession | None:
         if self._borrowed is None:
@@ -277,6 +341,13 @@ class Client:
             message = "The client belongs to another event loop: use one client for each loop"
             raise ClosedError(message)
         return self._opened
+
+
+def _is_on(name: str) -> bool:
+    value = os.environ.get(name) or "0"
+    if value not in {"0", "1"}:
+        reject(f"{name} must be 1 or 0, not {shorten(value)}")
+    return value == "1"
 
 
 def _headers(api_key: object, api_version: object) -> dict[str, str]:

@@ -40,11 +40,11 @@ class TaskRef(NamedTuple):
     id: str
 
 
-def parse_base_url(base_url: object) -> str:
+def parse_base_url(base_url: object, *, allow_http: bool = False) -> str:
     """Return the origin to talk to, in its canonical form.
 
     Raises:
-        ConfigurationError: when it is no origin, or neither https nor a loopback address.
+        ConfigurationError: when it is no origin, or plain http to another machine, unless allowed.
     """
     match = _BASE_URL.fullmatch(_lower(base_url)) if isinstance(base_url, str) else None
     if match is None or not _is_connectable(match[2], match[3]):
@@ -53,8 +53,11 @@ def parse_base_url(base_url: object) -> str:
             f"as in {DEFAULT_BASE_URL} (no path, no /v2, no user)"
         )
     scheme, host, port = match.groups()
-    if scheme == "http" and not _is_loopback(host):
-        reject(f"{shorten(base_url)} would send the API key in the clear: use https")
+    if scheme == "http" and not (allow_http or _is_loopback(host)):
+        reject(
+            f"{shorten(base_url)} would send the API key in the clear: use https. For a sandbox in "
+            "another container, allow_http=True (AFFINITY_ALLOW_HTTP=1) accepts that"
+        )
     return _canonical(scheme, host, port)
 
 

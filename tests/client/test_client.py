@@ -2,8 +2,10 @@
 
 import asyncio
 import math
+import pydoc
+import re
 import warnings
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 
 import aiohttp
@@ -253,20 +255,147 @@ async def test_a_client_cannot_be_used_outside_its_scope(
     assert sandbox.requests == 0
 
 
-async def test_a_client_is_entered_once(sandbox: Recorded) -> None:
-    """A client cannot be entered a second time, neither after its scope nor within it."""
+async def test_a_client_is_opened_once_at_a_time(sandbox: Recorded) -> None:
+    """An open client cannot be opened a second time, and stays open."""
+    async with connect(sandbox) as client:
+        with pytest.raises(ClosedError, match="open already"):
+            await client.open()
+        await client.user_id()
+
+
+async def test_a_client_is_opened_again(sandbox: Recorded) -> None:
+    """A closed client can be opened again, knows nothing of before, and works."""
+    (url,) = sandbox.start(1)
     client = connect(sandbox)
+    for _ in range(3):
+        assert await client.open() is client
+        assert client.quota.sent == 0
+        assert (await client.tasks.wait(url)).status == "success"
+        assert (await client.tasks.peek(url)).task.status == "success"
+        await client.aclose()
+    assert client_tasks() == []
+
+
+async def test_closing_twice_does_nothing(sandbox: Recorded) -> None:
+    """Closing a client that is not open does nothing, also at the end of a scope."""
+    client = connect(sandbox)
+    await client.aclose()
     async with client:
-        with pytest.raises(ClosedError, match="entered once"):
-            await client.__aenter__()
-    with pytest.raises(ClosedError, match="make a new Client"):
-        await client.__aenter__()
+        await client.aclose()
+    await client.aclose()
+    assert client_tasks() == []
 
 
-async def test_a_scope_is_left_once(sandbox: Recorded) -> None:
-    """Leaving a scope that is not open raises a ClosedError."""
+def use_on_a_loop_of_its_own(work: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    with asyncio.Runner(loop_factory=async_solipsism.EventLoop) as runner:
+        runner.run(work())
+
+
+def test_a_client_is_opened_on_another_loop() -> None:
+    """A client can be opened on one loop after the other, as test suites of services do."""
+    client = Client("key", base_url="http://127.0.0.1:9")
+
+    async def use() -> None:
+        async with client:
+            assert client.quota.reset is None
+
+    for _ in range(2):
+        use_on_a_loop_of_its_own(use)
+    assert repr(client).endswith(": closed>")
+
+
+@pytest.mark.parametrize("is_borrowed", [False, True])
+def test_a_client_survives_a_loop_that_was_closed_under_it(*, is_borrowed: bool) -> None:
+    """A client that was not closed before its loop was is opened again, and loses no socket."""
+    session: aiohttp.ClientSession | None = None
+    client = Client("key", base_url="http://127.0.0.1:9")
+
+    async def leave() -> None:
+        nonlocal session
+        if is_borrowed:
+            client._borrowed = aiohttp.ClientSession()
+        await client.open()
+        assert client._opened is not None
+        session = client._opened.session
+
+    async def come_back() -> None:
+        assert session is not None
+        if is_borrowed:
+            await session.close()
+            client._borrowed = None
+        async with client:
+            assert session.closed
+
+    use_on_a_loop_of_its_own(leave)
+    use_on_a_loop_of_its_own(come_back)
+
+
+async def test_a_crash_of_the_poller_ends_all_waits(
+    sandbox: Recorded, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A bug in the poller leaves no wait hanging, ends no foreign task, and is raised at the end."""
+    (url,) = sandbox.start(1, duration=math.inf)
+    client = await connect(sandbox).open()
+    waiting = asyncio.create_task(client.tasks.wait(url))
+    await asyncio.sleep(1)
+    assert client._opened is not None
+    monkeypatch.setattr(client._opened.poller._schedule, "take", lambda _: 1 / 0)
     with pytest.raises(ClosedError):
-        await connect(sandbox).__aexit__(None, None, None)
+        await waiting
+    with pytest.raises(ClosedError):
+        await client.tasks.wait(url)
+    with pytest.RaisesGroup(ZeroDivisionError):
+        await client.aclose()
+    assert client_tasks() == []
+
+
+async def test_closing_can_be_cancelled(sandbox: Recorded) -> None:
+    """A client whose closing is cancelled is closed all the same."""
+    client = await connect(sandbox).open()
+    closing = asyncio.create_task(client.aclose())
+    await asyncio.sleep(0)
+    closing.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await closing
+    assert client_tasks() == []
+    assert client._opened is None
+
+
+@pytest.mark.parametrize(
+    ("value", "is_allowed"), [("1", True), ("0", False), ("", False), (None, False)]
+)
+def test_plain_http_to_others_is_for_who_asks(
+    value: str | None, is_allowed: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Only a variable or an argument that says so lets the key go to another machine in clear."""
+    monkeypatch.setenv("AFFINITY_BASE_URL", "http://sandbox:8080")
+    if value is None:
+        monkeypatch.delenv("AFFINITY_ALLOW_HTTP", raising=False)
+    else:
+        monkeypatch.setenv("AFFINITY_ALLOW_HTTP", value)
+    if is_allowed:
+        assert Client.from_env(api_key="key").base_url == "http://sandbox:8080"
+    else:
+        with pytest.raises(ConfigurationError, match="AFFINITY_ALLOW_HTTP=1"):
+            Client.from_env(api_key="key")
+    assert Client.from_env(api_key="key", allow_http=True).base_url == "http://sandbox:8080"
+    with pytest.raises(ConfigurationError, match="in the clear"):
+        Client.from_env(api_key="key", allow_http=False)
+
+
+def test_a_switch_is_one_or_zero(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A switch of the environment that is neither 1 nor 0 is an error that names it."""
+    monkeypatch.setenv("AFFINITY_ALLOW_HTTP", "yes")
+    with pytest.raises(ConfigurationError, match="AFFINITY_ALLOW_HTTP must be 1 or 0, not 'yes'"):
+        Client.from_env(api_key="key")
+
+
+def test_help_shows_the_verbs() -> None:
+    """``help(Client)`` shows where the verbs are, and what they are about."""
+    # It prints bold letters twice, with a backspace between them.
+    text = re.sub(".\b", "", pydoc.render_doc(Client))
+    for name in ("tasks", "companies", "persons", "open", "aclose"):
+        assert re.search(rf"^ \|  (async )?{name}\b", text, re.MULTILINE), name
 
 
 @pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)

@@ -12,6 +12,7 @@ from typing import Any, Self, TypeAlias
 
 import aiosqlite
 
+from aiotasks._background import running
 from aiotasks.dedupe.models import JobInfo, LoggedTransition, Pair, PairState
 from aiotasks.dedupe.plan import Plan
 from aiotasks.errors import LedgerError, NoJobError
@@ -81,9 +82,13 @@ class LedgerReader:
             raise self._error(message)
         self._exit = AsyncExitStack()
         opened = asyncio.get_running_loop().create_future()
-        group = await self._exit.enter_async_context(asyncio.TaskGroup())
-        runner = group.create_task(self._run(opened), name="aiotasks: ledger")
-        _ = self._exit.push_async_callback(self._close, runner)
+        runs = running(
+            self._run(opened),
+            name="aiotasks: ledger",
+            end=lambda _: self._close(),
+            on_crash=lambda: self._crash(opened),
+        )
+        await self._exit.enter_async_context(runs)
         try:
             await opened
         except BaseException:
@@ -98,13 +103,16 @@ class LedgerReader:
         traceback: TracebackType | None,
     ) -> None:
         assert self._exit is not None  # noqa: S101 - it was entered
-        # aclose() hides the body's error from the task group, which would wrap it in a group.
         await self._exit.aclose()
 
-    async def _close(self, runner: asyncio.Task[None]) -> None:
+    def _close(self) -> None:
         self._is_closing = True
         self._wake.set()
-        await _until_done(runner)
+
+    def _crash(self, opened: asyncio.Future[None]) -> None:
+        # The error itself is raised when the scope is left.
+        self._is_closing = True
+        _ = opened.cancel()
 
     async def _run(self, opened: asyncio.Future[None]) -> None:
         """Hold the file for the length of the scope, in a task that is never cancelled.
@@ -323,15 +331,3 @@ class LedgerReader:
 
     def _closed(self) -> LedgerError:
         return self._error("the ledger is not open: use it within its `async with`")
-
-
-async def _until_done(task: asyncio.Task[None]) -> None:
-    """Wait until a task is done, even when cancelled meanwhile; then raise the cancellation."""
-    cancellation: asyncio.CancelledError | None = None
-    while not task.done():
-        try:
-            _ = await asyncio.wait([task])
-        except asyncio.CancelledError as error:
-            cancellation = error
-    if cancellation is not None:
-        raise cancellation

@@ -39,6 +39,7 @@ from tests.dedupe.ledger.conftest import (
     transition_of,
 )
 from tests.profiles import examples
+from tests.servers import client_tasks
 
 
 ROUTES: dict[PairState, list[PairState]] = {
@@ -315,6 +316,17 @@ async def test_an_error_of_the_body_is_raised_unchanged(store: Store) -> None:
     with pytest.raises(KeyError):
         async with store.writer():
             raise KeyError
+
+
+async def test_a_crash_while_it_is_opened(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A bug while a ledger is opened is raised there, and leaves no task and no lock."""
+    monkeypatch.setattr(Ledger, "_prepare", lambda _, __: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        await store.writer().__aenter__()
+    monkeypatch.undo()
+    async with store.writer():
+        pass
+    assert client_tasks() == []
 
 
 async def session(store: Store, name: str) -> None:
