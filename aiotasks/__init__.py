@@ -3,6 +3,8 @@
 ``Client`` is the way in; everything public can be imported from here.
 """
 
+from importlib.metadata import version as _version
+
 from ._merges import MergeService
 from ._polling.watch import Watch
 from ._tasks import TaskService
@@ -34,6 +36,7 @@ from .errors import (
     TaskTimeoutError,
     UnknownStatusError,
     ValidationError,
+    http_status_of,
 )
 from .models import (
     CompanyMergeState,
@@ -48,6 +51,8 @@ from .models import (
     Record,
     ResultsSummary,
     TaskStatus,
+    Value,
+    json_default,
 )
 from .outcomes import Outcome, Outcomes, OutcomeState, Progress, TaskSnapshot
 
@@ -100,5 +105,11 @@ __all__ = [
     "TaskTimeoutError",
     "UnknownStatusError",
     "ValidationError",
+    "Value",
     "Watch",
+    "http_status_of",
+    "json_default",
 ]
+
+__version__ = _version("affinity-aiotasks")
+"""The version of the distribution."""

@@ -4,11 +4,21 @@ Each error has its data as attributes and the next step in its message, survives
 ``pickle``, and never shows the key.
 """
 
-from .models import MergeTask
+from http import HTTPStatus
+from typing import Any, Final
+
+import msgspec
+
+from .models import MergeTask, json_default
 
 
 class AffinityError(Exception):
     """The base of all errors of this library."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the error as JSON has it: its ``type``, the ``error`` in words, and its data."""
+        data = msgspec.to_builtins(vars(self), enc_hook=json_default)
+        return {"type": type(self).__name__, "error": str(self), **data}
 
 
 class ConfigurationError(AffinityError, ValueError):
@@ -290,3 +300,39 @@ class LedgerInUseError(LedgerError):
 
 class NoJobError(LedgerError):
     """Raised when a ledger holds no job yet, so that there is nothing to go on with or to report."""
+
+
+# The first that fits counts. A refused key is the service's own, and not that of its caller.
+_HTTP_STATUS: Final[tuple[tuple[tuple[type[AffinityError], ...], HTTPStatus], ...]] = (
+    ((ConfigurationError,), HTTPStatus.BAD_REQUEST),
+    ((NotFoundError, NoJobError), HTTPStatus.NOT_FOUND),
+    ((ConflictError, IndeterminateMergeError, LedgerInUseError), HTTPStatus.CONFLICT),
+    ((MergedEntityError, PlanError, TaskFailedError), HTTPStatus.UNPROCESSABLE_ENTITY),
+    ((RequestTimeoutError, TaskTimeoutError), HTTPStatus.GATEWAY_TIMEOUT),
+    ((RateLimitError, ServerError, NetworkError, ClosedError), HTTPStatus.SERVICE_UNAVAILABLE),
+    ((ResponseError, DecodeError, UnknownStatusError), HTTPStatus.BAD_GATEWAY),
+)
+
+
+def http_status_of(error: BaseException) -> int:
+    """Return the HTTP status with which a service answers when an error ends its handler.
+
+    ===== ==========================================================================
+    400   the argument or the ids cannot be used
+    404   there is no such task, merge, record or job
+    409   a conflict; also a merge that may have been started, and must not be sent again blindly
+    422   the request is understood, and cannot be carried out: a record that is gone, a merge
+          that failed, a list of pairs with mistakes
+    502   the API refuses the service itself (its key), or answers what cannot be read
+    503   the API or this client is not available: try again later
+    504   the time was up; the task goes on
+    500   everything else, also errors of other libraries
+    ===== ==========================================================================
+    """
+    if type(error) is ValidationError:
+        # The API's own 400 or 422.
+        return error.status
+    for classes, status in _HTTP_STATUS:
+        if isinstance(error, classes):
+            return status
+    return HTTPStatus.INTERNAL_SERVER_ERROR

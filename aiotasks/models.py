@@ -2,8 +2,9 @@
 
 from datetime import datetime
 from enum import StrEnum
-from typing import Final, Generic, Literal, Self, TypeAlias, TypeVar
+from typing import Any, Final, Generic, Literal, Self, TypeAlias, TypeVar
 
+import msgspec
 from msgspec import Struct, field
 
 
@@ -38,7 +39,35 @@ class TaskStatus(StrEnum):
         return unknown
 
 
-class ResultsSummary(Struct, frozen=True, kw_only=True, rename="camel", gc=False):
+def json_default(value: object) -> Any:
+    """Return what JSON has in place of a value that it does not know: its ``to_dict()``.
+
+    Made for ``json.dumps(…, default=json_default)`` and
+    ``msgspec.json.encode(…, enc_hook=json_default)``.
+
+    Raises:
+        TypeError: when the value has none.
+    """
+    to_dict = getattr(value, "to_dict", None)
+    if to_dict is None:
+        message = f"{type(value).__name__} cannot be shown as JSON"
+        raise TypeError(message)
+    return to_dict()
+
+
+class Value(Struct, frozen=True):
+    """The base of all values: immutable, compared by what they contain, and shown as JSON."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return it as JSON has it: for handlers, logs and pydantic.
+
+        Names are those that the API uses where a value is the API's.
+        """
+        built = msgspec.to_builtins(self, enc_hook=json_default)
+        return dict(built)
+
+
+class ResultsSummary(Value, frozen=True, kw_only=True, rename="camel", gc=False):
     """How many merges of a task are in which state."""
 
     total: int = 0
@@ -47,7 +76,7 @@ class ResultsSummary(Struct, frozen=True, kw_only=True, rename="camel", gc=False
     failed: int = 0
 
 
-class MergeTask(Struct, frozen=True, kw_only=True, rename="camel", gc=False):
+class MergeTask(Value, frozen=True, kw_only=True, rename="camel", gc=False):
     """A server-side task: a batch of merges, of one merge where this library started it.
 
     ``results_summary`` can be missing. ``status`` alone does not prove a success: see
@@ -59,7 +88,7 @@ class MergeTask(Struct, frozen=True, kw_only=True, rename="camel", gc=False):
     results_summary: ResultsSummary | None = None
 
 
-class MergeState(Struct, frozen=True, kw_only=True, rename="camel", gc=False):
+class MergeState(Value, frozen=True, kw_only=True, rename="camel", gc=False):
     """One merge as the merge history shows it; only here stands why it failed."""
 
     id: int
@@ -84,7 +113,7 @@ class PersonMergeState(MergeState, frozen=True, kw_only=True, rename="camel", gc
     duplicate_id: int = field(name="duplicatePersonId")
 
 
-class CompanyProfile(Struct, frozen=True, kw_only=True, rename="camel"):
+class CompanyProfile(Value, frozen=True, kw_only=True, rename="camel"):
     """A company as suggestions and records name it."""
 
     id: int
@@ -100,7 +129,7 @@ class CompanyProfile(Struct, frozen=True, kw_only=True, rename="camel"):
         return _label(self.name, self.domain)
 
 
-class PersonProfile(Struct, frozen=True, kw_only=True, rename="camel"):
+class PersonProfile(Value, frozen=True, kw_only=True, rename="camel"):
     """A person as suggestions and records name them."""
 
     id: int
@@ -125,14 +154,18 @@ StateT = TypeVar("StateT", bound=MergeState)
 ProfileT = TypeVar("ProfileT", CompanyProfile, PersonProfile)
 
 
-class Record(Struct, Generic[ProfileT], frozen=True, kw_only=True):
+class Record(Value, Generic[ProfileT], frozen=True, kw_only=True):
     """A record as it is now: its ``profile``, and ``json``, all of it as the API sent it."""
 
     profile: ProfileT
     json: bytes
 
+    def to_dict(self) -> dict[str, Any]:
+        """Return it as JSON has it, with the record itself in place of its text."""
+        return {"profile": self.profile.to_dict(), "json": msgspec.json.decode(self.json)}
 
-class DuplicateSuggestion(Struct, Generic[ProfileT], frozen=True, kw_only=True, rename="camel"):
+
+class DuplicateSuggestion(Value, Generic[ProfileT], frozen=True, kw_only=True, rename="camel"):
     """Records that Affinity takes for duplicates of one another, and by which criterion.
 
     ``match_criteria`` is ``domain-match``, ``domain-redirect`` or ``name`` for companies,
@@ -149,7 +182,7 @@ DEFAULT_LIMIT: Final = 900
 """Calls a minute that the API grants a user; assumed until an answer has a limit of its own."""
 
 
-class Quota(Struct, frozen=True, kw_only=True):
+class Quota(Value, frozen=True, kw_only=True):
     """What is known of the rate limits; ``None`` for what no answer had yet.
 
     ``limit``, ``remaining`` and ``reset`` (seconds) are those of the user's minute, the ``org_``

@@ -2,12 +2,10 @@
 
 from collections.abc import Sequence
 from enum import StrEnum
-from typing import Self, overload
-
-from msgspec import Struct
+from typing import Any, Self, overload
 
 from .errors import AffinityError
-from .models import MergeTask, TaskStatus
+from .models import MergeTask, TaskStatus, Value
 
 
 _RUNNING = frozenset({TaskStatus.IN_PROGRESS, TaskStatus.PENDING})
@@ -46,7 +44,7 @@ class OutcomeState(StrEnum):
         return cls.RUNNING if is_running else cls.UNKNOWN
 
 
-class Outcome(Struct, frozen=True, kw_only=True):
+class Outcome(Value, frozen=True, kw_only=True):
     """What became of one awaited task.
 
     ``task`` is the last that was seen of it, ``error`` what ``wait`` would have raised, ``reason``
@@ -62,14 +60,14 @@ class Outcome(Struct, frozen=True, kw_only=True):
     waited: float = 0.0
 
 
-class TaskSnapshot(Struct, frozen=True, kw_only=True):
+class TaskSnapshot(Value, frozen=True, kw_only=True):
     """A task as of its last poll, ``age`` seconds ago: what ``peek`` returns."""
 
     task: MergeTask
     age: float
 
 
-class Progress(Struct, frozen=True, kw_only=True):
+class Progress(Value, frozen=True, kw_only=True):
     """How far a ``wait_many`` is: what ``on_progress`` is called with after each outcome."""
 
     total: int
@@ -109,6 +107,11 @@ class Outcomes(Sequence[Outcome]):
 
     def _of(self, state: OutcomeState) -> "Outcomes":
         return Outcomes([outcome for outcome in self._items if outcome.state is state])
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the counts by state, and all ``outcomes``, as JSON has them."""
+        counts = {str(state): len(self._of(state)) for state in OutcomeState}
+        return {**counts, "outcomes": [outcome.to_dict() for outcome in self._items]}
 
     @property
     def succeeded(self) -> "Outcomes":

@@ -1,9 +1,11 @@
 """The error tree: what each error is, says and carries."""
 
 import copy
+import json
 import pickle
 from typing import Any
 
+import msgspec
 import pytest
 
 import aiotasks
@@ -37,6 +39,8 @@ from aiotasks import (
     UnknownStatusError,
     ValidationError,
     errors,
+    http_status_of,
+    json_default,
 )
 
 
@@ -285,3 +289,66 @@ def test_a_wrong_key_is_not_shown(key: str) -> None:
 def test_a_client_does_not_show_its_key() -> None:
     """No text of a client contains its key."""
     assert "s3cr3t" not in repr(aiotasks.Client("s3cr3t"))
+
+
+STATUSES: dict[type[AffinityError], int] = {
+    AffinityError: 500,
+    ConfigurationError: 400,
+    ClosedError: 503,
+    NetworkError: 503,
+    ConnectError: 503,
+    RequestTimeoutError: 504,
+    DecodeError: 502,
+    ResponseError: 502,
+    AuthenticationError: 502,
+    AuthorizationError: 502,
+    NotFoundError: 404,
+    ConflictError: 409,
+    MergedEntityError: 422,
+    RateLimitError: 503,
+    MonthlyQuotaError: 503,
+    ServerError: 503,
+    TaskFailedError: 422,
+    TaskTimeoutError: 504,
+    UnknownStatusError: 502,
+    IndeterminateMergeError: 409,
+    PlanError: 422,
+    LedgerError: 500,
+    LedgerInUseError: 409,
+    NoJobError: 404,
+}
+
+
+@pytest.mark.parametrize("error_class", BASES, ids=lambda each: each.__name__)
+def test_each_has_an_http_status(error_class: type[AffinityError]) -> None:
+    """A service answers each error of the tree with the status that the public table has."""
+    error = error_class.__new__(error_class)
+    if error_class is ValidationError:
+        for status in (400, 422):
+            assert http_status_of(ValidationError(status, "validation", "No.")) == status
+    else:
+        assert http_status_of(error) == STATUSES[error_class]
+
+
+def test_other_errors_are_500() -> None:
+    """An error of something else is none of the caller's business."""
+    assert http_status_of(KeyError("x")) == 500
+    assert http_status_of(TimeoutError()) == 500
+
+
+@pytest.mark.parametrize(("error", "_"), SAMPLES, ids=name_of)
+def test_json(error: AffinityError, _: str) -> None:
+    """Each error becomes JSON with its type, its words and its data."""
+    shown = json.loads(json.dumps(error.to_dict()))
+    assert (shown.pop("type"), shown.pop("error")) == (type(error).__name__, str(error))
+    assert shown.keys() == vars(error).keys()
+    assert json.loads(json.dumps([error], default=json_default))[0]["error"] == str(error)
+    assert msgspec.json.decode(msgspec.json.encode(error, enc_hook=json_default))["error"]
+
+
+def test_json_of_the_task() -> None:
+    """The task of an error is shown as the API shows it."""
+    shown = TaskFailedError(URL, BATCH, "Locked").to_dict()
+    summary = {"total": 3, "inProgress": 0, "success": 2, "failed": 1}
+    assert shown["task"] == {"id": "a", "status": "success", "resultsSummary": summary}
+    assert shown["reason"] == "Locked"

@@ -1,6 +1,7 @@
 """The values that users get: statuses, outcomes and the sequence of them."""
 
 import copy
+import json
 import pickle
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -25,10 +26,13 @@ from aiotasks import (
     PersonProfile,
     Progress,
     Quota,
+    Record,
     ResultsSummary,
     TaskFailedError,
     TaskStatus,
     TaskTimeoutError,
+    Value,
+    json_default,
 )
 from tests.profiles import examples
 
@@ -45,7 +49,7 @@ MERGE: dict[str, Any] = {
     "primary_id": 2,
     "duplicate_id": 3,
 }
-VALUES: list[msgspec.Struct] = [
+VALUES: list[Value] = [
     ResultsSummary(total=1),
     TASK,
     CompanyMergeState(**MERGE),
@@ -147,6 +151,39 @@ class TestTaskStatus:
         """A value that is not text is no status."""
         with pytest.raises(ValueError, match="is not a valid TaskStatus"):
             _ = TaskStatus(value)
+
+
+@pytest.mark.parametrize("value", VALUES, ids=lambda value: type(value).__name__)
+def test_values_are_shown_as_json(value: Value) -> None:
+    """Each value becomes the JSON that msgspec makes of it, by any encoder."""
+    shown = json.loads(json.dumps(value.to_dict()))
+    assert shown == json.loads(msgspec.json.encode(value))
+    assert shown == json.loads(json.dumps(value, default=json_default))
+
+
+def test_a_record_is_shown_as_json() -> None:
+    """A record is shown with what the API sent of it, and not with its text."""
+    record = Record(profile=CompanyProfile(id=1, name="A"), json=b'{"id": 1, "x": [2]}')
+    assert record.to_dict()["json"] == {"id": 1, "x": [2]}
+    assert record.to_dict()["profile"]["name"] == "A"
+
+
+def test_outcomes_are_shown_as_json() -> None:
+    """Outcomes are shown with their counts, and each error with its type and its words."""
+    error = TaskFailedError("u", TASK, "Locked")
+    failed = Outcome(url="u", state=OutcomeState.FAILED, task=TASK, error=error, reason="Locked")
+    outcomes = Outcomes([failed, Outcome(url="v", state=OutcomeState.SUCCESS, task=TASK)])
+    shown = json.loads(json.dumps(outcomes.to_dict()))
+    assert (shown["success"], shown["failed"], shown["running"], shown["unknown"]) == (1, 1, 0, 0)
+    assert [each["url"] for each in shown["outcomes"]] == ["u", "v"]
+    assert shown["outcomes"][0]["error"]["type"] == "TaskFailedError"
+    assert json.loads(msgspec.json.encode(outcomes, enc_hook=json_default)) == shown
+
+
+def test_what_has_no_json() -> None:
+    """A value of something else raises what encoders expect."""
+    with pytest.raises(TypeError, match="complex cannot be shown as JSON"):
+        json.dumps(1j, default=json_default)
 
 
 class TestStructs:

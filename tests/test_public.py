@@ -30,9 +30,9 @@ def defined_in(module: types.ModuleType) -> set[str]:
     }
 
 
-def members(value: type) -> Iterator[tuple[str, Any]]:
+def members(value: Any) -> Iterator[tuple[str, Any]]:
     """Yield the public methods and properties that a class of this library has."""
-    for name, _ in inspect.getmembers(value):
+    for name, _ in inspect.getmembers(value) if isinstance(value, type) else ():
         owner = next((each for each in value.__mro__ if name in vars(each)), object)
         if not name.startswith("_") and owner.__module__.startswith("aiotasks"):
             member = inspect.getattr_static(value, name)
@@ -44,6 +44,8 @@ def signatures() -> Iterator[tuple[str, str]]:
     """Yield each public call with the text of its signature."""
     for name in PUBLIC:
         value = getattr(aiotasks, name)
+        if isinstance(value, types.FunctionType):
+            yield name, str(inspect.signature(value))
         for member_name, member in members(value):
             function: Any = member.fget if isinstance(member, property) else member
             function = getattr(function, "__func__", function)
@@ -76,7 +78,8 @@ def test_nothing_else_is_public() -> None:
 def test_everything_has_a_docstring(name: str) -> None:
     """Each public class, call and property has a docstring."""
     value = getattr(aiotasks, name)
-    assert vars(value).get("__doc__")
+    own = value.__doc__ if isinstance(value, types.FunctionType) else vars(value).get("__doc__")
+    assert own
     bare = [each for each, member in members(value) if not inspect.getdoc(member)]
     assert bare == []
 
@@ -124,6 +127,7 @@ def test_types_ship() -> None:
 
 def test_the_distribution() -> None:
     """The core requires its three packages; all others are in extras."""
+    assert aiotasks.__version__ == importlib.metadata.version("affinity-aiotasks")
     metadata = importlib.metadata.metadata("affinity-aiotasks")
     needed = importlib.metadata.requires("affinity-aiotasks") or []
     core = {re.split(r"[<>=; ]", each)[0] for each in needed if "extra ==" not in each}

@@ -6,6 +6,8 @@ from typing import Final, TypeAlias
 
 from msgspec import Struct
 
+from aiotasks.models import Value
+
 from .models import Pair, PairState, StopReason
 
 
@@ -18,7 +20,7 @@ TICK: Final = 1.0
 """Seconds between two snapshots of a job's progress."""
 
 
-class JobProgress(Struct, frozen=True, kw_only=True):
+class JobProgress(Value, frozen=True, kw_only=True):
     """How far a job is; ``on_progress`` is called with one about once a second.
 
     ``totals`` counts the pairs of the ledger in each state. ``waiting_for`` is what keeps the next

@@ -7,11 +7,11 @@ from collections.abc import Callable, Mapping
 from contextlib import aclosing, suppress
 from typing import Final
 
-from msgspec import Struct
 from msgspec.structs import replace
 
 from aiotasks.client import Client
 from aiotasks.errors import AffinityError, ConfigurationError, LedgerError, MonthlyQuotaError
+from aiotasks.models import Value
 
 from . import _preview
 from ._effects import Outlook
@@ -37,7 +37,7 @@ from .settings import JobSettings
 _OTHERS_IN_A_ROW: Final = 300
 
 
-class JobResult(Struct, frozen=True, kw_only=True):
+class JobResult(Value, frozen=True, kw_only=True):
     """How a run ended.
 
     ``totals`` are those of the ledger, over all runs. If pairs are left, ``stopped`` is why, and

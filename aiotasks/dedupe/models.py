@@ -7,7 +7,7 @@ from typing import Final, Literal, TypeAlias
 from msgspec import Struct, field
 from msgspec.structs import replace
 
-from aiotasks.models import Kind
+from aiotasks.models import Kind, Value
 
 
 OnConflict: TypeAlias = Literal["refuse", "first"]
@@ -125,7 +125,7 @@ class Rewrite(Struct, frozen=True, kw_only=True):
     text: str
 
 
-class Pair(Struct, frozen=True, kw_only=True):
+class Pair(Value, frozen=True, kw_only=True):
     """A pair in the ledger.
 
     ``number`` counts the ledger's pairs from 1: those of the plan in its order, then the rows that

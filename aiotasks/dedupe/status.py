@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from enum import StrEnum
 from typing import Final, Self
 
-from msgspec import Struct
+from aiotasks.models import Value
 
 from .models import JobInfo, PairState, StopReason, has_pairs_left
 
@@ -56,7 +56,7 @@ _TRY_AGAIN = (
 )
 
 
-class JobCounts(Struct, frozen=True, kw_only=True):
+class JobCounts(Value, frozen=True, kw_only=True):
     """The pairs of a job, counted as they are shown.
 
     ``total`` counts all pairs of the ledger, and ``merges`` those of the plan. The other fields
@@ -107,7 +107,7 @@ class JobCounts(Struct, frozen=True, kw_only=True):
         )
 
 
-class JobStatus(Struct, frozen=True, kw_only=True):
+class JobStatus(Value, frozen=True, kw_only=True):
     """How far a job is, and the sentence that explains it.
 
     ``stopped`` is why the last run stopped while pairs were left: a ``StopReason``, or the word of

@@ -10,17 +10,11 @@ from aiohttp import hdrs, web
 
 from aiotasks.errors import (
     AffinityError,
-    ClosedError,
-    ConfigurationError,
-    DecodeError,
     LedgerError,
-    LedgerInUseError,
-    MonthlyQuotaError,
-    NetworkError,
-    NoJobError,
     PlanError,
     RateLimitError,
     ResponseError,
+    http_status_of,
 )
 
 from ._background import EndingError
@@ -28,14 +22,11 @@ from ._runner import BusyError
 
 
 _MOST_PROBLEMS: Final = 1000
+# What the API refuses is not at fault in the browser's request, so it is no 400, 404 or 409 here.
 _STATUS_OF: tuple[tuple[tuple[type[AffinityError], ...], HTTPStatus], ...] = (
-    ((BusyError, LedgerInUseError), HTTPStatus.CONFLICT),
-    ((NoJobError,), HTTPStatus.NOT_FOUND),
-    ((PlanError,), HTTPStatus.UNPROCESSABLE_ENTITY),
-    ((ConfigurationError,), HTTPStatus.BAD_REQUEST),
-    ((EndingError, ClosedError), HTTPStatus.SERVICE_UNAVAILABLE),
-    ((MonthlyQuotaError, RateLimitError), HTTPStatus.SERVICE_UNAVAILABLE),
-    ((NetworkError, ResponseError, DecodeError), HTTPStatus.BAD_GATEWAY),
+    ((BusyError,), HTTPStatus.CONFLICT),
+    ((EndingError, RateLimitError), HTTPStatus.SERVICE_UNAVAILABLE),
+    ((ResponseError,), HTTPStatus.BAD_GATEWAY),
 )
 _SENTENCES: Mapping[int, str] = {
     HTTPStatus.NOT_FOUND: "There is no such page or job",
@@ -93,7 +84,7 @@ def status_and_body(failure: AffinityError) -> tuple[int, dict[str, Any]]:
     if isinstance(failure, Refusal):
         return failure.status, {"error": failure.sentence}
     found = (code for classes, code in _STATUS_OF if isinstance(failure, classes))
-    status = next(found, HTTPStatus.INTERNAL_SERVER_ERROR)
+    status = next(found, http_status_of(failure))
     if isinstance(failure, PlanError):
         count = len(failure.problems)
         sentence = f"Nothing was merged: fix {failure.source} and send it again"

@@ -27,7 +27,7 @@ async def client(request: pytest.FixtureRequest) -> AsyncIterator[Client]:
 async def test_no_answer_shows_the_key(site: Site) -> None:
     """An upload that the API's answer makes fail says why, without the key."""
     answer = await site.send("jobs?kind=company", data="primary_id,duplicate_id\n1,2\n")
-    assert answer.status == 502, answer.text
+    assert answer.status in {502, 503}, answer.text
     assert KEY not in answer.text + str(answer.headers)
     page = await site.ask("jobs")
     assert page.status == 200
