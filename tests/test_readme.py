@@ -13,9 +13,11 @@ import aiohttp
 import pytest
 import uvicorn
 from aiohttp import web
+from aiohttp.test_utils import TestClient as AiohttpClient
+from aiohttp.test_utils import TestServer as AiohttpServer
 from fastapi import FastAPI
 
-from aiotasks.sandbox import Sandbox
+from aiotasks.sandbox import Fault, Sandbox
 
 
 pytestmark = pytest.mark.real_time
@@ -48,18 +50,18 @@ class Service:
     def __init__(self, url: str, session: aiohttp.ClientSession, client: Any) -> None:
         self.url = url
         self.client = client
-        self._session = session
+        self.session = session
 
     async def ask(self, path: str, *, method: str = "GET", **params: Any) -> tuple[int, Any]:
         url = f"{self.url}/{path}"
-        async with self._session.request(method, url, params=params) as answer:
+        async with self.session.request(method, url, params=params) as answer:
             return answer.status, await answer.json()
 
     async def merge(self, primary_id: int) -> str:
         status, answer = await self.ask(
             "merge", method="POST", primary=primary_id, duplicate=primary_id + 1
         )
-        assert status == 200
+        assert (status, [*answer]) == (200, ["task_url"])
         return str(answer["task_url"])
 
     async def waits(self, task_url: str, count: int) -> list[asyncio.Task[tuple[int, Any]]]:
@@ -112,14 +114,13 @@ async def sandbox(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Sandbox]:
 @asynccontextmanager
 async def running(name: str) -> AsyncIterator[Service]:
     """Run a service as its own server does, with many connections at a time."""
-    names: dict[str, Any] = {"__name__": "app"}
-    exec(compile(SERVICES[name], "app.py", "exec"), names)
+    app, client = app_of(name)
     connector = aiohttp.TCPConnector(limit=0)
     async with (
         aiohttp.ClientSession(connector=connector) as session,
-        SERVERS[name](names["app"]) as port,
+        SERVERS[name](app() if name == "aiohttp" else app) as port,
     ):
-        yield Service(f"http://127.0.0.1:{port}", session, names["client"])
+        yield Service(f"http://127.0.0.1:{port}", session, client)
 
 
 @pytest.mark.parametrize("name", SERVERS)
@@ -137,7 +138,8 @@ class TestServices:
             for status, answer in await asyncio.gather(*peeks):
                 assert status == 200
                 assert answer["status"] in {"in-progress", "success"}
-            assert await service.ask("wait", url=task_url) == (200, {"status": "success"})
+            status, task = await service.ask("wait", url=task_url)
+            assert (status, task["status"]) == (200, "success")
 
         async with running(name) as service, asyncio.TaskGroup() as group:
             for number in range(CLIENTS):
@@ -171,22 +173,92 @@ class TestServices:
         if name == "aiohttp":
             assert {end[0] for end in ends if not isinstance(end, BaseException)} == {503}
             assert all("closed" in str(end) for end in ends)
-        assert not any(end == (200, {"status": "success"}) for end in ends)
+        assert not any(isinstance(end, tuple) and end[0] == 200 for end in ends)
         names = {task.get_name() for task in asyncio.all_tasks()}
         assert not {each for each in names if each.startswith("aiotasks")}
 
-    async def test_errors_are_returned(
+    async def test_errors_have_their_status(
         self, name: str, sandbox: Sandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """Waiting for a URL that is not of a task returns an error, and the service goes on."""
+        """Each error is answered by the status of its kind, in JSON, and the service goes on."""
+        monkeypatch.chdir(tmp_path)
+        sandbox.checks_posts, sandbox.gone_status, sandbox.duration = True, 422, 600.0
+
+        async def refused(status: int, kind: str, path: str, **params: Any) -> None:
+            method = "POST" if path == "merge" else "GET"
+            found, answer = await service.ask(path, method=method, **params)
+            assert (found, answer["type"]) == (status, kind)
+            assert answer["error"]
+
+        async with running(name) as service:
+            task_url = await service.merge(1)
+            await refused(400, "ConfigurationError", "wait", url="https://example.com/")
+            await refused(400, "ConfigurationError", "merge", primary=1, duplicate=1)
+            await refused(409, "ConflictError", "merge", primary=1, duplicate=2)
+            sandbox.finish(task_url)
+            await refused(422, "MergedEntityError", "merge", primary=2, duplicate=5)
+            unknown = f"{sandbox.url}/v2/tasks/company-merges/00000000-0000-4000-8000-000000000000"
+            await refused(404, "NotFoundError", "status", url=unknown)
+            sandbox.inject(Fault.status(503), on="merge", times=None)
+            await refused(409, "IndeterminateMergeError", "merge", primary=7, duplicate=8)
+            assert (await service.ask("wait", url=task_url))[0] == 200
+            if name == "aiohttp":
+                assert (await service.ask("jobs-in-a-browser/jobs"))[0] == 200
+
+    async def test_requests_at_fault(
+        self, name: str, sandbox: Sandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """A request without its arguments is the caller's own mistake."""
         monkeypatch.chdir(tmp_path)
         async with running(name) as service:
-            status, answer = await service.ask("wait", url="https://example.com/")
-            assert status == 503
-            assert "example.com" in answer["error"]
-            if name == "aiohttp":
-                assert await service.ask("jobs-in-a-browser/jobs") == (200, {"jobs": []})
+            for params in ({}, {"primary": "x", "duplicate": "2"}):
+                url = f"{service.url}/merge"
+                async with service.session.post(url, params=params) as answer:
+                    assert answer.status in {400, 422}
         assert sandbox.requests == 0
+
+
+def app_of(name: str) -> Any:
+    """Return the application of a service of the README, and its client."""
+    names: dict[str, Any] = {"__name__": "app"}
+    exec(compile(SERVICES[name], "app.py", "exec"), names)
+    return names["make_app"] if name == "aiohttp" else names["app"], names["client"]
+
+
+@pytest.fixture
+def unused_api(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing listens at the address of the API."""
+    monkeypatch.setenv("AFFINITY_BASE_URL", "http://127.0.0.1:9")
+    monkeypatch.setenv("AFFINITY_API_KEY", "key")
+
+
+@pytest.mark.usefixtures("unused_api")
+@pytest.mark.filterwarnings("ignore:Using `httpx` with")
+def test_fastapi_runs_twice_under_its_test_client() -> None:
+    """The service of FastAPI is started once for each test, each time on a loop of its own."""
+    from fastapi.testclient import TestClient  # noqa: PLC0415 - its import warns
+
+    app, client = app_of("FastAPI")
+    for _ in range(2):
+        with TestClient(app) as http:
+            assert http.get("/docs").status_code == 200
+            answer = http.get("/wait", params={"url": "x"})
+            assert (answer.status_code, answer.json()["type"]) == (400, "ConfigurationError")
+        assert repr(client).endswith(": closed>")
+
+
+@pytest.mark.usefixtures("unused_api")
+async def test_aiohttp_runs_twice_under_its_test_client(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The service of aiohttp is made and started for each test, with one client for all."""
+    monkeypatch.chdir(tmp_path)
+    make_app, client = app_of("aiohttp")
+    for _ in range(2):
+        async with AiohttpClient(AiohttpServer(make_app())) as http:
+            answer = await http.get("/wait", params={"url": "x"})
+            assert (answer.status, (await answer.json())["type"]) == (400, "ConfigurationError")
+        assert repr(client).endswith(": closed>")
 
 
 def test_the_quick_start_is_two_commands() -> None:

@@ -27,6 +27,9 @@ _HABIT: Mapping[str, Any] = {"rich_help_panel": "Habits of the real server", "sh
 @commands.command(epilog=EXIT_CODES, short_help="Serve a stand-in for the API, for trying.")
 def sandbox(
     *,
+    host: Annotated[
+        str, typer.Option(help="Where to listen; 0.0.0.0 for other containers too.")
+    ] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="Where to listen; 0 takes a free port.")] = 0,
     api_key: Annotated[str, typer.Option(help="The key that it accepts.")] = "sandbox-key",
     quota: Annotated[int, typer.Option(help="Requests a window; 0 for no limit.")] = 900,
@@ -93,7 +96,7 @@ def sandbox(
         typer.Option(help="Age of the records that are read, in seconds. [0]", **_HABIT),
     ] = None,
 ) -> None:
-    """Serve a stand-in for the API on loopback, for trying and testing, until Ctrl-C.
+    """Serve a stand-in for the API, for trying and testing, until Ctrl-C.
 
     The first line on standard output is its base URL. It has the habits of the real server that
     its document does not tell; --plain takes them away.
@@ -115,6 +118,7 @@ def sandbox(
     given = {name: value for name, value in habits.items() if value is not None}
     try:
         server = Sandbox(
+            host=host,
             port=port,
             api_key=api_key,
             quota=quota,
@@ -154,11 +158,16 @@ async def _serve(server: Sandbox) -> Exit:
             sys.stdout.flush()
             say(f"Sandbox with the API key {server.api_key}. To use it from another terminal:")
             say(f"  export AFFINITY_BASE_URL={server.url} AFFINITY_API_KEY={server.api_key}")
+            if server.host not in {"127.0.0.1", "localhost", "::1"}:
+                say("From elsewhere: the name of this machine, and AFFINITY_ALLOW_HTTP=1 besides.")
             say("Ctrl-C ends it.")
             _ = await stopped.wait()
     except OSError as error:
         reason = os.strerror(error.errno) if error.errno else str(error)
-        say(f"Cannot listen on port {server.port}: {reason}. Choose another --port.")
+        say(
+            f"Cannot listen on {server.host}, port {server.port}: {reason}. "
+            "Choose another --port or --host."
+        )
         return Exit.WRONG_USE
     return Exit.SUCCEEDED
 

@@ -63,10 +63,12 @@ class App:
         settings: ApiSettings,
         clock: Clock,
         task_origin: str,
+        has_any_name: bool,
     ) -> None:
         self.states = states
         self.limits = limits
         self._task_origin = task_origin
+        self._has_any_name = has_any_name
         self._settings = settings
         self._clock = clock
         self._handlers: dict[str, Handler] = {
@@ -118,8 +120,10 @@ class App:
         reply.headers[routes.VERSION_HEADER] = version
         return reply
 
-    def task_url(self, kind: KindName, task: Task) -> str:
-        return f"{self._task_origin}/v2/tasks/{kind}-merges/{task.id}"
+    def task_url(self, kind: KindName, task: Task, *, asked: str | None = None) -> str:
+        """Return the URL of a task; ``asked`` is the origin by which a client has reached it."""
+        origin = asked if asked and self._has_any_name else self._task_origin
+        return f"{origin}/v2/tasks/{kind}-merges/{task.id}"
 
     def _perform(self, call: ApiRequest, route: Route, now: float, *, version: str) -> Reply:
         if route.operation in _BETA and version == routes.VERSIONS[0]:
@@ -135,7 +139,9 @@ class App:
     def _merge(self, call: ApiRequest, route: Route, now: float) -> Reply:
         primary_id, duplicate_id = routes.pair(call, route.kind)
         task = self.states[route.kind.name].post(primary_id, duplicate_id, now)
-        return Reply.json({"taskUrl": self.task_url(route.kind.name, task)}, status=202)
+        return Reply.json(
+            {"taskUrl": self.task_url(route.kind.name, task, asked=call.origin)}, status=202
+        )
 
     def _merges(self, call: ApiRequest, route: Route, now: float) -> Reply:
         state = self.states[route.kind.name]

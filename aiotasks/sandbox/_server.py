@@ -22,8 +22,18 @@ from aiotasks.sandbox._log import LoggedRequest, SandboxMerge, repeated
 from aiotasks.sandbox._records import KINDS, Directory, KindName
 from aiotasks.sandbox._reply import Reply
 from aiotasks.sandbox._routes import ApiRequest, Route, find
-from aiotasks.sandbox._settings import Settings
-from aiotasks.sandbox._state import IN_PROGRESS, SUCCESS, Draw, Merge, Pair, State, Task, draw
+from aiotasks.sandbox._settings import ANY_HOST, Settings
+from aiotasks.sandbox._state import (
+    FAILED,
+    IN_PROGRESS,
+    SUCCESS,
+    Draw,
+    Merge,
+    Pair,
+    State,
+    Task,
+    draw,
+)
 from aiotasks.sandbox._store import Store
 
 
@@ -79,7 +89,8 @@ class Sandbox(Settings):
     and a ``duration`` of minutes.
 
     Args:
-        host: where to listen.
+        host: where to listen; ``0.0.0.0`` for other machines and containers too. Task URLs then
+            begin with the address by which each client has reached it.
         port: where to listen; 0 takes a free one.
         api_key: the only key that is accepted.
         api_version: the version that answers requests which name none.
@@ -273,9 +284,25 @@ class Sandbox(Settings):
         )
         return self._app.task_url(kind, task)
 
-    def finish(self, task_url: str, *, outcome: str = SUCCESS, reason: str | None = None) -> None:
-        """End the merges of a task that are in progress, now."""
+    def finish(
+        self, task_url: str, *, outcome: str | None = None, reason: str | None = None
+    ) -> None:
+        """End the merges of a task that are in progress, now.
+
+        Made for tests that decide when a merge ends and how: with a ``duration`` of ``math.inf``
+        no merge ends before.
+
+        Args:
+            task_url: The task, as ``merge`` or ``start_merge`` returned it.
+            outcome: ``success``, ``failed``, or any other status. By default a success, and a
+                failure with a ``reason``.
+            reason: Why it fails.
+
+        Raises:
+            ValueError: when the sandbox has no such task.
+        """
         state, task = self._task(task_url)
+        outcome = outcome or (FAILED if reason else SUCCESS)
         state.finish(task, self._now(), outcome=outcome, reason=reason)
 
     def set_status(self, task_url: str, status: str | None) -> None:
@@ -331,7 +358,8 @@ class Sandbox(Settings):
     def _open(self) -> None:
         self._loop = asyncio.get_running_loop()
         now = self._loop.time()
-        host = f"[{self.host}]" if ":" in self.host else self.host
+        host = ANY_HOST.get(self.host, self.host)
+        host = f"[{host}]" if ":" in host else host
         self._url = f"http://{host}:{self._runner.addresses[0][1]}"
         origin = now + self.window_offset
         self._app = App(
@@ -344,6 +372,7 @@ class Sandbox(Settings):
             settings=self,
             clock=Clock(started=now, epoch=time.time()),
             task_origin=(self.public_url or self._url).rstrip("/"),
+            has_any_name=self.host in ANY_HOST and self.public_url is None,
         )
 
     def _state(self, kind: KindName) -> State:

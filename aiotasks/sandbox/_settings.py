@@ -14,6 +14,9 @@ from aiotasks.sandbox._routes import VERSIONS
 from aiotasks.sandbox._state import Draw, MergeSettings
 
 
+# Addresses that stand for all of a machine's, and the one of them by which it reaches itself.
+ANY_HOST: Mapping[str, str] = MappingProxyType({"0.0.0.0": "127.0.0.1", "::": "::1"})  # noqa: S104
+
 _PART = "a share from 0 to 1, or ids from 1 on"
 _DRAW = "0 seconds or more, a pair of such numbers, or a function"
 

@@ -284,7 +284,8 @@ async def test_ctrl_c_ends_with_what_is_known(serve: Serve, command: Command) ->
 @pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
 def test_sandbox(command: Command, stop: signal.Signals) -> None:
     """The first line of the sandbox is its URL, and a signal to stop is its normal end."""
-    with command("sandbox", "--duration", "1-2", "--latency", "0.01") as process:
+    options = ["--duration", "1-2", "--latency", "0.01", "--host", "0.0.0.0"]
+    with command("sandbox", *options) as process:
         assert process.stdout is not None
         url = process.stdout.readline().strip()
         assert re.fullmatch(r"http://127\.0\.0\.1:\d+", url)
@@ -292,6 +293,7 @@ def test_sandbox(command: Command, stop: signal.Signals) -> None:
         _, errors = process.communicate(timeout=5)
 
     assert f"AFFINITY_BASE_URL={url}" in errors
+    assert "From elsewhere: the name of this machine, and AFFINITY_ALLOW_HTTP=1" in errors
     assert process.returncode == Exit.SUCCEEDED
 
 

@@ -181,6 +181,42 @@ async def test_tasks_can_be_steered(serve: Any) -> None:
             sandbox.status("/elsewhere")
 
 
+@pytest.mark.real_time
+async def test_any_host(serve: Any) -> None:
+    """At an address for all of a machine's, task URLs have the name by which it was reached."""
+    async with serve(host="0.0.0.0") as api:
+        assert api.sandbox.url.startswith("http://127.0.0.1:")
+        port = api.sandbox.url.rpartition(":")[2]
+        near, far = (
+            (await api.merge(1, 2)).body["taskUrl"],
+            (
+                await api.request(
+                    "POST",
+                    f"http://localhost:{port}/v2/company-merges",
+                    json={"primaryCompanyId": 3, "duplicateCompanyId": 4},
+                )
+            ).body["taskUrl"],
+        )
+        assert near.startswith(f"http://127.0.0.1:{port}/v2/tasks/")
+        assert far.startswith(f"http://localhost:{port}/v2/tasks/")
+        assert api.sandbox.status(far) == "in-progress"
+
+
+@pytest.mark.parametrize(
+    ("settings", "status"),
+    [({}, "success"), ({"reason": "Locked"}, "failed"), ({"outcome": "paused"}, "paused")],
+    ids=str,
+)
+async def test_a_test_decides_how_a_merge_ends(
+    serve: Any, settings: dict[str, str], status: str
+) -> None:
+    """A merge is ended by a call, as a success, or as a failure if there is a reason."""
+    async with serve(duration=math.inf) as api:
+        url = (await api.merge(1, 2)).body["taskUrl"]
+        api.sandbox.finish(url, **settings)
+        assert [merge.outcome for merge in api.sandbox.history("company")] == [status]
+
+
 async def test_task_urls_can_be_public(serve: Any) -> None:
     """Only task URLs begin with the public URL."""
     async with serve(public_url="https://api.affinity.example/") as api:
