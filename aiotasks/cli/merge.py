@@ -17,6 +17,7 @@ from aiotasks import dedupe
 from aiotasks._text import duration
 from aiotasks.client import Client, ClientSettings
 from aiotasks.dedupe import (
+    InputOptions,
     JobProgress,
     JobResult,
     JobSettings,
@@ -27,7 +28,7 @@ from aiotasks.dedupe import (
     resume,
     run,
 )
-from aiotasks.dedupe._input import read_ids
+from aiotasks.dedupe._input.lists import read_ids
 from aiotasks.dedupe.models import OnConflict, has_pairs_left
 from aiotasks.errors import AffinityError, LedgerError, NoJobError
 from aiotasks.models import Kind, Quota
@@ -46,11 +47,13 @@ from .options import (
     Page,
     PairsFile,
     Protect,
+    ProtectColumn,
     Recover,
     RetryFailed,
     is_there,
     must_exist,
     settings_of,
+    with_input_options,
     with_job_settings,
 )
 from .output import print_text, say
@@ -64,24 +67,29 @@ commands = typer.Typer()
 
 
 @commands.command(epilog=EXIT_CODES, short_help="Show what a file of pairs would merge.")
+@with_input_options
 def plan(
     pairs: PairsFile,
     *,
     kind: KindOption,
+    columns: InputOptions,
     on_conflict: Conflicts = "refuse",
     protect: Protect = None,
+    protect_column: ProtectColumn = None,
     max_cluster: MaxCluster = None,
     no_new_company: NoNewCompany = False,
     base_url: BaseUrl = None,
     api_version: ApiVersion = None,
 ) -> None:
     """Show what a file of pairs would merge, its effects and its cost. Nothing is merged."""
-    rules = _Rules(pairs, kind, on_conflict, protect, max_cluster, no_new_company)
+    protected = _Protected(protect, protect_column)
+    rules = _Rules(pairs, kind, columns, on_conflict, protected, max_cluster, no_new_company)
     shown = _show(rules.read(), settings_of(base_url, api_version), rules.command("merge"))
     complete(shown, "Nothing was merged.")
 
 
 @commands.command(epilog=EXIT_CODES, short_help="Merge the pairs of a file, after a question.")
+@with_input_options
 @with_job_settings
 def merge(
     pairs: PairsFile,
@@ -99,8 +107,10 @@ def merge(
     fingerprint: Annotated[
         str | None, typer.Option(help="Merge only if the plan has this fingerprint.")
     ] = None,
+    columns: InputOptions,
     on_conflict: Conflicts = "refuse",
     protect: Protect = None,
+    protect_column: ProtectColumn = None,
     max_cluster: MaxCluster = None,
     no_new_company: NoNewCompany = False,
     settings: JobSettings,
@@ -117,7 +127,8 @@ def merge(
     """
     path = ledger or _ledger_beside(pairs)
     client_settings = settings_of(base_url, api_version)
-    rules = _Rules(pairs, kind, on_conflict, protect, max_cluster, no_new_company)
+    protected = _Protected(protect, protect_column)
+    rules = _Rules(pairs, kind, columns, on_conflict, protected, max_cluster, no_new_company)
     planned = rules.read()
     _require(planned, fingerprint)
     preview = None
@@ -150,13 +161,31 @@ def go_on(
     _end(_work(opened, client_settings, job, settings.grace, is_page=page))
 
 
+class _Protected(NamedTuple):
+    """The file of protected ids, and the column that has them."""
+
+    path: Path | None
+    column: str | None
+
+    def read(self, kind: Kind) -> frozenset[int]:
+        if self.path is None:
+            return frozenset()
+        content = self.path.read_bytes()
+        return read_ids(content, source=str(self.path), kind=kind, column=self.column)
+
+    def words(self) -> list[str]:
+        words = ["--protect", str(self.path)] if self.path is not None else []
+        return [*words, *(["--protect-column", self.column] if self.column is not None else [])]
+
+
 class _Rules(NamedTuple):
     """What a plan is made of, as the options of a command say."""
 
     pairs: Path
     kind: Kind
+    columns: InputOptions
     on_conflict: OnConflict
-    protect: Path | None
+    protect: _Protected
     max_cluster: int | None
     no_new_company: bool
 
@@ -168,9 +197,10 @@ class _Rules(NamedTuple):
                 kind=self.kind,
                 source="standard input" if is_piped else str(self.pairs),
                 on_conflict=self.on_conflict,
-                protect=_protected(self.protect),
+                protect=self.protect.read(self.kind),
                 max_cluster=self.max_cluster,
                 no_new_company=self.no_new_company,
+                **self.columns,
             )
         except OSError as error:
             path = error.filename or self.pairs
@@ -183,18 +213,13 @@ class _Rules(NamedTuple):
         if str(self.pairs) == "-":
             return None
         words = ["aiotasks", verb, str(self.pairs), "--kind", self.kind]
+        for option, value in self.columns.items():
+            words += [f"--{option.replace('_', '-')}", str(value)]
         words += ["--on-conflict", self.on_conflict] if self.on_conflict != "refuse" else []
-        words += ["--protect", str(self.protect)] if self.protect is not None else []
+        words += self.protect.words()
         words += ["--max-cluster", str(self.max_cluster)] if self.max_cluster is not None else []
         words += ["--no-new-company"] * self.no_new_company
         return shlex.join(words)
-
-
-def _protected(protect: Path | None) -> frozenset[int]:
-    if protect is None:
-        return frozenset()
-    with protect.open("rb") as file:
-        return read_ids(file, source=str(protect))
 
 
 def _require(planned: Plan, fingerprint: str | None) -> None:

@@ -4,12 +4,12 @@ import inspect
 from collections.abc import Callable, Mapping
 from functools import wraps
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 import typer
 
 from aiotasks.client import DEFAULT_BASE_URL, ClientSettings
-from aiotasks.dedupe import JobSettings
+from aiotasks.dedupe import InputOptions, JobSettings
 from aiotasks.dedupe.models import OnConflict
 from aiotasks.errors import ConfigurationError
 from aiotasks.models import Kind
@@ -21,7 +21,7 @@ PairsFile = Annotated[
     Path,
     typer.Argument(
         metavar="PAIRS",
-        help="CSV with the columns primary_id and duplicate_id, or JSON lines; - for standard input.",
+        help="CSV, JSON lines or a workbook, with the columns primary_id and duplicate_id; - for standard input.",
     ),
 ]
 LedgerFile = Annotated[Path, typer.Argument(metavar="LEDGER", help="The job's ledger.")]
@@ -31,7 +31,11 @@ Conflicts = Annotated[
     typer.Option(help="Refuse rows that contradict each other, or let the first count."),
 ]
 Protect = Annotated[
-    Path | None, typer.Option(help="A file of ids that no merge may touch, one a line.")
+    Path | None,
+    typer.Option(help="A file of ids that no merge may touch: one a line, or a table with them."),
+]
+ProtectColumn = Annotated[
+    str | None, typer.Option(help="The column of a table of protected ids.", metavar="NAME")
 ]
 MaxCluster = Annotated[
     int | None,
@@ -46,6 +50,14 @@ NoNewCompany = Annotated[
         help="Leave out merges that would replace both companies by a new one, or might.",
     ),
 ]
+_INPUT_OPTIONS: Mapping[str, str] = {
+    "sheet": "The sheet of a workbook; its first by default.",
+    "primary_column": "The column of the records that survive.",
+    "duplicate_column": "The column of those that are merged into them.",
+    "cluster_column": "The column that tells which rows are of one cluster.",
+    "id_column": "The column of the records of clusters.",
+    "keep": "Who survives of a cluster: first in the file, lowest id, or the record that the column of this name ranks highest, marks or names.",
+}
 RetryFailed = Annotated[
     bool, typer.Option("--retry-failed", help="Merge pairs again that failed or were refused.")
 ]
@@ -104,10 +116,7 @@ _JOB_OPTIONS: Mapping[str, Any] = {
 
 
 def with_job_settings(command: Callable[..., None]) -> Callable[..., None]:
-    """Replace the parameter ``settings`` of a command by one option for each job setting.
-
-    Typer reads the options of a command from its signature, and knows no groups of options.
-    """
+    """Replace the parameter ``settings`` of a command by one option for each job setting."""
 
     @wraps(command)
     def with_options(**given: Any) -> None:
@@ -117,15 +126,46 @@ def with_job_settings(command: Callable[..., None]) -> Callable[..., None]:
             fail(str(error))
         command(settings=settings, **given)
 
+    return _with_parameters(with_options, command, "settings", _job_parameters())
+
+
+def with_input_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Replace the parameter ``columns`` of a command by one option for each of an input."""
+
+    @wraps(command)
+    def with_options(**given: Any) -> None:
+        options = {name: given.pop(name) for name in _INPUT_OPTIONS}
+        known = {name: value for name, value in options.items() if value is not None}
+        command(columns=cast(InputOptions, known), **given)
+
+    return _with_parameters(with_options, command, "columns", _input_parameters())
+
+
+def _with_parameters(
+    replaced: Callable[..., None],
+    command: Callable[..., None],
+    name: str,
+    parameters: list[inspect.Parameter],
+) -> Callable[..., None]:
+    # Typer reads the options of a command from its signature, and knows no groups of options.
     signature = inspect.signature(command)
-    parameters: list[inspect.Parameter] = []
+    each: list[inspect.Parameter] = []
     for parameter in signature.parameters.values():
-        is_settings = parameter.name == "settings"
-        parameters += _job_parameters() if is_settings else [parameter]
-    with_options.__signature__ = signature.replace(  # type: ignore[attr-defined]
-        parameters=parameters
-    )
-    return with_options
+        each += parameters if parameter.name == name else [parameter]
+    replaced.__signature__ = signature.replace(parameters=each)  # type: ignore[attr-defined]
+    return replaced
+
+
+def _input_parameters() -> list[inspect.Parameter]:
+    return [
+        inspect.Parameter(
+            name,
+            inspect.Parameter.KEYWORD_ONLY,
+            default=None,
+            annotation=Annotated[str | None, typer.Option(help=text, metavar="NAME")],
+        )
+        for name, text in _INPUT_OPTIONS.items()
+    ]
 
 
 def _job_parameters() -> list[inspect.Parameter]:

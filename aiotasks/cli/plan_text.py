@@ -27,6 +27,7 @@ def whole(preview: Preview, quota: Quota) -> Iterator[str]:
     """Yield everything that a plan would do."""
     plan = preview.plan
     yield _title(preview)
+    yield from map(_understood, plan.understood)
     yield ""
     # Those that run in the order in which they do, then the others.
     everything = {**preview.effects, **dict.fromkeys(range(1, len(plan.merges) + 1))}
@@ -36,10 +37,10 @@ def whole(preview: Preview, quota: Quota) -> Iterator[str]:
     yield from _effects(preview)
     yield from _paragraph(
         "Understood otherwise than written",
-        [f"line {each.row.line}: {each.text}" for each in plan.rewrites],
+        [f"{plan.unit} {each.row.line}: {each.text}" for each in plan.rewrites],
     )
     yield from _paragraph(
-        "Left out", [f"line {each.row.line}: {each.reason}" for each in plan.left_out]
+        "Left out", [f"{plan.unit} {each.row.line}: {each.reason}" for each in plan.left_out]
     )
     yield from _paragraph(
         "Need not run, or cannot",
@@ -54,6 +55,7 @@ def short(preview: Preview, quota: Quota, *, whole_by: str | None) -> Iterator[s
     """Yield a summary to confirm; ``whole_by`` is the command that shows the whole plan."""
     plan = preview.plan
     yield _title(preview)
+    yield from map(_understood, plan.understood)
     yield from _clusters(preview, [*preview.effects], _FEW)
     yield from _effects(preview)
     counts = {
@@ -74,6 +76,10 @@ def _title(preview: Preview) -> str:
     return f"{plan.source}: {_of(len(numbers), plan.kind)} would be merged into {survivors:,}"
 
 
+def _understood(sentence: str) -> str:
+    return f"Understood: {sentence}"
+
+
 def _of(count: int, kind: Kind) -> str:
     return f"{count:,} {kind if count == 1 else PLURAL[kind]}"
 
@@ -84,7 +90,8 @@ def _clusters(preview: Preview, numbers: Sequence[int], most: int) -> Iterator[s
         merge, effect = preview.plan.merges[number - 1], preview.effects.get(number)
         label = printable(preview.label(merge.duplicate_id))
         outlook = "" if effect is None else f", {effect}{_UNDO[effect.can_undo]}"
-        line = f"    <- {merge.duplicate_id}  {label}  [line {merge.row.line}{outlook}]"
+        place = f"{preview.plan.unit} {merge.row.line}"
+        line = f"    <- {merge.duplicate_id}  {label}  [{place}{outlook}]"
         clusters.setdefault(merge.primary_id, []).append(line)
     for primary_id, lines in clusters.items():
         yield f"  {primary_id}  {printable(preview.label(primary_id))}"
@@ -123,7 +130,8 @@ def _paragraph(title: str, lines: list[str]) -> Iterator[str]:
 
 def _finding(plan: Plan, transition: Transition) -> str:
     merge = plan.merges[transition.number - 1]
-    return f"line {merge.row.line}: {merge.primary_id} <- {merge.duplicate_id}: {transition.reason}"
+    pair = f"{merge.primary_id} <- {merge.duplicate_id}"
+    return f"{plan.unit} {merge.row.line}: {pair}: {transition.reason}"
 
 
 def _cost(plan: Plan, quota: Quota) -> str:

@@ -8,6 +8,7 @@ from typing import Annotated, NamedTuple, TypedDict
 import typer
 
 from aiotasks.client import Client, ClientSettings
+from aiotasks.dedupe._input.lists import read_urls
 from aiotasks.models import Kind
 from aiotasks.outcomes import OutcomeState
 
@@ -28,7 +29,11 @@ def wait(
     urls: Annotated[list[str] | None, typer.Argument(metavar="URL", help="Task URLs.")] = None,
     *,
     file: Annotated[
-        Path | None, typer.Option(help="Read task URLs from a file, one a line; # comments.")
+        Path | None,
+        typer.Option(help="Read task URLs from a file: one a line, or a table with them."),
+    ] = None,
+    column: Annotated[
+        str | None, typer.Option(help="The column of a table of task URLs.", metavar="NAME")
     ] = None,
     timeout: Annotated[float, typer.Option(help="Seconds until the wait gives up.")] = 300.0,
     poll_interval: Annotated[
@@ -44,7 +49,7 @@ def wait(
 
     Without URLs and --file, they are read from standard input.
     """
-    given = _given_urls(urls or [], file)
+    given = _given_urls(urls or [], file, column)
     terms = _Terms(
         timeout=timeout, poll_interval=poll_interval, max_poll_interval=max_poll_interval
     )
@@ -141,25 +146,22 @@ class _Given(NamedTuple):
     place: str
 
 
-def _given_urls(urls: list[str], file: Path | None) -> list[_Given]:
+def _given_urls(urls: list[str], file: Path | None, column: str | None) -> list[_Given]:
     given = [_Given(url, "") for url in urls]
     if file is not None:
         try:
-            given += _lines(file.read_text("utf-8-sig", errors="replace"), str(file))
+            given += _listed(file.read_bytes(), str(file), column)
         except OSError as error:
             fail(f"Cannot read {file}: {error.strerror}. Check --file.")
     elif not given and not sys.stdin.isatty():
-        text = sys.stdin.buffer.read().decode("utf-8-sig", errors="replace")
-        given = _lines(text, "standard input")
+        given = _listed(sys.stdin.buffer.read(), "standard input", column)
     if not given:
         fail("There is no task URL: give some as arguments, by --file, or on standard input.")
     return given
 
 
-def _lines(text: str, source: str) -> list[_Given]:
-    stripped = (line.strip() for line in text.splitlines())
-    return [
-        _Given(line, f"{source}:{number}: ")
-        for number, line in enumerate(stripped, start=1)
-        if line and not line.startswith("#")
-    ]
+def _listed(content: bytes, source: str, column: str | None) -> list[_Given]:
+    items, problems = read_urls(content, source=source, column=column)
+    if problems:
+        fail("\n".join([*problems, f"Nothing was waited for: fix {source} and try again."]))
+    return [_Given(item.text, f"{item.place}: ") for item in items]

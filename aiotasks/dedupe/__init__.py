@@ -6,6 +6,7 @@ ended. This needs the extra ``dedupe``.
 """
 
 from ._effects import Effect
+from ._input.columns import InputOptions
 from ._preview import Preview, preview
 from ._progress import CanaryPassed, JobEvent, JobProgress, PairChanged, Stopping
 from .job import JobResult, resume, run
@@ -32,6 +33,7 @@ __all__ = [
     "CanaryPassed",
     "Cost",
     "Effect",
+    "InputOptions",
     "JobCounts",
     "JobEvent",
     "JobInfo",

@@ -9,7 +9,7 @@ from typing import NamedTuple, get_args
 from aiotasks._checks import known_kind, reject, shorten
 from aiotasks.models import Kind
 
-from ._input import Problem, Source
+from ._input.places import Problem, Source
 from .models import OnConflict, PlannedMerge, Rewrite, Row, SkippedRow
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from hashlib import sha256
 from itertools import chain
 from pathlib import Path
-from typing import Final, Self
+from typing import Final, Self, Unpack
 
 from msgspec import Struct
 
@@ -15,7 +15,10 @@ from aiotasks._checks import reject, shorten
 from aiotasks.errors import PlanError
 from aiotasks.models import Kind
 
-from ._input import ParsedPairs, Problem, Source, flaw_of_size, read_pairs, sentences
+from ._input.columns import InputOptions, check_options
+from ._input.ids import flaw_of_size
+from ._input.pairs import ParsedPairs, read_pairs
+from ._input.places import Problem, Source, sentences
 from ._planner import Planner, PlanRules, plan_rules
 from .models import OnConflict, PlannedMerge, Rewrite, Row, SkippedRow
 
@@ -50,6 +53,10 @@ class Plan(Struct, frozen=True, kw_only=True):
     Each of the ``rows`` that were read is a merge, skipped, or a repetition. ``digest`` is the
     SHA-256 of the input, ``columns`` names the further columns of its rows. With
     ``no_new_company`` the preview leaves out the merges that would make a new company.
+
+    ``unit`` is what ``line`` of a row counts: lines, rows of a sheet, or pairs. ``separator`` is
+    that of CSV, ``None`` for others. ``understood`` says in sentences how columns and clusters were
+    understood that have other names than ours.
     """
 
     kind: Kind
@@ -61,6 +68,9 @@ class Plan(Struct, frozen=True, kw_only=True):
     rewrites: tuple[Rewrite, ...]
     rows: int
     no_new_company: bool = False
+    unit: str = "line"
+    separator: str | None = None
+    understood: tuple[str, ...] = ()
 
     def __repr__(self) -> str:
         return (
@@ -79,12 +89,17 @@ class Plan(Struct, frozen=True, kw_only=True):
         protect: Iterable[int] = (),
         max_cluster: int | None = None,
         no_new_company: bool = False,
+        **options: Unpack[InputOptions],
     ) -> Self:
-        """Make a plan from a CSV file or JSON lines, read line by line.
+        """Make a plan from CSV, JSON lines or, with the extra ``excel``, a workbook.
 
         The columns are ``primary_id`` and ``duplicate_id``, or the API's ``primaryCompanyId`` and
-        so on, in any order. Other columns are kept for the report. CSV may have commas, semicolons
-        or tabs.
+        so on, in any order; the usual names of other tools are understood too, and listed in
+        ``understood``. Other columns are kept for the report. CSV may have commas, semicolons,
+        tabs or bars. Ids may be links to records.
+
+        Clusters have a row for each record; pairs without a direction are connected to clusters.
+        Who survives is never guessed: ``keep`` says it.
 
         Args:
             file: A path, or a file opened for reading bytes, which is left open.
@@ -99,6 +114,14 @@ class Plan(Struct, frozen=True, kw_only=True):
             no_new_company: Whether merges that would replace both companies by a new one, or
                 might, are refused. Only their records tell, so the preview decides. Persons are
                 never replaced.
+            sheet: The name of a workbook's sheet; its first by default.
+            primary_column: The name of the column with the records that survive.
+            duplicate_column: The name of the column with those that are merged into them.
+            cluster_column: The name of the column that tells which rows are of one cluster.
+            id_column: The name of the column with the records of clusters.
+            keep: Who survives of a cluster: ``"first"`` in the input, ``"lowest"`` id, or the
+                record with the highest number, or the only mark (``x``, ``yes``, ``true``) in the
+                column of this name, or whose id that column has in all rows of the cluster.
 
         Raises:
             PlanError: with all problems, when rows cannot be read or contradict each other.
@@ -106,13 +129,16 @@ class Plan(Struct, frozen=True, kw_only=True):
             ConfigurationError: when a setting cannot be used.
         """
         rules = plan_rules(kind, on_conflict, protect, max_cluster, no_new_company=no_new_company)
+        check_options(options)
         if isinstance(file, str | os.PathLike):
-            with Path(file).open("rb") as opened:
-                pairs = read_pairs(opened, kind=kind, source=source or os.fspath(file))
+            name, content = os.fspath(file), Path(file).read_bytes()
         else:
-            name = source or getattr(file, "name", None)
             # A file opened by its descriptor has that number as its name.
-            pairs = read_pairs(file, kind=kind, source=name if isinstance(name, str) else "input")
+            named = getattr(file, "name", None)
+            name, content = named if isinstance(named, str) else "input", b"".join(file)
+        pairs = read_pairs(
+            content, kind=kind, source=source or name, options=options, protect=rules.protect
+        )
         return cls._of(rules, pairs)
 
     @classmethod
@@ -158,6 +184,9 @@ class Plan(Struct, frozen=True, kw_only=True):
             rewrites=planner.rewrites(),
             rows=len(pairs.rows),
             no_new_company=rules.no_new_company,
+            unit=pairs.source.unit,
+            separator=pairs.separator,
+            understood=pairs.understood,
         )
 
     @property

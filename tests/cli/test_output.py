@@ -266,8 +266,9 @@ def test_a_folder_that_may_not_be_entered(tmp_path: Path, monkeypatch: pytest.Mo
 
 
 def test_urls_that_are_no_text(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Bytes on standard input that are no UTF-8 are wrong URLs, and no traceback."""
+    """Bytes on standard input that are no UTF-8 are one problem with its place, and no traceback."""
     monkeypatch.setenv("AFFINITY_API_KEY", "key")
     done = CliRunner().invoke(app, ["wait"], input=b"\xef\xbb\xbfnonsense\n\xff\n")
-    assert [json.loads(line)["url"] for line in done.stdout.splitlines()] == ["nonsense", "\ufffd"]
+    assert "standard input:2, character 1: the byte 0xff is not valid UTF-8" in done.stderr
+    assert done.stdout == ""
     assert done.exit_code == Exit.WRONG_USE

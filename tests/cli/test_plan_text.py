@@ -47,17 +47,17 @@ def test_the_whole_plan() -> None:
     assert lines[:22] == [
         "",
         "  7  Cedar (cedar.com)",
-        "    <- 8  Cedar (cedar.org)  [line 5, replaced, can never be undone]",
-        "    <- 9  Cedar (cedar.net)  [line 6]",
-        "    <- 10  does not exist (any more)  [line 7]",
+        "    <- 8  Cedar (cedar.org)  [pair 5, replaced, can never be undone]",
+        "    <- 9  Cedar (cedar.net)  [pair 6]",
+        "    <- 10  does not exist (any more)  [pair 7]",
         "  1  Amber (amber.com)",
-        "    <- 2  Amber Inc. (amber.com)  [line 1, kept, can be undone]",
-        "    <- 3  Amber  [line 2, hidden, can never be undone]",
+        "    <- 2  Amber Inc. (amber.com)  [pair 1, kept, can be undone]",
+        "    <- 3  Amber  [pair 2, hidden, can never be undone]",
         "  4  Bright (bright.com)",
-        "    <- 6  Bright (bright.com)  [line 4, local-copy, can never be undone]",
-        "    <- 5  Bright Ltd. (get-bright.com)  [line 3, kept, can be undone]",
+        "    <- 6  Bright (bright.com)  [pair 4, local-copy, can never be undone]",
+        "    <- 5  Bright Ltd. (get-bright.com)  [pair 3, kept, can be undone]",
         "  11  Delta",
-        "    <- 12  Delta  [line 8, unknown]",
+        "    <- 12  Delta  [pair 8, unknown]",
         "",
         "What becomes of them:",
         "  2  kept: the duplicate is merged into its primary",
@@ -72,7 +72,7 @@ def test_the_whole_plan() -> None:
         "",
     ]
     assert "Need not run, or cannot (2):" in lines
-    (left_out,) = [line for line in lines if "line 6: 7 <- 9:" in line]
+    (left_out,) = [line for line in lines if "pair 6: 7 <- 9:" in line]
     assert left_out.endswith("with the id of the new company as primary")
 
 
@@ -113,6 +113,6 @@ def test_without_new_companies() -> None:
     lines = [*plan_text.whole(preview_of(PAIRS, no_new_company=True), Quota())]
     reason = "would be replaced by a new company (no new company)"
     assert [line.strip() for line in lines if reason in line] == [
-        f"line 5: 7 <- 8: 7 and 8 {reason}",
-        f"line 6: 7 <- 9: 7 and 9 {reason}",
+        f"pair 5: 7 <- 8: 7 and 8 {reason}",
+        f"pair 6: 7 <- 9: 7 and 9 {reason}",
     ]
