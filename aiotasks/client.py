@@ -17,6 +17,7 @@ from ._http import urls, wire
 from ._http.pacer import Pacer
 from ._http.rate_limit_headers import limits_of
 from ._http.redaction import Hidden, without_arguments
+from ._http.route import Route, route_to
 from ._http.transport import Transport
 from ._merges import MergeService
 from ._open_client import OpenClient
@@ -52,6 +53,8 @@ class ClientSettings(TypedDict, total=False):
     max_in_flight: int
     reserve: int
     allow_http: bool
+    proxy: str | None
+    ca_file: str | os.PathLike[str] | None
 
 
 class Client:
@@ -78,6 +81,9 @@ class Client:
             these remaining, requests raise ``MonthlyQuotaError``.
         allow_http: Whether plain http may be used for any host. The key can then be read by
             whoever can see the traffic: it is meant for a sandbox in another container.
+        proxy: The URL of a proxy to go through, such as ``"http://proxy.example.com:3128"``. It
+            is asked for a tunnel, and never for loopback. The environment's proxies are not used.
+        ca_file: A file of certificates in PEM format to trust besides the system's.
 
     Raises:
         ConfigurationError: when a setting cannot be used.
@@ -95,10 +101,17 @@ class Client:
         max_in_flight: int = 16,
         reserve: int = 0,
         allow_http: bool = False,
+        proxy: str | None = None,
+        ca_file: str | os.PathLike[str] | None = None,
     ) -> None:
         self.base_url = urls.parse_base_url(base_url, allow_http=allow_http)
         self._headers = _headers(api_key, api_version)
         self._borrowed = session
+        self._route = route_to(self.base_url, proxy=proxy, ca_file=ca_file)
+        if session is not None:
+            if proxy is not None or ca_file is not None:
+                reject("A given session has its own way: give proxy and ca_file to that instead")
+            self._route = Route()
         self._request_timeout = positive("request_timeout", request_timeout)
         self._max_in_flight = whole("max_in_flight", max_in_flight, at_least=1)
         self._reserve = whole("reserve", reserve, at_least=0)
@@ -257,14 +270,14 @@ class Client:
         async with AsyncExitStack() as stack:
             session = self._borrowed_session()
             if session is None:
-                session = aiohttp.ClientSession(cookie_jar=aiohttp.DummyCookieJar())
-                _ = await stack.enter_async_context(session)
+                session = await stack.enter_async_context(self._route.open_session())
             transport = Transport(
                 session,
                 origin=self.base_url,
                 headers=self._headers,
                 pacer=self._pacer,
                 request_timeout=self._request_timeout,
+                route=self._route.words,
             )
             poller = Poller(transport)
             polls = running(

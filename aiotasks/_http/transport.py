@@ -71,6 +71,7 @@ class Transport:
         headers: Mapping[str, str],
         pacer: Pacer,
         request_timeout: float,
+        route: str,
     ) -> None:
         self.origin = origin
         self.slots = Slots(pacer)
@@ -84,6 +85,7 @@ class Transport:
         self._redactor = Redactor(headers["Authorization"].removeprefix("Bearer "))
         self._body_headers = CIMultiDict({**headers, "Content-Type": "application/json"})
         self._request_timeout = request_timeout
+        self._server = f"{origin}{route}"
         self._loop = asyncio.get_running_loop()
 
     async def send(
@@ -220,18 +222,29 @@ class Transport:
     def _network_error(self, error: Exception) -> NetworkError:
         if isinstance(error, _CONNECT_ERRORS):
             reason = str(getattr(error, "os_error", error)) or type(error).__name__
+            return ConnectError(f"No connection to {self._server} ({reason}). {_advice(error)}")
+        if isinstance(error, aiohttp.ClientHttpProxyError):
             return ConnectError(
-                f"No connection to {self.origin} ({reason}). Check base_url (AFFINITY_BASE_URL) and the network."
+                f"No connection to {self._server}: the proxy answers {error.status} "
+                f"({shorten(self._redactor.text(error.message))}). Check its address, user and password."
             )
         if isinstance(error, TimeoutError):
             return RequestTimeoutError(
-                f"No answer from {self.origin} within {self._request_timeout:g} s. "
+                f"No answer from {self._server} within {self._request_timeout:g} s. "
                 "Try again later, or give the client a longer request_timeout."
             )
         # Its repr would contain the request.
         words = error.message if isinstance(error, aiohttp.ClientResponseError) else str(error)
         what = f"{type(error).__name__}: {shorten(self._redactor.text(words))}"
-        return NetworkError(f"The connection to {self.origin} broke ({what}). Try again.")
+        return NetworkError(f"The connection to {self._server} broke ({what}). Try again.")
+
+
+def _advice(error: Exception) -> str:
+    if isinstance(error, aiohttp.ClientConnectorCertificateError):
+        return "If your network replaces certificates, give its own as ca_file (--ca-file)."
+    if isinstance(error, aiohttp.ClientProxyConnectionError):
+        return "Check the proxy (HTTPS_PROXY) and the network."
+    return "Check base_url (AFFINITY_BASE_URL) and the network."
 
 
 async def _read_body(response: aiohttp.ClientResponse) -> bytes | None:

@@ -136,6 +136,12 @@ def _is_connectable(host: str, port: str | None) -> bool:
     return not is_number or isinstance(_address(host), IPv4Address)
 
 
+def is_loopback(origin: str) -> bool:
+    """Return whether an origin, as ``parse_base_url`` returns it, is on this machine."""
+    match = _BASE_URL.fullmatch(origin)
+    return match is not None and _is_loopback(match[2])
+
+
 def _is_loopback(host: str) -> bool:
     address = _address(host)
     return host == "localhost" if address is None else address.is_loopback

@@ -34,11 +34,10 @@ from aiotasks.errors import AffinityError, LedgerError, NoJobError
 from aiotasks.models import Kind, Quota
 
 from . import job_text, plan_text
+from .client_options import with_client_settings
 from .command import complete, fail
 from .exit_codes import EXIT_CODES, Exit
 from .options import (
-    ApiVersion,
-    BaseUrl,
     Conflicts,
     KindOption,
     LedgerFile,
@@ -52,7 +51,6 @@ from .options import (
     RetryFailed,
     is_there,
     must_exist,
-    settings_of,
     with_input_options,
     with_job_settings,
 )
@@ -68,6 +66,7 @@ commands = typer.Typer()
 
 @commands.command(epilog=EXIT_CODES, short_help="Show what a file of pairs would merge.")
 @with_input_options
+@with_client_settings
 def plan(
     pairs: PairsFile,
     *,
@@ -78,19 +77,19 @@ def plan(
     protect_column: ProtectColumn = None,
     max_cluster: MaxCluster = None,
     no_new_company: NoNewCompany = False,
-    base_url: BaseUrl = None,
-    api_version: ApiVersion = None,
+    client: ClientSettings,
 ) -> None:
     """Show what a file of pairs would merge, its effects and its cost. Nothing is merged."""
     protected = _Protected(protect, protect_column)
     rules = _Rules(pairs, kind, columns, on_conflict, protected, max_cluster, no_new_company)
-    shown = _show(rules.read(), settings_of(base_url, api_version), rules.command("merge"))
+    shown = _show(rules.read(), client, rules.command("merge"))
     complete(shown, "Nothing was merged.")
 
 
 @commands.command(epilog=EXIT_CODES, short_help="Merge the pairs of a file, after a question.")
 @with_input_options
 @with_job_settings
+@with_client_settings
 def merge(
     pairs: PairsFile,
     *,
@@ -117,8 +116,7 @@ def merge(
     retry_failed: RetryFailed = False,
     recover: Recover = False,
     page: Page = False,
-    base_url: BaseUrl = None,
-    api_version: ApiVersion = None,
+    client: ClientSettings,
 ) -> None:
     """Show the plan of a file of pairs, ask for confirmation, and merge each pair at most once.
 
@@ -126,7 +124,6 @@ def merge(
     can be undone, and which NEVER can.
     """
     path = ledger or _ledger_beside(pairs)
-    client_settings = settings_of(base_url, api_version)
     protected = _Protected(protect, protect_column)
     rules = _Rules(pairs, kind, columns, on_conflict, protected, max_cluster, no_new_company)
     planned = rules.read()
@@ -134,15 +131,16 @@ def merge(
     preview = None
     has_begun = _has_begun(path, is_there=is_there(path), recover=recover)
     if not complete(has_begun, "Nothing was merged."):
-        preview, quota = complete(_preview(planned, client_settings), "Nothing was merged.")
+        preview, quota = complete(_preview(planned, client), "Nothing was merged.")
         _confirm(preview, quota, rules.command("plan"), is_given=yes)
     job = partial(run, plan=planned, preview=preview, settings=settings, retry_failed=retry_failed)
     opened = Ledger(path, recover=recover)
-    _end(_work(opened, client_settings, job, settings.grace, is_page=page))
+    _end(_work(opened, client, job, settings.grace, is_page=page))
 
 
 @commands.command("resume", epilog=EXIT_CODES)
 @with_job_settings
+@with_client_settings
 def go_on(
     ledger: LedgerFile,
     *,
@@ -150,15 +148,13 @@ def go_on(
     retry_failed: RetryFailed = False,
     recover: Recover = False,
     page: Page = False,
-    base_url: BaseUrl = None,
-    api_version: ApiVersion = None,
+    client: ClientSettings,
 ) -> None:
     """Continue a job; only its ledger is needed."""
     must_exist(ledger)
     job = partial(resume, settings=settings, retry_failed=retry_failed)
-    client_settings = settings_of(base_url, api_version)
     opened = Ledger(ledger, recover=recover)
-    _end(_work(opened, client_settings, job, settings.grace, is_page=page))
+    _end(_work(opened, client, job, settings.grace, is_page=page))
 
 
 class _Protected(NamedTuple):

@@ -1,20 +1,17 @@
 """The options that several commands share."""
 
-import inspect
-from collections.abc import Callable, Mapping
-from functools import wraps
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, cast
 
 import typer
 
-from aiotasks.client import DEFAULT_BASE_URL, ClientSettings
 from aiotasks.dedupe import InputOptions, JobSettings
 from aiotasks.dedupe.models import OnConflict
-from aiotasks.errors import ConfigurationError
 from aiotasks.models import Kind
 
 from .command import fail
+from .option_groups import with_group
 
 
 PairsFile = Annotated[
@@ -115,70 +112,23 @@ _JOB_OPTIONS: Mapping[str, Any] = {
 }
 
 
-def with_job_settings(command: Callable[..., None]) -> Callable[..., None]:
-    """Replace the parameter ``settings`` of a command by one option for each job setting."""
-
-    @wraps(command)
-    def with_options(**given: Any) -> None:
-        try:
-            settings = JobSettings(**{name: given.pop(name) for name in _JOB_OPTIONS})
-        except ConfigurationError as error:
-            fail(str(error))
-        command(settings=settings, **given)
-
-    return _with_parameters(with_options, command, "settings", _job_parameters())
+def _input_options(**given: Any) -> InputOptions:
+    return cast(InputOptions, {name: value for name, value in given.items() if value is not None})
 
 
-def with_input_options(command: Callable[..., None]) -> Callable[..., None]:
-    """Replace the parameter ``columns`` of a command by one option for each of an input."""
+with_job_settings = with_group("settings", _JOB_OPTIONS, JobSettings(), JobSettings)
+"""Replace the parameter ``settings`` of a command by one option for each job setting."""
 
-    @wraps(command)
-    def with_options(**given: Any) -> None:
-        options = {name: given.pop(name) for name in _INPUT_OPTIONS}
-        known = {name: value for name, value in options.items() if value is not None}
-        command(columns=cast(InputOptions, known), **given)
-
-    return _with_parameters(with_options, command, "columns", _input_parameters())
-
-
-def _with_parameters(
-    replaced: Callable[..., None],
-    command: Callable[..., None],
-    name: str,
-    parameters: list[inspect.Parameter],
-) -> Callable[..., None]:
-    # Typer reads the options of a command from its signature, and knows no groups of options.
-    signature = inspect.signature(command)
-    each: list[inspect.Parameter] = []
-    for parameter in signature.parameters.values():
-        each += parameters if parameter.name == name else [parameter]
-    replaced.__signature__ = signature.replace(parameters=each)  # type: ignore[attr-defined]
-    return replaced
-
-
-def _input_parameters() -> list[inspect.Parameter]:
-    return [
-        inspect.Parameter(
-            name,
-            inspect.Parameter.KEYWORD_ONLY,
-            default=None,
-            annotation=Annotated[str | None, typer.Option(help=text, metavar="NAME")],
-        )
+with_input_options = with_group(
+    "columns",
+    {
+        name: Annotated[str | None, typer.Option(help=text, metavar="NAME")]
         for name, text in _INPUT_OPTIONS.items()
-    ]
-
-
-def _job_parameters() -> list[inspect.Parameter]:
-    defaults = JobSettings()
-    return [
-        inspect.Parameter(
-            name,
-            inspect.Parameter.KEYWORD_ONLY,
-            default=getattr(defaults, name),
-            annotation=annotation,
-        )
-        for name, annotation in _JOB_OPTIONS.items()
-    ]
+    },
+    None,
+    _input_options,
+)
+"""Replace the parameter ``columns`` of a command by one option for each of an input."""
 
 
 def is_there(ledger: Path) -> bool:
@@ -194,27 +144,3 @@ def must_exist(ledger: Path) -> None:
     # A lock that is alone may say that the ledger was lost: opening it tells what to do then.
     if not (is_there(ledger) or is_there(ledger.with_name(f"{ledger.name}.lock"))):
         fail(f"There is no ledger {ledger}: `aiotasks merge` begins one beside its input.")
-
-
-BaseUrl = Annotated[
-    str | None,
-    typer.Option(help="Where the API is.  [env: AFFINITY_BASE_URL]", show_default=DEFAULT_BASE_URL),
-]
-
-
-ApiVersion = Annotated[
-    str | None,
-    typer.Option(
-        help="The API version to pin.  [env: AFFINITY_API_VERSION]", show_default="the key's own"
-    ),
-]
-
-
-def settings_of(base_url: str | None, api_version: str | None) -> ClientSettings:
-    """Return the settings of a client that were given as options; the environment has the rest."""
-    settings = ClientSettings()
-    if base_url is not None:
-        settings["base_url"] = base_url
-    if api_version is not None:
-        settings["api_version"] = api_version
-    return settings

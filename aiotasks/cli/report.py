@@ -15,9 +15,10 @@ from aiotasks.models import Kind
 from aiotasks.web import report_page
 
 from . import job_text
+from .client_options import with_client_settings
 from .command import complete, fail
 from .exit_codes import EXIT_CODES, Exit
-from .options import ApiVersion, BaseUrl, KindOption, LedgerFile, must_exist, settings_of
+from .options import KindOption, LedgerFile, must_exist
 from .output import print_data, print_text, say
 
 
@@ -61,6 +62,7 @@ def report(
 
 
 @commands.command(epilog=EXIT_CODES, short_help="Write the duplicates that Affinity suggests.")
+@with_client_settings
 def suggestions(
     *,
     kind: KindOption,
@@ -68,11 +70,10 @@ def suggestions(
         list[str] | None,
         typer.Option(help="Only those found by this, such as domain-match; may be repeated."),
     ] = None,
-    base_url: BaseUrl = None,
-    api_version: ApiVersion = None,
+    client: ClientSettings,
 ) -> None:
     """Write the duplicates that Affinity suggests as a file of pairs, to be reviewed first."""
-    found = _suggestions(kind, set(criteria or ()), settings_of(base_url, api_version))
+    found = _suggestions(kind, set(criteria or ()), client)
     count = complete(found, "The list is not complete.")
     say(f"{count:,} pairs. Read through them before you merge.")
 

@@ -16,9 +16,9 @@ from aiotasks.errors import AffinityError, AuthenticationError, AuthorizationErr
 from aiotasks.web import serve as serve_jobs
 from aiotasks.web import serve_job
 
+from .client_options import with_client_settings
 from .command import complete
 from .exit_codes import EXIT_CODES
-from .options import ApiVersion, BaseUrl, settings_of
 from .output import say
 
 
@@ -29,6 +29,7 @@ commands = typer.Typer()
 
 
 @commands.command(epilog=EXIT_CODES, short_help="Show the jobs of a folder in a browser.")
+@with_client_settings
 def serve(
     folder: Annotated[
         Path, typer.Argument(metavar="FOLDER", help="Where the ledgers of the jobs are.")
@@ -59,8 +60,7 @@ def serve(
         bool,
         typer.Option("--https", help="Browsers come by TLS, which a proxy in front of this ends."),
     ] = False,
-    base_url: BaseUrl = None,
-    api_version: ApiVersion = None,
+    client: ClientSettings,
 ) -> None:
     """Show the jobs of a folder in a browser, to be planned, started and watched, until Ctrl-C.
 
@@ -70,7 +70,7 @@ def serve(
     access = _Access(
         host=host, port=port, token=token, hosts=name or [], link_hours=link_hours, https=https
     )
-    served = _serve(folder, settings_of(base_url, api_version), access)
+    served = _serve(folder, client, access)
     try:
         complete(served, _NOTHING_LOST)
     except asyncio.CancelledError:

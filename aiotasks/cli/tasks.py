@@ -12,9 +12,9 @@ from aiotasks.dedupe._input.lists import read_urls
 from aiotasks.models import Kind
 from aiotasks.outcomes import OutcomeState
 
+from .client_options import with_client_settings
 from .command import fail, run_command
 from .exit_codes import EXIT_CODES, EXIT_OF_STATE, Exit
-from .options import ApiVersion, BaseUrl, settings_of
 from .output import OutcomeSummary, print_line, print_outcome, print_task
 from .progress import WaitProgressBar
 
@@ -25,6 +25,7 @@ commands = typer.Typer()
 
 
 @commands.command(epilog=EXIT_CODES, short_help="Wait for tasks, and print their outcomes.")
+@with_client_settings
 def wait(
     urls: Annotated[list[str] | None, typer.Argument(metavar="URL", help="Task URLs.")] = None,
     *,
@@ -42,8 +43,7 @@ def wait(
     max_poll_interval: Annotated[
         float, typer.Option(help="The longest time between two polls, in seconds.")
     ] = 30.0,
-    base_url: BaseUrl = None,
-    api_version: ApiVersion = None,
+    client: ClientSettings,
 ) -> None:
     """Wait for tasks, and print the outcome of each as a JSON line as soon as it is known.
 
@@ -53,37 +53,38 @@ def wait(
     terms = _Terms(
         timeout=timeout, poll_interval=poll_interval, max_poll_interval=max_poll_interval
     )
-    run_command(_wait(given, terms, settings_of(base_url, api_version)))
+    run_command(_wait(given, terms, client))
 
 
 @commands.command(epilog=EXIT_CODES)
+@with_client_settings
 def get(
     url: Annotated[str, typer.Argument(metavar="URL", help="A task URL.")],
     *,
-    base_url: BaseUrl = None,
-    api_version: ApiVersion = None,
+    client: ClientSettings,
 ) -> None:
     """Read a task once, and print it as a JSON line."""
-    run_command(_get(url, settings_of(base_url, api_version)))
+    run_command(_get(url, client))
 
 
 @commands.command(epilog=EXIT_CODES, short_help="List the organization's merge tasks.")
+@with_client_settings
 def tasks(
     *,
     kind: Annotated[Kind, typer.Option(help="What was merged.")],
     status: Annotated[str | None, typer.Option(help="Only tasks with this status.")] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="At most so many, the newest.")] = None,
-    base_url: BaseUrl = None,
-    api_version: ApiVersion = None,
+    client: ClientSettings,
 ) -> None:
     """List the organization's merge tasks, newest first, as JSON lines."""
-    run_command(_tasks(kind, status, limit, settings_of(base_url, api_version)))
+    run_command(_tasks(kind, status, limit, client))
 
 
 @commands.command(epilog=EXIT_CODES, short_help="Ask what is left of the limits.")
-def quota(*, base_url: BaseUrl = None, api_version: ApiVersion = None) -> None:
+@with_client_settings
+def quota(*, client: ClientSettings) -> None:
     """Ask by one call what is left of the limits, and print it as a JSON line."""
-    run_command(_quota(settings_of(base_url, api_version)))
+    run_command(_quota(client))
 
 
 async def _wait(given: list["_Given"], terms: "_Terms", settings: ClientSettings) -> Exit:

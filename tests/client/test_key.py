@@ -214,6 +214,6 @@ async def test_no_proxy_shows_its_password() -> None:
             aiohttp.ClientSession(proxy=address) as session,
             Client("key", base_url="https://affinity.example", session=session) as client,
         ):
-            with pytest.raises(NetworkError, match="ClientHttpProxyError: 'No'") as caught:
+            with pytest.raises(NetworkError, match=r"the proxy answers 407 \('No'\)") as caught:
                 await client.companies.get_record(1)
     assert find_key(caught.value) == []
