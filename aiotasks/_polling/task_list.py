@@ -7,6 +7,7 @@ a scan. Only what a page shows counts: a guess that is wrong costs a call, never
 """
 
 import logging
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from typing import NamedTuple
 
@@ -27,6 +28,8 @@ _log = logging.getLogger("aiotasks")
 _MAX_WASTED = 3
 _FIRST_SUSPENSION = 60.0
 _LONGEST_SUSPENSION = 900.0
+# A choice: when a search of the list left tasks to GETs, it is not searched again for so long.
+_SEARCH_PAUSE = 60.0
 # A choice: so many GETs are worth the certainty that a list is not wrong.
 _FEW_LOST = 5
 # A choice: half of the time for which a task may be missing.
@@ -61,7 +64,11 @@ class TaskList:
         self._started = started
         self._missing = missing
         self.checks = CrossChecks(kind)
-        self._pages_read = 0
+        # What the current scan has read, how many pages of it in vain, and the tasks it answered.
+        self._read: set[Request[Page[MergeTask]]] = set()
+        self._in_vain = 0
+        self._answered = 0
+        self._no_search_until = 0.0
         self._first = self.scan.request
         self._wasted = 0
         self._suspension = _FIRST_SUSPENSION
@@ -104,10 +111,10 @@ class TaskList:
         """Return the page that the tasks shown by a poll of ``page`` belong to."""
         if page is not self.scan:
             return page
-        self._pages_read += 1
         if page.request == self._first:
             self.scan_began = now
-            self._pages_read = 1
+            self._read.clear()
+            self._in_vain = self._answered = 0
             return page
         found = ListPage(page.kind, page.request, now)
         # Pages become empty without a poll, too, when their tasks are discarded.
@@ -128,20 +135,24 @@ class TaskList:
         ``answered`` is how many tasks the poll has answered, ``following`` the next page.
         """
         page.is_unreadable = False
-        was_worth_it = answered >= MIN_DUE
         if page is not self.scan:
+            was_worth_it = answered >= MIN_DUE
             missing = [pending for pending in page.tasks() if pending.is_due]
             self._move_to_scan(page, missing)
             result = ScanResult([], missing, set())
         else:
-            ahead = self.not_yet_scanned(MIN_DUE)
-            goes_on = (was_worth_it and len(ahead) >= MIN_DUE) or self._is_search_worth_it(now)
-            if self.advance_scan(following, is_worth_it=goes_on):
+            self._read.add(page.request)
+            self._in_vain += not answered
+            self._answered += answered
+            below = self._worth_a_page(now)
+            if self.advance_scan(following, is_worth_it=bool(below)):
                 # One queued task keeps the scan going. To queue them all gives the same polls, but
                 # costs O(n) for each page.
-                return ScanResult([], ahead[:1], set())
+                return ScanResult([], below[:1], set())
             missing, result = self._end_scan(now, is_complete=following is None)
-            was_worth_it |= len(result.lost) >= MIN_DUE
+            if missing and self._in_vain > 1:
+                self._no_search_until = now + _SEARCH_PAUSE
+            was_worth_it = self._answered > len(self._read) or len(result.lost) >= MIN_DUE
         if was_worth_it or missing:
             self.record_poll(now, was_worth_it=was_worth_it)
         return result
@@ -171,22 +182,36 @@ class TaskList:
         began = (self.scan_began, 1)
         due = (p for p in self.scan.members if p.page is self.scan and p.is_due)
         found = (p for p in due if (p.polled_at, p.answers) < began)
-        return list(islice(found, most))
+        return list(islice(_unique(found), most))
 
     def advance_scan(
         self, following: Request[Page[MergeTask]] | None, *, is_worth_it: bool
     ) -> bool:
         """Move the scan to the next page, or back to the newest; return True if it goes on."""
-        goes_on = is_worth_it and following is not None
-        self.scan.request = following if goes_on and following is not None else self._first
-        return goes_on
-
-    def _is_search_worth_it(self, now: float) -> bool:
-        # Tasks that may be lost would each cost a GET if the list were not read to its end.
-        if not self._missing:
+        # A page that was read before would lead round in circles.
+        if not is_worth_it or following is None or following in self._read:
+            self.scan.request = self._first
             return False
-        lost = sum(self._missing.is_over(pending, now) for pending in self.not_yet_scanned())
-        return lost >= MIN_DUE * self._pages_read
+        self.scan.request = following
+        return True
+
+    def _worth_a_page(self, now: float) -> list[PendingTask]:
+        # The due tasks that are worth the next page, if there are enough. Tasks that the list does
+        # not show yet are not below.
+        if not self._in_vain:
+            due = self.not_yet_scanned(MIN_DUE)
+            return due if len(due) >= MIN_DUE else []
+        due = [each for each in self.not_yet_scanned() if not self._is_to_come(each, now)]
+        return due if self._is_search_worth_it(due, now) else []
+
+    def _is_search_worth_it(self, due: Sequence[PendingTask], now: float) -> bool:
+        # Tasks that may be lost would each cost a GET if the list were not read to its end.
+        lost = sum(self._missing.is_over(pending, now) for pending in due)
+        if lost >= MIN_DUE * len(self._read):
+            return True
+        # A search costs less than a GET of each, the next page included. Each one in vain halves
+        # what the next may cost.
+        return now >= self._no_search_until and len(due) >> self._wasted > self._in_vain + 1
 
     def _end_scan(self, now: float, *, is_complete: bool) -> tuple[list[PendingTask], ScanResult]:
         self.scan.members = self.scan.tasks()
@@ -216,10 +241,12 @@ class TaskList:
         # that a GET did not find, unless a caller waits for this one alone.
         if self.are_gets_paused(now):
             return True
-        is_to_come = self._started.is_recent(pending.ref, now) or (
+        return self._is_to_come(pending, now) and not pending.options.is_urgent
+
+    def _is_to_come(self, pending: PendingTask, now: float) -> bool:
+        return self._started.is_recent(pending.ref, now) or (
             pending.ref in self._missing and not self._missing.is_over(pending, now)
         )
-        return is_to_come and not pending.options.is_urgent
 
     def record_poll(self, now: float, *, was_worth_it: bool) -> None:
         """Suspend the list after several polls in a row that were not worth their call."""
@@ -254,3 +281,12 @@ class TaskList:
         # Afterwards, one page is enough to find out whether that has changed.
         self._wasted = _MAX_WASTED - 1
         self.scan.request = self._first
+
+
+def _unique(members: Iterable[PendingTask]) -> Iterator[PendingTask]:
+    # A task that left a page and came back has two entries.
+    seen = set[PendingTask]()
+    for pending in members:
+        if pending not in seen:
+            seen.add(pending)
+            yield pending

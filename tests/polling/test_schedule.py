@@ -751,6 +751,68 @@ class TestPages:
         _ = reader.read(10.0)
         assert {outcome.state for _, outcome in paged.outcomes} == {OutcomeState.SUCCESS}
 
+    @pytest.mark.parametrize("start", [100, 300, 900])
+    def test_a_scan_goes_on_to_tasks_below_those_of_others(
+        self, paged: Waiters, start: int
+    ) -> None:
+        """Pages of other programs' tasks are passed by: together they cost less than a GET each."""
+        for name in NAMED[start:][:80]:
+            paged.add(name)
+        reader = Reader(paged, NAMED)
+        assert reader.read(0.0) == {"page": start / 100 + 1}
+        assert reader.read(10.0) == {"page": 1}
+
+    @pytest.mark.parametrize(("count", "pages"), [(2, 1), (3, 2), (5, 4), (9, 8)])
+    def test_a_search_costs_less_than_a_get_of_each(
+        self, paged: Waiters, count: int, pages: int
+    ) -> None:
+        """A scan that shows none of its tasks ends before it costs as much as their GETs."""
+        for number in range(count):
+            paged.add(f"lost {number}")
+        assert Reader(paged, NAMED).read(0.0) == {"page": pages, "task": count}
+
+    def test_a_search_in_vain_is_not_repeated_at_once(self, paged: Waiters) -> None:
+        """After a search in vain comes none for a minute, and then it may cost half."""
+        for number in range(8):
+            paged.add(f"lost {number}", timeout=1e6)
+        reader = Reader(paged, NAMED)
+        pages = {now: reader.read(float(now))["page"] for now in range(0, 250, 10)}
+        assert {now: count for now, count in pages.items() if count} == {
+            0: 7,
+            10: 1,
+            20: 1,
+            80: 1,
+            200: 1,
+        }
+
+    def test_a_search_starts_anew_when_a_page_was_worth_it(self, paged: Waiters) -> None:
+        """A list that shows other tasks is searched again for those of which GETs have been made."""
+        for number in range(8):
+            paged.add(f"lost {number}", timeout=1e6)
+        for name in NAMED[:50]:
+            paged.add(name, timeout=1e6)
+        reader = Reader(paged, NAMED)
+        assert reader.read(0.0) == {"page": 8, "task": 8}
+        assert reader.read(10.0) == {"page": 2, "task": 8}
+        assert reader.read(70.0) == {"page": 8, "task": 8}
+
+    def test_pages_in_a_cycle_end_the_scan(self, paged: Waiters) -> None:
+        """A page that leads to one that the scan has read ends it, whatever it shows."""
+        for name in (*NAMED[:50], *(f"lost {number}" for number in range(50))):
+            paged.add(name)
+        (scan,) = paged.targets(0.0)
+        assert isinstance(scan, ListPage)
+        shown = page(*(task("in-progress", name=name) for name in NAMED[:50]))
+        _ = paged.schedule.apply_page(scan, shown, scan.request, now=0.0, lead=0.0)
+        assert len(paged.due(0.0)) == 50
+
+    def test_new_tasks_are_not_searched_for_below(self, paged: Waiters) -> None:
+        """A page without the tasks that this client started just now ends the scan: it lags."""
+        for name in NAMED[100:150]:
+            paged.schedule.started.record(ref(name), 0, 0.0)
+            paged.add(name)
+        assert Reader(paged, NAMED).read(10.0) == {"page": 1}
+
     def test_absence_from_a_page_is_no_outcome(self, paged: Waiters) -> None:
         """A task that its page no longer shows is polled singly, and not taken as finished."""
         for name in NAMED[:5]:
@@ -846,7 +908,7 @@ class TestPages:
         assert first == ref("other")
         assert isinstance(second, ListPage)
 
-    @pytest.mark.parametrize("count", [30, 300, 900] if is_thorough() else [30, 300])
+    @pytest.mark.parametrize("count", [30, 200, 300, 900] if is_thorough() else [30, 200, 300])
     def test_every_due_task_is_polled_within_its_bound(self, paged: Waiters, count: int) -> None:
         """With a slot a second, no poll is later than the time that polling all pages takes."""
         pendings = [
