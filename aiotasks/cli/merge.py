@@ -2,11 +2,10 @@
 
 import asyncio
 import shlex
-import signal
 import sys
 from collections import Counter
-from collections.abc import Awaitable, Callable, Coroutine, Iterator
-from contextlib import AbstractAsyncContextManager, contextmanager, nullcontext, suppress
+from collections.abc import Awaitable, Callable, Coroutine
+from contextlib import AbstractAsyncContextManager, AbstractContextManager, nullcontext, suppress
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
@@ -37,6 +36,7 @@ from . import job_text, plan_text
 from .client_options import with_client_settings
 from .command import complete, fail
 from .exit_codes import EXIT_CODES, Exit
+from .interrupts import on_interrupt
 from .options import (
     Conflicts,
     KindOption,
@@ -323,10 +323,8 @@ def _shown(
     return page_beside(client, path, stop, bar.show)
 
 
-@contextmanager
-def _interruptible(stop: asyncio.Event, grace: float) -> Iterator[None]:
+def _interruptible(stop: asyncio.Event, grace: float) -> AbstractContextManager[None]:
     """Let the first Ctrl-C stop the job, and the second one end it immediately."""
-    loop = asyncio.get_running_loop()
     job = asyncio.current_task()
     assert job is not None  # noqa: S101 - this is called in the task of the job
 
@@ -340,13 +338,7 @@ def _interruptible(stop: asyncio.Event, grace: float) -> Iterator[None]:
         else:
             _ = job.cancel()
 
-    for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, interrupt)
-    try:
-        yield
-    finally:
-        for number in (signal.SIGINT, signal.SIGTERM):
-            loop.remove_signal_handler(number)
+    return on_interrupt(interrupt)
 
 
 def _end(work: Coroutine[Any, Any, Exit]) -> None:

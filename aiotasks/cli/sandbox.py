@@ -2,7 +2,6 @@
 
 import asyncio
 import os
-import signal
 import sys
 from collections.abc import Mapping
 from typing import Annotated, Any
@@ -16,6 +15,7 @@ from aiotasks.sandbox import PLAIN, Sandbox
 
 from .command import fail, run_command
 from .exit_codes import EXIT_CODES, Exit
+from .interrupts import on_interrupt
 from .output import OutcomeSummary, say
 from .progress import WaitProgressBar
 
@@ -149,19 +149,11 @@ def demo(
 
 async def _serve(server: Sandbox) -> Exit:
     stopped = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    loop.add_signal_handler(signal.SIGINT, stopped.set)
-    loop.add_signal_handler(signal.SIGTERM, stopped.set)
     try:
-        async with server:
-            typer.echo(server.url)
-            sys.stdout.flush()
-            say(f"Sandbox with the API key {server.api_key}. To use it from another terminal:")
-            say(f"  export AFFINITY_BASE_URL={server.url} AFFINITY_API_KEY={server.api_key}")
-            if server.host not in {"127.0.0.1", "localhost", "::1"}:
-                say("From elsewhere: the name of this machine, and AFFINITY_ALLOW_HTTP=1 besides.")
-            say("Ctrl-C ends it.")
-            _ = await stopped.wait()
+        with on_interrupt(stopped.set):
+            async with server:
+                _introduce(server)
+                _ = await stopped.wait()
     except OSError as error:
         reason = os.strerror(error.errno) if error.errno else str(error)
         say(
@@ -170,6 +162,16 @@ async def _serve(server: Sandbox) -> Exit:
         )
         return Exit.WRONG_USE
     return Exit.SUCCEEDED
+
+
+def _introduce(server: Sandbox) -> None:
+    typer.echo(server.url)
+    sys.stdout.flush()
+    say(f"Sandbox with the API key {server.api_key}. To use it from another terminal:")
+    say(f"  export AFFINITY_BASE_URL={server.url} AFFINITY_API_KEY={server.api_key}")
+    if server.host not in {"127.0.0.1", "localhost", "::1"}:
+        say("From elsewhere: the name of this machine, and AFFINITY_ALLOW_HTTP=1 besides.")
+    say("Ctrl-C ends it.")
 
 
 async def _demo(merges: int) -> Exit:

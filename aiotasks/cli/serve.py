@@ -1,10 +1,9 @@
 """The command that shows jobs in a browser, and the page beside a job that runs."""
 
 import asyncio
-import signal
 import sys
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import AbstractContextManager, asynccontextmanager
 from pathlib import Path
 from typing import Annotated, TypedDict
 
@@ -19,6 +18,7 @@ from aiotasks.web import serve_job
 from .client_options import with_client_settings
 from .command import complete
 from .exit_codes import EXIT_CODES
+from .interrupts import on_interrupt
 from .output import say
 
 
@@ -109,17 +109,19 @@ class _Access(TypedDict):
 
 
 async def _serve(folder: Path, settings: ClientSettings, access: _Access) -> None:
-    _end_by_signals()
-    async with Client.from_env(**settings) as client:
-        served = serve_jobs(client, folder, **access)
-        await _try_key(client)
-        async with served as link:
-            _print(link)
-            say("Open this link in a browser. Ctrl-C ends the server, and the jobs that it runs.")
-            while "?" in link:
-                await asyncio.sleep(3600 * access["link_hours"])
-                _print(served.link())
-            _ = await asyncio.Event().wait()
+    with _ended_by_signals():
+        async with Client.from_env(**settings) as client:
+            served = serve_jobs(client, folder, **access)
+            await _try_key(client)
+            async with served as link:
+                _print(link)
+                say(
+                    "Open this link in a browser. Ctrl-C ends the server, and the jobs that it runs."
+                )
+                while "?" in link:
+                    await asyncio.sleep(3600 * access["link_hours"])
+                    _print(served.link())
+                _ = await asyncio.Event().wait()
 
 
 def _print(link: str) -> None:
@@ -127,17 +129,16 @@ def _print(link: str) -> None:
     _ = sys.stdout.flush()
 
 
-def _end_by_signals() -> None:
+def _ended_by_signals() -> AbstractContextManager[None]:
     """Let SIGINT and SIGTERM cancel this task, once: a second signal must not stop the cleanup."""
-    loop, task = asyncio.get_running_loop(), asyncio.current_task()
+    task = asyncio.current_task()
     assert task is not None  # noqa: S101 - called in the task that is to end
 
     def end() -> None:
         if not task.cancelling():
             _ = task.cancel()
 
-    for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, end)
+    return on_interrupt(end)
 
 
 async def _try_key(client: Client) -> None:

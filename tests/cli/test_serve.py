@@ -42,23 +42,19 @@ async def test_a_second_signal_changes_nothing() -> None:
     ended = []
 
     async def serve() -> None:
-        serve_module._end_by_signals()
-        try:
-            _ = await asyncio.Event().wait()
-        finally:
-            await asyncio.sleep(0.1)
-            ended.append(True)
+        with serve_module._ended_by_signals():
+            try:
+                _ = await asyncio.Event().wait()
+            finally:
+                await asyncio.sleep(0.1)
+                ended.append(True)
 
     serving = asyncio.ensure_future(serve())
-    try:
-        for _ in range(2):
-            await asyncio.sleep(0.03)
-            os.kill(os.getpid(), signal.SIGTERM)
-        with pytest.raises(asyncio.CancelledError):
-            await serving
-    finally:
-        for number in (signal.SIGINT, signal.SIGTERM):
-            asyncio.get_running_loop().remove_signal_handler(number)
+    for _ in range(2):
+        await asyncio.sleep(0.03)
+        os.kill(os.getpid(), signal.SIGTERM)
+    with pytest.raises(asyncio.CancelledError):
+        await serving
     assert ended == [True]
 
 
