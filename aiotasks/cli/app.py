@@ -11,6 +11,8 @@ import typer
 
 from . import merge, report, sandbox, serve, tasks
 from .exit_codes import EXIT_CODES, Exit
+from .logs import LOG_OPTIONS, LogOptions, begin_logs, end_logs
+from .option_groups import with_group
 from .output import give_up, prepare_output, say
 
 
@@ -23,7 +25,7 @@ app = typer.Typer(
     ),
     epilog=EXIT_CODES,
     no_args_is_help=True,
-    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
@@ -38,8 +40,11 @@ def _show_version(wanted: bool) -> None:
 
 
 @app.callback()
+@with_group("logs", LOG_OPTIONS, LogOptions(), LogOptions)
 def options(
+    context: typer.Context,
     *,
+    logs: LogOptions,
     show_version: Annotated[
         bool,
         typer.Option("--version", help="Show the version.", callback=_show_version, is_eager=True),
@@ -48,6 +53,8 @@ def options(
     """Prepare what all commands use."""
     _ = show_version
     prepare_output()
+    begin_logs(logs)
+    _ = context.call_on_close(end_logs)
 
 
 def main() -> None:

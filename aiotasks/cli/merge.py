@@ -35,7 +35,8 @@ from aiotasks.models import Kind, Quota
 from . import job_text, plan_text
 from .client_options import with_client_settings
 from .command import complete, fail
-from .exit_codes import EXIT_CODES, Exit
+from .commands import Commands
+from .exit_codes import Exit
 from .interrupts import on_interrupt
 from .options import (
     Conflicts,
@@ -54,17 +55,17 @@ from .options import (
     with_input_options,
     with_job_settings,
 )
-from .output import print_text, say
+from .output import note, print_text, say
 from .progress import JobProgressBar
 from .serve import page_beside
 
 
 _MOST_REASONS = 5
 _NOTHING_LOST = "Nothing is lost: run the same command again to continue."
-commands = typer.Typer()
+commands = Commands()
 
 
-@commands.command(epilog=EXIT_CODES, short_help="Show what a file of pairs would merge.")
+@commands.command(short_help="Show what a file of pairs would merge.")
 @with_input_options
 @with_client_settings
 def plan(
@@ -86,7 +87,7 @@ def plan(
     complete(shown, "Nothing was merged.")
 
 
-@commands.command(epilog=EXIT_CODES, short_help="Merge the pairs of a file, after a question.")
+@commands.command(short_help="Merge the pairs of a file, after a question.")
 @with_input_options
 @with_job_settings
 @with_client_settings
@@ -138,7 +139,7 @@ def merge(
     _end(_work(opened, client, job, settings.grace, is_page=page))
 
 
-@commands.command("resume", epilog=EXIT_CODES)
+@commands.command("resume")
 @with_job_settings
 @with_client_settings
 def go_on(
@@ -262,7 +263,7 @@ async def _preview(planned: Plan, settings: ClientSettings) -> tuple[Preview, Qu
 
 def _confirm(preview: Preview, quota: Quota, whole_by: str | None, *, is_given: bool) -> None:
     for line in plan_text.short(preview, quota, whole_by=whole_by):
-        say(line)
+        (note if is_given else say)(line)
     findings = [transition.state for transition in preview.findings(0.0)]
     if len(findings) == len(preview.plan.merges):
         say("There is nothing to merge.")

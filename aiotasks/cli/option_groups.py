@@ -16,7 +16,8 @@ def with_group(
     """Return a decorator that replaces a parameter of a command by a group of options.
 
     Typer reads the options of a command from its signature, and knows no groups of options. The
-    command gets what ``make`` returns for what was given.
+    command gets what ``make`` returns for what was given; a command without that parameter gets
+    the options for their effect.
     """
 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:
@@ -26,13 +27,15 @@ def with_group(
                 made = make(**{each: given.pop(each) for each in options})
             except ConfigurationError as error:
                 fail(str(error))
-            command(**{name: made}, **given)
+            command(**({name: made} if name in signature.parameters else {}), **given)
 
         signature = inspect.signature(command)
         parameters: list[inspect.Parameter] = []
         for parameter in signature.parameters.values():
             is_group = parameter.name == name
             parameters += _parameters(options, defaults) if is_group else [parameter]
+        if name not in signature.parameters:
+            parameters += _parameters(options, defaults)
         with_options.__signature__ = signature.replace(  # type: ignore[attr-defined]
             parameters=parameters
         )

@@ -30,6 +30,7 @@ class _ErrorsConsole(Console):
 
 
 errors_console = _ErrorsConsole(stderr=True, highlight=False, markup=False, soft_wrap=True)
+_settings = {"is_quiet": False}
 
 
 def prepare_output() -> None:
@@ -88,7 +89,7 @@ class OutcomeSummary:
             say(problem)
         if len(self._problems) > _MOST_PROBLEMS:
             say(f"… and {len(self._problems) - _MOST_PROBLEMS} more such problems")
-        say(self.counted())
+        note(self.counted())
 
 
 def print_task(url: str, task: MergeTask) -> None:
@@ -118,6 +119,22 @@ def print_data(text: str) -> None:
     if sys.stdout.isatty():
         text = "\n".join(map(printable, text.split("\n")))
     _ = sys.stdout.write(text)
+
+
+def be_quiet(wanted: bool) -> None:
+    """Let ``note`` print nothing from now on, or print again."""
+    _settings["is_quiet"] = wanted
+
+
+def is_quiet() -> bool:
+    """Return whether progress is not to be shown."""
+    return _settings["is_quiet"]
+
+
+def note(text: str) -> None:
+    """Print text that is neither a result nor an error to standard error, unless it is to be quiet."""
+    if not is_quiet():
+        say(text)
 
 
 def say(text: str) -> None:

@@ -12,7 +12,7 @@ from aiotasks._text import duration
 from aiotasks.client import Client
 from aiotasks.dedupe import CanaryPassed, JobEvent, JobProgress, PairState, Stopping, StopReason
 
-from .output import errors_console, say
+from .output import errors_console, is_quiet, note
 
 
 _LINE_EVERY = 30.0
@@ -50,7 +50,7 @@ class JobProgressBar:
         )
 
     def __enter__(self) -> Self:
-        if errors_console.is_terminal:
+        if errors_console.is_terminal and not is_quiet():
             self._live.start()
         return self
 
@@ -60,26 +60,26 @@ class JobProgressBar:
     def show(self, progress: JobProgress) -> None:
         """Show a snapshot of the progress."""
         self.is_empty = False
-        note = " · ".join(_notes(progress))
+        words = " · ".join(_notes(progress))
         if progress.is_cut_off is not self._is_cut_off:
             self._is_cut_off = progress.is_cut_off
-            say(_CUT_OFF if progress.is_cut_off else "The API answers again.")
-        if errors_console.is_terminal:
+            note(_CUT_OFF if progress.is_cut_off else "The API answers again.")
+        if errors_console.is_terminal and not is_quiet():
             self._bar.update(self._task, total=progress.total, completed=progress.ended)
-            self._note.plain = note
+            self._note.plain = words
             self._live.refresh()
             return
         now = asyncio.get_running_loop().time()
         if now - self._shown_at >= _LINE_EVERY:
             self._shown_at = now
-            say(f"{progress.ended:,} of {progress.total:,} pairs · {note}")
+            note(f"{progress.ended:,} of {progress.total:,} pairs · {words}")
 
     def report(self, event: JobEvent) -> None:
         """Show an event that happens rarely; transitions of pairs are not shown."""
         if isinstance(event, CanaryPassed):
-            say(f"{event.ended} of the first merges have succeeded; the others start now.")
+            note(f"{event.ended} of the first merges have succeeded; the others start now.")
         elif isinstance(event, Stopping) and event.reason is not StopReason.INTERRUPTED:
-            say(f"No more merges are started; the open ones have {event.grace:g} s to end.")
+            note(f"No more merges are started; the open ones have {event.grace:g} s to end.")
 
 
 def _notes(progress: JobProgress) -> list[str]:
@@ -127,7 +127,7 @@ class WaitProgressBar:
             console=errors_console,
             auto_refresh=False,
             transient=True,
-            disable=not errors_console.is_terminal,
+            disable=is_quiet() or not errors_console.is_terminal,
         )
         self._task = self._progress.add_task(title, total=total, note="")
         self._client = client

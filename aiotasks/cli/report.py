@@ -17,24 +17,25 @@ from aiotasks.web import report_page
 from . import job_text
 from .client_options import with_client_settings
 from .command import complete, fail
-from .exit_codes import EXIT_CODES, Exit
+from .commands import Commands
+from .exit_codes import Exit
 from .options import KindOption, LedgerFile, must_exist
-from .output import print_data, print_text, say
+from .output import note, print_data, print_text
 
 
 _SUGGESTED = ("primary_id", "duplicate_id", "primary", "duplicate", "criteria", "suggestion_id")
 
-commands = typer.Typer()
+commands = Commands()
 
 
-@commands.command(epilog=EXIT_CODES)
+@commands.command()
 def status(ledger: LedgerFile) -> None:
     """Show how far a job is, from its ledger. The exit code is that of the job."""
     must_exist(ledger)
     raise typer.Exit(complete(_status(ledger), ""))
 
 
-@commands.command(epilog=EXIT_CODES)
+@commands.command()
 def report(
     ledger: LedgerFile,
     *,
@@ -61,7 +62,7 @@ def report(
         complete(_report(ledger, only or [], format, snapshots=snapshots), "")
 
 
-@commands.command(epilog=EXIT_CODES, short_help="Write the duplicates that Affinity suggests.")
+@commands.command(short_help="Write the duplicates that Affinity suggests.")
 @with_client_settings
 def suggestions(
     *,
@@ -75,7 +76,7 @@ def suggestions(
     """Write the duplicates that Affinity suggests as a file of pairs, to be reviewed first."""
     found = _suggestions(kind, set(criteria or ()), client)
     count = complete(found, "The list is not complete.")
-    say(f"{count:,} pairs. Read through them before you merge.")
+    note(f"{count:,} pairs. Read through them before you merge.")
 
 
 async def _status(path: Path) -> Exit:

@@ -14,17 +14,18 @@ from aiotasks.outcomes import Progress as WaitProgress
 from aiotasks.sandbox import PLAIN, Sandbox
 
 from .command import fail, run_command
-from .exit_codes import EXIT_CODES, Exit
+from .commands import Commands
+from .exit_codes import Exit
 from .interrupts import on_interrupt
-from .output import OutcomeSummary, say
+from .output import OutcomeSummary, note, say
 from .progress import WaitProgressBar
 
 
-commands = typer.Typer()
+commands = Commands()
 _HABIT: Mapping[str, Any] = {"rich_help_panel": "Habits of the real server", "show_default": False}
 
 
-@commands.command(epilog=EXIT_CODES, short_help="Serve a stand-in for the API, for trying.")
+@commands.command(short_help="Serve a stand-in for the API, for trying.")
 def sandbox(
     *,
     host: Annotated[
@@ -139,7 +140,7 @@ def sandbox(
     run_command(_serve(server))
 
 
-@commands.command(epilog=EXIT_CODES, short_help="Merge duplicates in a sandbox of its own.")
+@commands.command(short_help="Merge duplicates in a sandbox of its own.")
 def demo(
     merges: Annotated[int, typer.Option(min=1, max=1000, help="How many duplicates.")] = 300,
 ) -> None:
@@ -167,17 +168,17 @@ async def _serve(server: Sandbox) -> Exit:
 def _introduce(server: Sandbox) -> None:
     typer.echo(server.url)
     sys.stdout.flush()
-    say(f"Sandbox with the API key {server.api_key}. To use it from another terminal:")
-    say(f"  export AFFINITY_BASE_URL={server.url} AFFINITY_API_KEY={server.api_key}")
+    note(f"Sandbox with the API key {server.api_key}. To use it from another terminal:")
+    note(f"  export AFFINITY_BASE_URL={server.url} AFFINITY_API_KEY={server.api_key}")
     if server.host not in {"127.0.0.1", "localhost", "::1"}:
-        say("From elsewhere: the name of this machine, and AFFINITY_ALLOW_HTTP=1 besides.")
-    say("Ctrl-C ends it.")
+        note("From elsewhere: the name of this machine, and AFFINITY_ALLOW_HTTP=1 besides.")
+    note("Ctrl-C ends it.")
 
 
 async def _demo(merges: int) -> Exit:
     busy = Sandbox(duration=(0.5, 6.0), latency=(0.01, 0.05), failure_rate=0.03, seed=1)
     async with busy as server, Client(server.api_key, base_url=server.url) as client:
-        say(f"A sandbox of the Affinity API listens on {server.url}.")
+        note(f"A sandbox of the Affinity API listens on {server.url}.")
         now = asyncio.get_running_loop().time
         started = now()
         pairs = [
@@ -189,7 +190,7 @@ async def _demo(merges: int) -> Exit:
                 starts = [group.create_task(client.companies.merge(*pair)) for pair in pairs]
                 for start in starts:
                     start.add_done_callback(lambda _: screen.advance())
-        say(f"{len(pairs)} merges are under way, {now() - started:.1f} s after the start.")
+        note(f"{len(pairs)} merges are under way, {now() - started:.1f} s after the start.")
         summary = OutcomeSummary()
         with WaitProgressBar("Waiting", len(pairs), client) as screen:
 

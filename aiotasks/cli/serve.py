@@ -17,18 +17,18 @@ from aiotasks.web import serve_job
 
 from .client_options import with_client_settings
 from .command import complete
-from .exit_codes import EXIT_CODES
+from .commands import Commands
 from .interrupts import on_interrupt
-from .output import say
+from .output import note, say
 
 
 _KEY_CHECK_SECONDS = 5.0
 _NOTHING_LOST = "Nothing is lost: a job that ran goes on when it is started again."
 
-commands = typer.Typer()
+commands = Commands()
 
 
-@commands.command(epilog=EXIT_CODES, short_help="Show the jobs of a folder in a browser.")
+@commands.command(short_help="Show the jobs of a folder in a browser.")
 @with_client_settings
 def serve(
     folder: Annotated[
@@ -115,7 +115,7 @@ async def _serve(folder: Path, settings: ClientSettings, access: _Access) -> Non
             await _try_key(client)
             async with served as link:
                 _print(link)
-                say(
+                note(
                     "Open this link in a browser. Ctrl-C ends the server, and the jobs that it runs."
                 )
                 while "?" in link:

@@ -14,17 +14,18 @@ from aiotasks.outcomes import OutcomeState
 
 from .client_options import with_client_settings
 from .command import fail, run_command
-from .exit_codes import EXIT_CODES, EXIT_OF_STATE, Exit
+from .commands import Commands
+from .exit_codes import EXIT_OF_STATE, Exit
 from .output import OutcomeSummary, print_line, print_outcome, print_task
 from .progress import WaitProgressBar
 
 
 _LIMITS = ("limit", "remaining", "reset", "org_limit", "org_remaining", "org_reset")
 
-commands = typer.Typer()
+commands = Commands()
 
 
-@commands.command(epilog=EXIT_CODES, short_help="Wait for tasks, and print their outcomes.")
+@commands.command(short_help="Wait for tasks, and print their outcomes.")
 @with_client_settings
 def wait(
     urls: Annotated[list[str] | None, typer.Argument(metavar="URL", help="Task URLs.")] = None,
@@ -56,7 +57,7 @@ def wait(
     run_command(_wait(given, terms, client))
 
 
-@commands.command(epilog=EXIT_CODES)
+@commands.command()
 @with_client_settings
 def get(
     url: Annotated[str, typer.Argument(metavar="URL", help="A task URL.")],
@@ -67,7 +68,7 @@ def get(
     run_command(_get(url, client))
 
 
-@commands.command(epilog=EXIT_CODES, short_help="List the organization's merge tasks.")
+@commands.command(short_help="List the organization's merge tasks.")
 @with_client_settings
 def tasks(
     *,
@@ -80,7 +81,7 @@ def tasks(
     run_command(_tasks(kind, status, limit, client))
 
 
-@commands.command(epilog=EXIT_CODES, short_help="Ask what is left of the limits.")
+@commands.command(short_help="Ask what is left of the limits.")
 @with_client_settings
 def quota(*, client: ClientSettings) -> None:
     """Ask by one call what is left of the limits, and print it as a JSON line."""
