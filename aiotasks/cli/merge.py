@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import AbstractAsyncContextManager, AbstractContextManager, nullcontext, suppress
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any
 
 import typer
 
@@ -27,10 +27,10 @@ from aiotasks.dedupe import (
     resume,
     run,
 )
-from aiotasks.dedupe._input.lists import read_ids
-from aiotasks.dedupe.models import OnConflict, has_pairs_left
-from aiotasks.errors import AffinityError, LedgerError, NoJobError
-from aiotasks.models import Kind, Quota
+from aiotasks.dedupe.models import has_pairs_left
+from aiotasks.dedupe.report import plan_rows, report_columns
+from aiotasks.errors import LedgerError, NoJobError
+from aiotasks.models import Quota
 
 from . import job_text, plan_text
 from .client_options import with_client_settings
@@ -55,12 +55,15 @@ from .options import (
     with_input_options,
     with_job_settings,
 )
-from .output import note, print_text, say
+from .output import OutputFile, note, open_output, print_text, say
+from .plan_input import PlanInput, ProtectedIds
 from .progress import JobProgressBar
 from .serve import page_beside
+from .tables import Bom, format_of, print_table
 
 
 _MOST_REASONS = 5
+_TEXT = "text"
 _NOTHING_LOST = "Nothing is lost: run the same command again to continue."
 commands = Commands()
 
@@ -78,13 +81,23 @@ def plan(
     protect_column: ProtectColumn = None,
     max_cluster: MaxCluster = None,
     no_new_company: NoNewCompany = False,
+    output: OutputFile = None,
+    bom: Bom = True,
     client: ClientSettings,
 ) -> None:
-    """Show what a file of pairs would merge, its effects and its cost. Nothing is merged."""
-    protected = _Protected(protect, protect_column)
-    rules = _Rules(pairs, kind, columns, on_conflict, protected, max_cluster, no_new_company)
-    shown = _show(rules.read(), client, rules.command("merge"))
-    complete(shown, "Nothing was merged.")
+    """Show what a file of pairs would merge, its effects and its cost. Nothing is merged.
+
+    An --output that ends in .csv, .jsonl or .xlsx is a table of all pairs.
+    """
+    protected = ProtectedIds(protect, protect_column)
+    rules = PlanInput(pairs, kind, columns, on_conflict, protected, max_cluster, no_new_company)
+    planned = rules.read()
+    if output is not None and output.exists() and pairs.exists() and output.samefile(pairs):
+        fail(f"{output} is the input, and is not overwritten: give another --output.")
+    table = format_of(None, output, otherwise=_TEXT)
+    with open_output(output):
+        shown = _show(planned, client, rules.command("merge"), table=table, bom=bom)
+        complete(shown, "Nothing was merged.")
 
 
 @commands.command(short_help="Merge the pairs of a file, after a question.")
@@ -125,8 +138,8 @@ def merge(
     can be undone, and which NEVER can.
     """
     path = ledger or _ledger_beside(pairs)
-    protected = _Protected(protect, protect_column)
-    rules = _Rules(pairs, kind, columns, on_conflict, protected, max_cluster, no_new_company)
+    protected = ProtectedIds(protect, protect_column)
+    rules = PlanInput(pairs, kind, columns, on_conflict, protected, max_cluster, no_new_company)
     planned = rules.read()
     _require(planned, fingerprint)
     preview = None
@@ -158,67 +171,6 @@ def go_on(
     _end(_work(opened, client, job, settings.grace, is_page=page))
 
 
-class _Protected(NamedTuple):
-    """The file of protected ids, and the column that has them."""
-
-    path: Path | None
-    column: str | None
-
-    def read(self, kind: Kind) -> frozenset[int]:
-        if self.path is None:
-            return frozenset()
-        content = self.path.read_bytes()
-        return read_ids(content, source=str(self.path), kind=kind, column=self.column)
-
-    def words(self) -> list[str]:
-        words = ["--protect", str(self.path)] if self.path is not None else []
-        return [*words, *(["--protect-column", self.column] if self.column is not None else [])]
-
-
-class _Rules(NamedTuple):
-    """What a plan is made of, as the options of a command say."""
-
-    pairs: Path
-    kind: Kind
-    columns: InputOptions
-    on_conflict: OnConflict
-    protect: _Protected
-    max_cluster: int | None
-    no_new_company: bool
-
-    def read(self) -> Plan:
-        is_piped = str(self.pairs) == "-"
-        try:
-            return Plan.read(
-                sys.stdin.buffer if is_piped else self.pairs,
-                kind=self.kind,
-                source="standard input" if is_piped else str(self.pairs),
-                on_conflict=self.on_conflict,
-                protect=self.protect.read(self.kind),
-                max_cluster=self.max_cluster,
-                no_new_company=self.no_new_company,
-                **self.columns,
-            )
-        except OSError as error:
-            path = error.filename or self.pairs
-            fail(f"Cannot read {path}: {error.strerror}. Nothing was merged.")
-        except AffinityError as error:
-            fail(str(error))
-
-    def command(self, verb: str) -> str | None:
-        """Return the command that does something else with the same plan, if it can be repeated."""
-        if str(self.pairs) == "-":
-            return None
-        words = ["aiotasks", verb, str(self.pairs), "--kind", self.kind]
-        for option, value in self.columns.items():
-            words += [f"--{option.replace('_', '-')}", str(value)]
-        words += ["--on-conflict", self.on_conflict] if self.on_conflict != "refuse" else []
-        words += self.protect.words()
-        words += ["--max-cluster", str(self.max_cluster)] if self.max_cluster is not None else []
-        words += ["--no-new-company"] * self.no_new_company
-        return shlex.join(words)
-
-
 def _require(planned: Plan, fingerprint: str | None) -> None:
     if fingerprint is None:
         return
@@ -248,11 +200,25 @@ async def _has_begun(path: Path, *, is_there: bool, recover: bool) -> bool:
     return False
 
 
-async def _show(planned: Plan, settings: ClientSettings, merge_it: str | None) -> None:
-    for line in plan_text.whole(*await _preview(planned, settings)):
-        print_text(line)
+async def _show(
+    planned: Plan,
+    settings: ClientSettings,
+    merge_it: str | None,
+    *,
+    table: str,
+    bom: bool,
+) -> None:
+    preview, quota = await _preview(planned, settings)
+    if table != _TEXT:
+        columns, separator = report_columns(planned.columns), planned.separator or ","
+        rows = plan_rows(preview)
+        _ = await print_table(columns, rows, table, separator=separator, bom=bom, title="Plan")
+    text = plan_text.whole(preview, quota) if table == _TEXT else plan_text.short(preview, quota)
+    write = print_text if table == _TEXT else say
+    for line in text:
+        write(line)
     if merge_it is not None:
-        print_text(f"Merge it: {merge_it} --fingerprint {planned.fingerprint[: plan_text.SHOWN]}")
+        write(f"Merge it: {merge_it} --fingerprint {planned.fingerprint[: plan_text.SHOWN]}")
 
 
 async def _preview(planned: Plan, settings: ClientSettings) -> tuple[Preview, Quota]:

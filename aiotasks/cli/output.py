@@ -4,10 +4,11 @@ import io
 import os
 import sys
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, redirect_stdout
 from itertools import islice
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 import typer
@@ -21,6 +22,12 @@ from .exit_codes import EXIT_OF_STATE, Exit, exit_of
 
 
 _MOST_PROBLEMS = 10
+_SQLITE = b"SQLite format 3\0"
+
+OutputFile = Annotated[
+    Path | None,
+    typer.Option("--output", "-o", help="Write to this file instead of standard output."),
+]
 
 
 class _ErrorsConsole(Console):
@@ -104,6 +111,58 @@ def print_outcome(outcome: Outcome) -> None:
     print_line({**line, "error": error, "waited": round(outcome.waited, 3)})
 
 
+@contextmanager
+def open_output(path: Path | None, *, is_whole: bool = True) -> Iterator[None]:
+    """Write to a file what would go to standard output, as UTF-8; ``-`` is standard output.
+
+    A file that is whole takes the place of an older one only when the command has succeeded; one
+    that is not is written line by line.
+    """
+    if path is None or str(path) == "-":
+        yield
+        return
+    target = path.resolve()
+    try:
+        _refuse_ledger(target)
+        if is_whole and (target.is_file() or not target.exists()):
+            part = target.with_name(f".{target.name}.{os.getpid()}.part")
+            with _whole(part, target):
+                yield
+        else:
+            with target.open("w", encoding="utf-8", newline="") as file, redirect_stdout(file):
+                yield
+    except OSError as error:
+        say(f"Cannot write {path}: {error.strerror}.")
+        raise typer.Exit(Exit.WRONG_USE) from error
+
+
+@contextmanager
+def _whole(part: Path, target: Path) -> Iterator[None]:
+    is_complete = False
+    try:
+        with part.open("x", encoding="utf-8", newline="") as file, redirect_stdout(file):
+            try:
+                yield
+                is_complete = True
+            except typer.Exit as end:
+                is_complete = end.exit_code == Exit.SUCCEEDED
+                raise
+    finally:
+        if is_complete:
+            _ = part.replace(target)
+        else:
+            part.unlink(missing_ok=True)
+
+
+def _refuse_ledger(target: Path) -> None:
+    # A slip of the keyboard must not cost a job its memory.
+    if target.is_file():
+        with target.open("rb") as file:
+            if file.read(len(_SQLITE)) == _SQLITE:
+                say(f"{target} is a ledger, and is not overwritten: give another --output.")
+                raise typer.Exit(Exit.WRONG_USE)
+
+
 def print_line(line: dict[str, Any]) -> None:
     """Print a JSON line to standard output."""
     typer.echo(json_text(msgspec.json.encode(line)))
@@ -119,6 +178,11 @@ def print_data(text: str) -> None:
     if sys.stdout.isatty():
         text = "\n".join(map(printable, text.split("\n")))
     _ = sys.stdout.write(text)
+
+
+def print_bytes(content: bytes) -> None:
+    """Write a file of another kind than text to standard output."""
+    typer.echo(content, nl=False)
 
 
 def be_quiet(wanted: bool) -> None:

@@ -51,7 +51,7 @@ def whole(preview: Preview, quota: Quota) -> Iterator[str]:
     yield f"Fingerprint: {plan.fingerprint[:SHOWN]}"
 
 
-def short(preview: Preview, quota: Quota, *, whole_by: str | None) -> Iterator[str]:
+def short(preview: Preview, quota: Quota, *, whole_by: str | None = None) -> Iterator[str]:
     """Yield a summary to confirm; ``whole_by`` is the command that shows the whole plan."""
     plan = preview.plan
     yield _title(preview)

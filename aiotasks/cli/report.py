@@ -1,16 +1,16 @@
 """The commands that report how far a job is, what became of its pairs, and what may be a pair."""
 
 import shlex
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
 from aiotasks.client import Client, ClientSettings
-from aiotasks.dedupe import JobStatus, Ledger, PairState, report_lines, snapshot_lines
+from aiotasks.dedupe import JobStatus, Ledger, PairState, snapshot_lines
 from aiotasks.dedupe.models import has_pairs_left
-from aiotasks.dedupe.report import ReportFormat, csv_line
+from aiotasks.dedupe.report import report_columns, report_rows
 from aiotasks.models import Kind
 from aiotasks.web import report_page
 
@@ -20,7 +20,8 @@ from .command import complete, fail
 from .commands import Commands
 from .exit_codes import Exit
 from .options import KindOption, LedgerFile, must_exist
-from .output import note, print_data, print_text
+from .output import OutputFile, note, open_output, print_bytes, print_data, print_text
+from .tables import Bom, FormatOption, format_of, print_table
 
 
 _SUGGESTED = ("primary_id", "duplicate_id", "primary", "duplicate", "criteria", "suggestion_id")
@@ -40,9 +41,14 @@ def report(
     ledger: LedgerFile,
     *,
     format: Annotated[  # noqa: A002
-        Literal["csv", "jsonl", "html"],
-        typer.Option(help="How it is written; html is one page for a browser, in one file."),
-    ] = "csv",
+        Literal["csv", "jsonl", "xlsx", "html"] | None,
+        typer.Option(
+            help="How it is written; html is one page for a browser, in one file.",
+            show_default="as --output ends, or csv",
+        ),
+    ] = None,
+    output: OutputFile = None,
+    bom: Bom = True,
     only: Annotated[
         list[PairState] | None, typer.Option(help="Only pairs in this state; may be repeated.")
     ] = None,
@@ -52,14 +58,18 @@ def report(
 ) -> None:
     """Print what became of each pair, one a row. Failed rows can be input again."""
     must_exist(ledger)
-    if format == "html":
-        if only or snapshots:
-            fail("A page is of the whole job: it goes without --only and --snapshots.")
-        complete(_page(ledger), "")
-    elif snapshots and only:
-        fail("Snapshots are of all records: they go without --only.")
-    else:
-        complete(_report(ledger, only or [], format, snapshots=snapshots), "")
+    written = format_of(format, output, "html")
+    if written == "html" and (only or snapshots):
+        fail("A page is of the whole job: it goes without --only and --snapshots.")
+    if snapshots and (only or written not in {"csv", "jsonl"}):
+        fail("Snapshots are JSON lines of all records: they go without --only and --format.")
+    with open_output(output):
+        if written == "html":
+            complete(_page(ledger), "")
+        elif snapshots:
+            complete(_snapshots(ledger), "")
+        else:
+            _ = complete(_report(ledger, only or [], written, bom=bom), "")
 
 
 @commands.command(short_help="Write the duplicates that Affinity suggests.")
@@ -71,11 +81,17 @@ def suggestions(
         list[str] | None,
         typer.Option(help="Only those found by this, such as domain-match; may be repeated."),
     ] = None,
+    format: FormatOption = None,  # noqa: A002
+    output: OutputFile = None,
+    bom: Bom = True,
     client: ClientSettings,
 ) -> None:
     """Write the duplicates that Affinity suggests as a file of pairs, to be reviewed first."""
-    found = _suggestions(kind, set(criteria or ()), client)
-    count = complete(found, "The list is not complete.")
+    rows = _suggested(kind, set(criteria or ()), client)
+    written = format_of(format, output)
+    with open_output(output):
+        table = print_table(_SUGGESTED, rows, written, bom=bom, title="Suggestions")
+        count = complete(table, "The list is not complete.")
     note(f"{count:,} pairs. Read through them before you merge.")
 
 
@@ -92,34 +108,35 @@ async def _status(path: Path) -> Exit:
     return job_text.exit_of(totals, status.stopped)
 
 
-async def _report(
-    path: Path, states: list[PairState], format_: ReportFormat, *, snapshots: bool
-) -> None:
+async def _report(path: Path, states: list[PairState], written: str, *, bom: bool) -> int:
     async with Ledger.reading(path) as ledger:
-        lines: AsyncIterator[str]
-        lines = (
-            snapshot_lines(ledger) if snapshots else report_lines(ledger, *states, format=format_)
-        )
-        async for line in lines:
+        columns = report_columns(ledger.require_job().columns)
+        separator = (await ledger.notes()).get("separator", ",")
+        rows = report_rows(ledger, *states)
+        return await print_table(columns, rows, written, separator=separator, bom=bom)
+
+
+async def _snapshots(path: Path) -> None:
+    async with Ledger.reading(path) as ledger:
+        async for line in snapshot_lines(ledger):
             print_data(line)
 
 
 async def _page(path: Path) -> None:
     async with Ledger.reading(path) as ledger:
         # The page declares UTF-8, whatever the terminal is set to.
-        typer.echo((await report_page(ledger)).encode(), nl=False)
+        print_bytes((await report_page(ledger)).encode())
 
 
-async def _suggestions(kind: Kind, criteria: set[str], settings: ClientSettings) -> int:
-    count = 0
-    print_data(csv_line(_SUGGESTED))
+async def _suggested(
+    kind: Kind, criteria: set[str], settings: ClientSettings
+) -> AsyncGenerator[dict[str, object]]:
     async with Client.from_env(**settings) as client:
         async for found in client.merges_of(kind).suggestions():
             if criteria and found.match_criteria not in criteria:
                 continue
             primary = found.primary_profile
             for duplicate in found.duplicate_profiles:
-                row = (primary.id, duplicate.id, primary.label, duplicate.label)
-                print_data(csv_line([*row, found.match_criteria, found.id]))
-                count += 1
-    return count
+                ids, names = (primary.id, duplicate.id), (primary.label, duplicate.label)
+                row = (*ids, *names, found.match_criteria, found.id)
+                yield dict(zip(_SUGGESTED, row, strict=True))

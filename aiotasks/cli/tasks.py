@@ -16,7 +16,7 @@ from .client_options import with_client_settings
 from .command import fail, run_command
 from .commands import Commands
 from .exit_codes import EXIT_OF_STATE, Exit
-from .output import OutcomeSummary, print_line, print_outcome, print_task
+from .output import OutcomeSummary, OutputFile, open_output, print_line, print_outcome, print_task
 from .progress import WaitProgressBar
 
 
@@ -44,6 +44,7 @@ def wait(
     max_poll_interval: Annotated[
         float, typer.Option(help="The longest time between two polls, in seconds.")
     ] = 30.0,
+    output: OutputFile = None,
     client: ClientSettings,
 ) -> None:
     """Wait for tasks, and print the outcome of each as a JSON line as soon as it is known.
@@ -54,7 +55,8 @@ def wait(
     terms = _Terms(
         timeout=timeout, poll_interval=poll_interval, max_poll_interval=max_poll_interval
     )
-    run_command(_wait(given, terms, client))
+    with open_output(output, is_whole=False):
+        run_command(_wait(given, terms, client))
 
 
 @commands.command()
@@ -62,10 +64,12 @@ def wait(
 def get(
     url: Annotated[str, typer.Argument(metavar="URL", help="A task URL.")],
     *,
+    output: OutputFile = None,
     client: ClientSettings,
 ) -> None:
     """Read a task once, and print it as a JSON line."""
-    run_command(_get(url, client))
+    with open_output(output, is_whole=False):
+        run_command(_get(url, client))
 
 
 @commands.command(short_help="List the organization's merge tasks.")
@@ -75,17 +79,20 @@ def tasks(
     kind: Annotated[Kind, typer.Option(help="What was merged.")],
     status: Annotated[str | None, typer.Option(help="Only tasks with this status.")] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="At most so many, the newest.")] = None,
+    output: OutputFile = None,
     client: ClientSettings,
 ) -> None:
     """List the organization's merge tasks, newest first, as JSON lines."""
-    run_command(_tasks(kind, status, limit, client))
+    with open_output(output):
+        run_command(_tasks(kind, status, limit, client))
 
 
 @commands.command(short_help="Ask what is left of the limits.")
 @with_client_settings
-def quota(*, client: ClientSettings) -> None:
+def quota(*, output: OutputFile = None, client: ClientSettings) -> None:
     """Ask by one call what is left of the limits, and print it as a JSON line."""
-    run_command(_quota(client))
+    with open_output(output):
+        run_command(_quota(client))
 
 
 async def _wait(given: list["_Given"], terms: "_Terms", settings: ClientSettings) -> Exit:

@@ -24,7 +24,7 @@ from .models import (
     Transition,
 )
 from .plan import Cost, Plan
-from .report import report_lines, snapshot_lines
+from .report import report_lines, report_workbook, snapshot_lines
 from .settings import JobSettings
 from .status import JobCounts, JobPhase, JobStatus
 
@@ -59,6 +59,7 @@ __all__ = [
     "Transition",
     "preview",
     "report_lines",
+    "report_workbook",
     "resume",
     "run",
     "snapshot_lines",

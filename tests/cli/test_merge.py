@@ -107,7 +107,7 @@ def ledger_of(pairs: Path) -> Path:
 
 
 def table(pairs: Path, *options: str) -> list[dict[str, str]]:
-    done = run("report", ledger_of(pairs), *options)
+    done = run("report", ledger_of(pairs), "--no-bom", *options)
     assert done.exit_code == Exit.SUCCEEDED
     return [*csv.DictReader(done.stdout.splitlines())]
 

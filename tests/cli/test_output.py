@@ -1,5 +1,6 @@
 """What reaches files, pipes and terminals, whatever their encoding is and whoever reads them."""
 
+import codecs
 import csv
 import io
 import json
@@ -19,8 +20,8 @@ from aiotasks.cli import output
 from aiotasks.cli.app import app
 from aiotasks.cli.exit_codes import Exit
 from aiotasks.dedupe import Ledger, Plan, Preview
+from aiotasks.dedupe._tables import csv_line
 from aiotasks.dedupe.job import begin
-from aiotasks.dedupe.report import csv_line
 from aiotasks.sandbox import Sandbox
 from aiotasks.web._folder import Folder
 from tests.processes import in_thread
@@ -74,7 +75,8 @@ def test_files_are_utf_8(ledger: Path, tmp_path: Path, encoding: str) -> None:
     with path.open("wb") as file:
         report = process("report", ledger, stdout=file.fileno(), PYTHONIOENCODING=encoding)
         _, shown = report.communicate(timeout=20)
-    rows = [*csv.DictReader(path.read_text("utf-8").splitlines())]
+    assert path.read_bytes().startswith(codecs.BOM_UTF8)
+    rows = [*csv.DictReader(path.read_text("utf-8-sig").splitlines())]
     assert [row["owner"] for row in rows] == [OWN, "\u202eevil\u202c \ufffd31m \ufffd[31m"]
     assert rows[0]["primary_name"].startswith(f"{OWN} 1")
     assert (shown, report.returncode) == (b"", Exit.SUCCEEDED)

@@ -208,6 +208,17 @@ def pair_rows(plan: Plan, at: float) -> Iterator[tuple[Any, ...]]:
         yield (*ids, str(PairState.REFUSED), 0, None, extra, left.reason, None, at)
 
 
+def note_rows(plan: Plan) -> list[tuple[str, str]]:
+    """Return the rows of what is noted of a plan, as ``NOTE`` takes them."""
+    notes = {
+        "no_new_company": "yes" if plan.no_new_company else None,
+        "separator": None if plan.separator == "," else plan.separator,
+        "understood": "\n".join(plan.understood) or None,
+        "unit": "row" if plan.unit == "row" else None,
+    }
+    return [(name, text) for name, text in notes.items() if text is not None]
+
+
 def transition_row(seq: int, transition: Transition) -> tuple[Any, ...]:
     """Return the row of a transition, as ``TRANSITION`` takes it."""
     number, state = transition.number, str(transition.state)

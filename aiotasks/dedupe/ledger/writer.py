@@ -124,7 +124,7 @@ class Ledger(LedgerReader):
             (schema.JOB, [schema.job_row(job)]),
             (schema.PAIR, [*schema.pair_rows(plan, at)]),
             (schema.RECORD, [*records.items()]),
-            (schema.NOTE, [("no_new_company", "yes")] if plan.no_new_company else []),
+            (schema.NOTE, schema.note_rows(plan)),
             (schema.TRANSITION, transitions),
         )
         # Set before the await: if this call is cancelled, its write still happens.
