@@ -3,7 +3,7 @@
 import asyncio
 import os
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Collection
+from collections.abc import Collection
 from contextlib import AbstractContextManager, aclosing
 from http import HTTPStatus
 from pathlib import Path
@@ -13,11 +13,11 @@ from aiohttp import hdrs, web
 
 from aiotasks import dedupe
 from aiotasks.client import Client
-from aiotasks.dedupe import Ledger, LedgerReader, report_lines, snapshot_lines
+from aiotasks.dedupe import Ledger
 from aiotasks.dedupe.job import begin
 from aiotasks.errors import AffinityError
 
-from . import _html, _json, _requests, _responses
+from . import _downloads, _html, _json, _requests, _responses
 from ._access import AccessRules
 from ._background import BackgroundTasks, EndingError
 from ._events import Followers, Subscriber
@@ -180,10 +180,11 @@ class _Jobs:
         return _responses.page(html)
 
     async def saved_page(self, request: web.Request) -> web.StreamResponse:
+        _downloads.refuse_states(request)
         job = await self._job(_id(request))
         merges = await self._first_merges(request)
         response = _responses.page(_html.job_page(job, is_live=False, nonce="", merges=merges))
-        response.headers.update(_attachment(f"{job['id']}.html"))
+        response.headers.update(_downloads.attachment(job["source"], "report.html"))
         return response
 
     async def _first_merges(self, request: web.Request) -> Any:
@@ -254,27 +255,28 @@ class _Jobs:
         return response
 
     async def report_csv(self, request: web.Request) -> web.StreamResponse:
-        return await self._download(request, "csv", "text/csv")
+        return await self._download(request, "report.csv", "text/csv")
 
     async def report_jsonl(self, request: web.Request) -> web.StreamResponse:
-        return await self._download(request, "jsonl", "application/jsonl")
+        return await self._download(request, "report.jsonl", "application/jsonl")
 
     async def snapshots(self, request: web.Request) -> web.StreamResponse:
-        return await self._download(request, "snapshots.jsonl", "application/jsonl")
+        _downloads.refuse_states(request)
+        return await self._download(request, _downloads.SNAPSHOTS, "application/jsonl")
 
     async def _download(
         self, request: web.Request, ending: str, content_type: str
     ) -> web.StreamResponse:
-        job_id, path = _id(request), self._path(request)
-        response = web.StreamResponse(headers=_attachment(f"{job_id}.{ending}"))
-        response.content_type = content_type
-        response.charset = "utf-8"
+        path, states = self._path(request), _downloads.states_of(request)
         async with Ledger.reading(path) as ledger:
-            _ = ledger.require_job()
+            source = ledger.require_job().source
+            response = web.StreamResponse(headers=_downloads.attachment(source, ending))
+            response.content_type = content_type
+            response.charset = "utf-8"
             _ = await response.prepare(request)
 
             async def send() -> None:
-                async with aclosing(_batches(_lines(ledger, ending))) as batches:
+                async with aclosing(_downloads.batches(ledger, ending, states)) as batches:
                     async for batch in batches:
                         await response.write(batch)
 
@@ -346,26 +348,6 @@ def _is_flushed(transport: asyncio.Transport) -> bool:
 
 def _id(request: web.Request) -> str:
     return request.match_info["id"]
-
-
-def _attachment(name: str) -> dict[str, str]:
-    return {hdrs.CONTENT_DISPOSITION: f'attachment; filename="{name}"'}
-
-
-def _lines(ledger: LedgerReader, ending: str) -> AsyncIterator[str]:
-    if ending == "snapshots.jsonl":
-        return snapshot_lines(ledger)
-    return report_lines(ledger, format="csv" if ending == "csv" else "jsonl")
-
-
-async def _batches(lines: AsyncIterator[str]) -> AsyncGenerator[bytes]:
-    batch = bytearray()
-    async for line in lines:
-        batch += line.encode()
-        if len(batch) >= _BATCH:
-            yield bytes(batch)
-            batch.clear()
-    yield bytes(batch)
 
 
 async def _wait_for_events(subscriber: Subscriber, response: web.StreamResponse) -> None:

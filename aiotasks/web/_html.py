@@ -127,6 +127,7 @@ def _job(job: dict[str, Any], merges: Sequence[dict[str, Any]], *, is_live: bool
         failures_title=_failures_title(phase, counts["not_merged"]),
         failures_note=_failures_note(phase, len(job["failures"]), counts["not_merged"]),
         cost="".join(_cost(job)),
+        understood="".join(map(_understood, job["understood"])),
         effects=_effects(job),
         clusters=_clusters(merges),
         plan_summary=f"Merges ({job['merges']:,})",
@@ -179,6 +180,10 @@ def _effects(job: Mapping[str, Any]) -> str:
         f'<ul class="lines" aria-labelledby="effects-title">\n{"".join(lines)}</ul>\n'
         f"<p>{_text(job['undo'])}</p>\n"
     )
+
+
+def _understood(sentence: str) -> str:
+    return f'<p class="note">Understood: {_text(sentence)}</p>\n'
 
 
 def _measure(name: str, html: str) -> str:

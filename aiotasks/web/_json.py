@@ -85,6 +85,7 @@ def details(
         "origin": job.origin,
         "merges": job.merges,
         "cost": cost(job, pairs, quota),
+        "understood": notes.get("understood", "").splitlines(),
         "rewrites": _list(notes.get("rewrites")),
         "left_out": [_left_out(pair) for pair in pairs if not pair.is_planned][:MOST],
         "failures": [pair_view(pair, names) for pair in failures(pairs)],

@@ -8,7 +8,7 @@ from typing import Any, Final, TypeVar
 import msgspec
 from aiohttp import web
 
-from aiotasks.dedupe import JobSettings, Plan
+from aiotasks.dedupe import InputOptions, JobSettings, Plan
 
 from ._responses import Refusal
 
@@ -17,6 +17,7 @@ T = TypeVar("T")
 
 _JSON: Final = "application/json"
 _RULES = ("on_conflict", "max_cluster")
+_OPTIONS = tuple(InputOptions.__annotations__)
 
 
 class Start(msgspec.Struct, forbid_unknown_fields=True):
@@ -55,10 +56,14 @@ def plan_of(query: Mapping[str, str], content_type: str, body: bytes, name: str)
     if "no_new_company" in query:
         rules["no_new_company"] = truth("no_new_company", query["no_new_company"])
     rules["kind"] = query.get("kind", "")
+    options: dict[str, Any] = {name: query[name] for name in _OPTIONS if query.get(name)}
     if content_type == _JSON:
+        if options:
+            message = f"{', '.join(options)} are for files: pairs in JSON have no columns"
+            raise Refusal(HTTPStatus.BAD_REQUEST, message)
         plan = Plan.of(decoded(body, _Pairs).pairs, **rules)
         return msgspec.structs.replace(plan, source=name)
-    return Plan.read(io.BytesIO(body), source=name, **rules)
+    return Plan.read(io.BytesIO(body), source=name, **rules, **options)
 
 
 def decoded(body: bytes, kind: type[T]) -> T:

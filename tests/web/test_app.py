@@ -46,6 +46,23 @@ class TestUpload:
         assert (await site.ask(f"jobs/{job['id']}")).json == job
         assert not sandbox.posted("company")
 
+    async def test_other_columns(self, site: Site) -> None:
+        """An upload may be a workbook or have clusters; the page says how it was understood."""
+        body = "sep=;\nGroup;No;Score\nA;1;0.5\nA;2;0.9\n".encode("utf-16")
+        params = {"kind": "company", "name": "clusters.csv", "keep": "Score", "sheet": ""}
+        params |= {"cluster_column": "group", "id_column": "no"}
+        job = (await site.send("jobs", params=params, data=body)).json
+        sentence = "the record of each cluster that 'Score' ranks highest or names survives"
+        assert job["understood"] == [sentence]
+        assert job["fingerprint"] == Plan.of([(2, 1)], kind="company").fingerprint
+        page = (await site.ask(f"jobs/{job['id']}", headers=HTML)).text
+        assert f"Understood: {sentence}".replace("'", "&#x27;") in page
+        report = (await site.ask(f"jobs/{job['id']}/report.csv")).text
+        assert report.startswith("\ufeffprimary_id;duplicate_id;Group;Score;")
+        answer = await site.send("jobs", params=params, json={"pairs": [[1, 2]]})
+        assert answer.status == 400
+        assert "cluster_column, id_column, keep are for files" in answer.json["error"]
+
     async def test_pairs_as_json(self, site: Site) -> None:
         """A program can upload pairs as JSON."""
         params = {"kind": "person", "name": "nightly", "on_conflict": "first", "max_cluster": "2"}
@@ -200,7 +217,7 @@ class TestRead:
         """The current page can be saved, and needs no server."""
         job = await site.upload(2)
         answer = await site.ask(f"jobs/{job['id']}/page.html")
-        assert answer.headers["Content-Disposition"] == f'attachment; filename="{job["id"]}.html"'
+        assert 'attachment; filename="pairs.report.html"' in answer.headers["Content-Disposition"]
         assert answer.headers["Content-Type"].startswith("text/html")
         assert "Content-Security-Policy" in answer.text
 
@@ -450,14 +467,48 @@ class TestDownload:
         base = f"jobs/{job['id']}"
         answer = await site.ask(f"{base}/report.csv")
         assert answer.headers["Content-Type"] == "text/csv; charset=utf-8"
-        assert answer.headers["Content-Disposition"] == f'attachment; filename="{job["id"]}.csv"'
+        assert 'attachment; filename="pairs.report.csv"' in answer.headers["Content-Disposition"]
+        assert answer.text.startswith("\ufeffprimary_id,")
         assert len([*csv.DictReader(io.StringIO(answer.text))]) == 1200
         answer = await site.ask(f"{base}/report.jsonl")
         rows = [json.loads(line) for line in answer.text.splitlines()]
         assert rows[-1]["duplicate_id"] == 2400 or len(rows) == 1200
         answer = await site.ask(f"{base}/snapshots.jsonl")
-        assert f'filename="{job["id"]}.snapshots.jsonl"' in answer.headers["Content-Disposition"]
+        assert 'filename="pairs.snapshots.jsonl"' in answer.headers["Content-Disposition"]
         assert len(answer.text.splitlines()) == 2000
+
+    async def test_names(self, site: Site) -> None:
+        """A download is named after the input, whatever characters that name has."""
+        name = '/tmp/Z\u00fcrich "old".pairs.csv'
+        job = await site.upload(1, name=name)
+        for path, ending in (
+            ("report.csv", "report.csv"),
+            ("report.jsonl", "report.jsonl"),
+            ("snapshots.jsonl", "snapshots.jsonl"),
+            ("page.html", "report.html"),
+        ):
+            answer = await site.ask(f"jobs/{job['id']}/{path}")
+            assert answer.headers["Content-Disposition"] == (
+                f'attachment; filename="Z?rich _old_.pairs.{ending}"; '
+                f"filename*=UTF-8''Z%C3%BCrich%20%22old%22.pairs.{ending}"
+            )
+
+    async def test_some_states(self, site: Site) -> None:
+        """``?only=`` limits a report to pairs in some states, or is refused; it is never ignored."""
+        job = await site.upload(3, max_cluster="2")
+        base = f"jobs/{job['id']}"
+        for only, count in (("planned", 3), ("failed", 0), ("failed&only=planned", 3)):
+            text = (await site.ask(f"{base}/report.csv?only={only}")).text
+            assert len([*csv.DictReader(io.StringIO(text))]) == count
+            text = (await site.ask(f"{base}/report.jsonl?only={only}")).text
+            assert len(text.splitlines()) == count
+        answer = await site.ask(f"{base}/report.csv?only=failures")
+        assert answer.status == 400
+        assert "only must be one of planned, sending, started, succeeded" in answer.json["error"]
+        for path in ("snapshots.jsonl", "page.html"):
+            answer = await site.ask(f"{base}/{path}?only=failed")
+            assert answer.status == 400
+            assert "this is of all pairs" in answer.json["error"]
 
     async def test_an_incomplete_download(
         self, site: Site, monkeypatch: pytest.MonkeyPatch

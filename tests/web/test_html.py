@@ -80,6 +80,7 @@ def job(
         "effects": {},
         "undo": "",
         "seq": 0,
+        "understood": [],
         "rewrites": [],
         "left_out": [],
         "failures": [],

@@ -214,7 +214,6 @@ def note_rows(plan: Plan) -> list[tuple[str, str]]:
         "no_new_company": "yes" if plan.no_new_company else None,
         "separator": None if plan.separator == "," else plan.separator,
         "understood": "\n".join(plan.understood) or None,
-        "unit": "row" if plan.unit == "row" else None,
     }
     return [(name, text) for name, text in notes.items() if text is not None]
 

@@ -15,6 +15,9 @@ async function upload() {
     on_conflict: $("on-conflict").value,
     no_new_company: $("no-new-company").checked,
   });
+  for (const option of form.querySelectorAll("[data-option]")) {
+    if (option.value.trim()) query.set(option.id, option.value);
+  }
   // Not the browser's guess: the server would read a file of type JSON as the pairs of a program.
   const headers = { "Content-Type": "application/octet-stream" };
   const job = await fetchJson(`jobs?${query}`, { method: "POST", headers, body: given });
