@@ -6,8 +6,8 @@ compares them under the same conditions; the ratios are medians over the rounds.
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
 from typing import Any
 
 import affinity
@@ -21,6 +21,7 @@ from benchmarks.server import Server, serving
 
 ROUNDS = 9
 GETS = 300
+AT_ONCE = 50
 TASKS = 2000
 PAGE = 100
 WATCHED = 2.0
@@ -37,25 +38,16 @@ class Page(msgspec.Struct):
 
 
 def measure(*, quick: bool = False) -> dict[str, Any]:
-    """Measure both."""
+    """Measure all of it."""
+    rounds = 3 if quick else ROUNDS
     with serving(TASKS) as server:
-        return asyncio.run(_measure(server, rounds=3 if quick else ROUNDS))
+        results = asyncio.run(_measure(server, rounds))
+    with serving(TASKS, have_ended=True) as server:
+        return results | asyncio.run(_measure_at_once(server, rounds))
 
 
 async def _measure(server: Server, rounds: int) -> dict[str, Any]:
-    async with AsyncExitStack() as stack:
-        turns = _Turns(
-            server,
-            await stack.enter_async_context(aiotasks.Client(server.api_key, base_url=server.url)),
-            await stack.enter_async_context(
-                affinity.AsyncAffinity(
-                    server.api_key, v1_base_url=server.url, v2_base_url=f"{server.url}/v2"
-                )
-            ),
-            await stack.enter_async_context(
-                aiohttp.ClientSession(headers={"Authorization": f"Bearer {server.api_key}"})
-            ),
-        )
+    async with _opened(server) as turns:
         polls = {
             "aiohttp + msgspec": turns.bare_get,
             "aiotasks": turns.our_get,
@@ -72,6 +64,36 @@ async def _measure(server: Server, rounds: int) -> dict[str, Any]:
             "task_on_a_page": await _compare(pages, rounds)
             | {"answers_per_call_of_wait_many": round(median(turns.answers_per_call), 1)},
         }
+
+
+async def _measure_at_once(server: Server, rounds: int) -> dict[str, Any]:
+    async with _opened(server) as by_default, _opened(server, in_flight=AT_ONCE) as turns:
+        return {
+            f"task_that_has_ended,_{AT_ONCE}_at_once": await _compare(
+                {
+                    "aiohttp + msgspec": turns.bare_at_once,
+                    "aiotasks, get": turns.our_gets_at_once,
+                    "aiotasks, get, 16 in flight": by_default.our_gets_at_once,
+                    "aiotasks, wait": turns.our_waits_at_once,
+                    "aiotasks, wait, 16 in flight": by_default.our_waits_at_once,
+                    "aiotasks, wait_many": turns.our_wait_many_of_ended,
+                },
+                rounds,
+            )
+        }
+
+
+@asynccontextmanager
+async def _opened(server: Server, in_flight: int = 16) -> AsyncIterator["_Turns"]:
+    headers = {"Authorization": f"Bearer {server.api_key}", "Accept": "application/json"}
+    async with (
+        aiotasks.Client(server.api_key, base_url=server.url, max_in_flight=in_flight) as client,
+        affinity.AsyncAffinity(
+            server.api_key, v1_base_url=server.url, v2_base_url=f"{server.url}/v2"
+        ) as sdk,
+        aiohttp.ClientSession(headers=headers) as session,
+    ):
+        yield _Turns(server, client, sdk, session)
 
 
 async def _compare(turns: Mapping[str, Turn], rounds: int) -> dict[str, Any]:
@@ -111,6 +133,9 @@ class _Turns:
         session: aiohttp.ClientSession,
     ) -> None:
         self._urls = server.task_urls
+        self._batches = [
+            server.task_urls[first : first + AT_ONCE] for first in range(0, GETS, AT_ONCE)
+        ]
         self._client = client
         self._sdk = sdk
         self._session = session
@@ -163,6 +188,21 @@ class _Turns:
         self.answers_per_call.append(answers / (self._client.quota.sent - sent))
         return _microseconds(started, answers)
 
+    async def bare_at_once(self) -> float:
+        return await self._all_at_once(self._get)
+
+    async def our_gets_at_once(self) -> float:
+        return await self._all_at_once(self._client.tasks.get)
+
+    async def our_waits_at_once(self) -> float:
+        return await self._all_at_once(self._client.tasks.wait)
+
+    async def our_wait_many_of_ended(self) -> float:
+        started = time.process_time()
+        for urls in self._batches:
+            (await self._client.tasks.wait_many(urls)).raise_for_failures()
+        return _microseconds(started, AT_ONCE * len(self._batches))
+
     async def sdk_pages(self) -> float:
         started = time.process_time()
         count = 0
@@ -175,6 +215,12 @@ class _Turns:
         for url in self._urls[:GETS]:
             _ = await get(url)
         return _microseconds(started, GETS)
+
+    async def _all_at_once(self, read: Callable[[str], Awaitable[object]]) -> float:
+        started = time.process_time()
+        for urls in self._batches:
+            _ = await asyncio.gather(*map(read, urls))
+        return _microseconds(started, AT_ONCE * len(self._batches))
 
     async def _get(self, url: str) -> aiotasks.MergeTask:
         async with self._session.get(url) as response:

@@ -1,4 +1,4 @@
-"""A sandbox in a process of its own, with tasks that never end."""
+"""A sandbox in a process of its own, with tasks that never end or have ended already."""
 
 import asyncio
 import math
@@ -24,11 +24,11 @@ class Server(NamedTuple):
 
 
 @contextmanager
-def serving(tasks: int) -> Iterator[Server]:
-    """Serve tasks that are in progress until the scope ends."""
+def serving(tasks: int, *, have_ended: bool = False) -> Iterator[Server]:
+    """Serve tasks that are in progress, or have ended, until the scope ends."""
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
-    process = context.Process(target=_serve, args=(theirs, tasks), daemon=True)
+    process = context.Process(target=_serve, args=(theirs, tasks, have_ended), daemon=True)
     process.start()
     theirs.close()
     try:
@@ -38,16 +38,17 @@ def serving(tasks: int) -> Iterator[Server]:
         process.join()
 
 
-def _serve(connection: Connection, tasks: int) -> None:
-    asyncio.run(_serve_until_closed(connection, tasks))
+def _serve(connection: Connection, tasks: int, have_ended: bool) -> None:  # noqa: FBT001 - by position
+    duration = 0.0 if have_ended else math.inf
+    asyncio.run(_serve_until_closed(connection, tasks, duration))
 
 
-async def _serve_until_closed(connection: Connection, tasks: int) -> None:
+async def _serve_until_closed(connection: Connection, tasks: int, duration: float) -> None:
     async with Sandbox(
-        **PLAIN, quota=_UNREACHED, month_quota=_UNREACHED, companies=0, persons=0, duration=math.inf
+        **PLAIN, quota=_UNREACHED, month_quota=_UNREACHED, companies=0, persons=0, duration=duration
     ) as sandbox:
         urls = [
-            sandbox.start_merge("company", 2 * number - 1, 2 * number)
+            sandbox.start_merge("company", 2 * number - 1, 2 * number, outcome="success")
             for number in range(1, tasks + 1)
         ]
         connection.send(Server(sandbox.url, sandbox.api_key, urls))

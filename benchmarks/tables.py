@@ -103,8 +103,8 @@ def _ablation(runs: Sequence[dict[str, Any]]) -> str:
 def _cpu(results: dict[str, Any]) -> str:
     rows = [
         [name, contender, f"{numbers['median']:.2f}", f"{numbers['to_floor']:.2f}"]
-        for name in ("poll", "task_on_a_page")
-        for contender, numbers in results[name]["contenders"].items()
+        for name, compared in results.items()
+        for contender, numbers in compared["contenders"].items()
     ]
     heads = ["of", "contender", "µs of CPU", "to the floor"]
     return _section("CPU", heads, ([row[0].replace("_", " "), *row[1:]] for row in rows))
