@@ -38,8 +38,11 @@ class Slots:
         if self.take(lane):
             return
         turn: asyncio.Future[None] = self._loop.create_future()
-        self._queues[lane].append(turn)
-        self.pump()
+        queue = self._queues[lane]
+        queue.append(turn)
+        # Behind others it changes nothing: an answer or the timer grants the first of them its slot.
+        if len(queue) == 1:
+            self.pump()
         try:
             await turn
         except asyncio.CancelledError:

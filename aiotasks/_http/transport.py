@@ -104,8 +104,7 @@ class Transport:
         """
         attempt = 0
         while True:
-            if not self.slots.take(lane):
-                await self.slots.acquire(lane)
+            await self.slots.acquire(lane)
             if before is not None and not attempt:
                 await self._in_slot(before)
             try:

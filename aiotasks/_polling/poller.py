@@ -2,6 +2,7 @@
 
 import asyncio
 import math
+from itertools import filterfalse
 from typing import Final
 
 from aiotasks._http import wire
@@ -136,7 +137,7 @@ class Poller:
 
     def _tick(self, now: float) -> None:
         self._schedule.advance(now, lead=self._lead)
-        for target in list(self._polls):
+        for target in filterfalse(self._schedule.is_wanted, self._polls):
             self._cancel_unwanted(target)
         if self._schedule.has_due:
             self._due.set()

@@ -246,6 +246,21 @@ async def test_a_request_waits_for_the_end_of_an_exhausted_window() -> None:
         assert sandbox.refused == 0
 
 
+async def test_requests_behind_one_that_gave_up_are_sent_at_the_reset() -> None:
+    """A request that is cancelled while it waits for a slot holds up none of those behind it."""
+    async with Recorded(quota=3) as sandbox, connect(sandbox) as client:
+        (url,) = sandbox.start(1)
+        for _ in range(3):
+            await client.tasks.get(url)
+        gets = [asyncio.create_task(client.tasks.get(url)) for _ in range(3)]
+        await asyncio.sleep(1.0)
+        gets[0].cancel()
+        await asyncio.sleep(1.0)
+        _ = await asyncio.gather(client.tasks.get(url), *gets[1:])
+        assert sandbox.polls(url) == [0.0] * 3 + [60.0] * 3
+        assert gets[0].cancelled()
+
+
 async def test_the_use_of_a_second_program_is_applied() -> None:
     """The use of others is read from the headers, so an unexpected one costs one refusal."""
     debug_off()
