@@ -53,6 +53,7 @@ class ClientSettings(TypedDict, total=False):
     max_in_flight: int
     reserve: int
     allow_http: bool
+    calls_per_minute: int | None
     proxy: str | None
     ca_file: str | os.PathLike[str] | None
 
@@ -81,6 +82,8 @@ class Client:
             these remaining, requests raise ``MonthlyQuotaError``.
         allow_http: Whether plain http may be used for any host. The key can then be read by
             whoever can see the traffic: it is meant for a sandbox in another container.
+        calls_per_minute: The most calls that this client sends in any minute, also where the API
+            would take more; what is left is for others with the key.
         proxy: The URL of a proxy to go through, such as ``"http://proxy.example.com:3128"``. It
             is asked for a tunnel, and never for loopback. The environment's proxies are not used.
         ca_file: A file of certificates in PEM format to trust besides the system's.
@@ -101,6 +104,7 @@ class Client:
         max_in_flight: int = 16,
         reserve: int = 0,
         allow_http: bool = False,
+        calls_per_minute: int | None = None,
         proxy: str | None = None,
         ca_file: str | os.PathLike[str] | None = None,
     ) -> None:
@@ -115,6 +119,9 @@ class Client:
         self._request_timeout = positive("request_timeout", request_timeout)
         self._max_in_flight = whole("max_in_flight", max_in_flight, at_least=1)
         self._reserve = whole("reserve", reserve, at_least=0)
+        self._calls_per_minute = calls_per_minute
+        if calls_per_minute is not None:
+            _ = whole("calls_per_minute", calls_per_minute, at_least=1)
         self._pacer = self._new_pacer()
         self._opened: OpenClient | None = None
         self._exit = AsyncExitStack()
@@ -334,7 +341,11 @@ class Client:
 
     def _new_pacer(self) -> Pacer:
         # Its times are those of one event loop.
-        return Pacer(max_in_flight=self._max_in_flight, reserve=self._reserve)
+        return Pacer(
+            max_in_flight=self._max_in_flight,
+            reserve=self._reserve,
+            calls_per_minute=self._calls_per_minute,
+        )
 
     def _borrowed_session(self) -> aiohttp.ClientSession | None:
         if self._borrowed is None:

@@ -13,6 +13,7 @@ from typing import Final, TypeVar
 
 from aiotasks.models import DEFAULT_LIMIT, Quota
 
+from .call_rate import CallRate
 from .rate_limit_headers import RateLimits
 
 
@@ -68,7 +69,9 @@ class Pacer:
     429), one request goes first as a probe and the others wait for its answer.
     """
 
-    def __init__(self, *, max_in_flight: int, reserve: int = 0) -> None:
+    def __init__(
+        self, *, max_in_flight: int, reserve: int = 0, calls_per_minute: int | None = None
+    ) -> None:
         self.in_flight = 0
         self.sent = 0
         self.refused = 0
@@ -76,6 +79,8 @@ class Pacer:
         self.has_polls = False
         self._max_in_flight = max_in_flight
         self._reserve = reserve
+        self._most: float = math.inf if calls_per_minute is None else calls_per_minute
+        self._own_rate = None if calls_per_minute is None else CallRate(calls_per_minute)
         self._allowed = float(min(START_IN_FLIGHT, max_in_flight))
         self._threshold = float(max_in_flight)
         self._held_until = -math.inf
@@ -125,6 +130,8 @@ class Pacer:
         """
         if now < self._held_until:
             return self._held_until - now
+        if self._own_rate is not None and (delay := self._own_rate.delay(now)) > 0:
+            return delay
         if now >= self._resets_at:
             self._turn_minute(now)
             self._has_turned = True
@@ -158,7 +165,7 @@ class Pacer:
 
     @property
     def _poll_rate(self) -> float:
-        limit = _or(self._limit, DEFAULT_LIMIT)
+        limit = min(_or(self._limit, DEFAULT_LIMIT), self._most)
         return max(_POLL_SHARE * limit, _MIN_POLLS) / self._window
 
     def _kept_rate(self, lane: Lane) -> float:
@@ -207,6 +214,8 @@ class Pacer:
         """Count a request that got its slot."""
         self.in_flight += 1
         self.sent += 1
+        if self._own_rate is not None:
+            self._own_rate.send(now)
         self._is_probing = True
         self._last_lane = lane
         if lane is Lane.POLL:
@@ -240,6 +249,8 @@ class Pacer:
         """Give a slot back that was never used."""
         self.in_flight -= 1
         self.sent -= 1
+        if self._own_rate is not None:
+            self._own_rate.unsend()
         self._is_probing = False
 
     def quota(self, now: float, *, waiting: int = 0) -> Quota:
@@ -262,6 +273,8 @@ class Pacer:
     def _obstacle(self, now: float) -> str:
         if now < self._held_until:
             return "a pause that the API asked for to end"
+        if self._own_rate is not None and self._own_rate.delay(now) > 0:
+            return "the rate that this client was given"
         if not self._is_known:
             return "the first answer of the minute"
         if self.in_flight >= int(self._allowed):

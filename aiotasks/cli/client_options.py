@@ -27,6 +27,14 @@ _OPTIONS: Final[Mapping[str, Any]] = {
             show_default="the key's own",
         ),
     ],
+    "reserve": Annotated[
+        int | None,
+        typer.Option(min=0, help="Calls of the organization's month to leave to others."),
+    ],
+    "calls_per_minute": Annotated[
+        int | None,
+        typer.Option("--rate", min=1, help="Calls a minute that this run may use at most."),
+    ],
     "ca_file": Annotated[
         Path | None,
         typer.Option(help="A PEM file of certificates to trust besides the system's."),
