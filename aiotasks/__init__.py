@@ -3,10 +3,12 @@
 ``Client`` is the way in; everything public can be imported from here.
 """
 
+import logging as _logging
 from importlib.metadata import version as _version
 
 from ._merges import MergeService
 from ._polling.watch import Watch
+from ._spans import instrument
 from ._tasks import TaskService
 from .backoff import Backoff
 from .client import Client, ClientSettings
@@ -49,6 +51,7 @@ from .models import (
     PersonProfile,
     Quota,
     Record,
+    RequestInfo,
     ResultsSummary,
     TaskStatus,
     Value,
@@ -94,6 +97,7 @@ __all__ = [
     "Quota",
     "RateLimitError",
     "Record",
+    "RequestInfo",
     "RequestTimeoutError",
     "ResponseError",
     "ResultsSummary",
@@ -108,8 +112,12 @@ __all__ = [
     "Value",
     "Watch",
     "http_status_of",
+    "instrument",
     "json_default",
 ]
+
+# Quiet, unless an application listens.
+_logging.getLogger("aiotasks").addHandler(_logging.NullHandler())
 
 __version__ = _version("affinity-aiotasks")
 """The version of the distribution."""

@@ -11,6 +11,7 @@ from typing import Generic, cast
 from ._http import urls, wire
 from ._http.pacer import Lane
 from ._open_client import OpenClient
+from ._spans import span
 from .errors import (
     AffinityError,
     ConfigurationError,
@@ -63,7 +64,8 @@ class MergeService(Generic[StateT, ProfileT]):
         opened = self._require_open()
         request = wire.merge(self._kind, primary_id, duplicate_id)
         try:
-            answer = await opened.transport.send(request, lane=Lane.MERGE, before=before_send)
+            with span("merge", kind=self._kind):
+                answer = await opened.transport.send(request, lane=Lane.MERGE, before=before_send)
             ref = wire.started_task(answer, self._kind)
         except (NetworkError, ResponseError, DecodeError) as error:
             if _did_not_run(error):

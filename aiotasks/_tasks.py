@@ -10,6 +10,7 @@ from ._checks import known_kind, reject
 from ._http import urls, wire
 from ._open_client import OpenClient
 from ._polling.watch import Watch
+from ._spans import span
 from .backoff import Backoff, poll_backoff, retry_delay
 from .errors import ConfigurationError, NotFoundError
 from .models import Kind, MergeTask
@@ -137,10 +138,11 @@ class TaskService:
             AffinityError: when its end cannot be read.
         """
         options = (timeout, poll_interval, max_poll_interval, backoff)
-        async with self._watch([task_url], *options, is_urgent=True) as watch:
-            outcome = await anext(watch)
-        if outcome.error is not None:
-            raise _own_error(outcome)
+        with span("wait", task_url=task_url):
+            async with self._watch([task_url], *options, is_urgent=True) as watch:
+                outcome = await anext(watch)
+            if outcome.error is not None:
+                raise _own_error(outcome)
         assert outcome.task is not None  # noqa: S101 - only a task that was read succeeds
         return outcome.task
 
@@ -181,6 +183,13 @@ class TaskService:
             max_poll_interval=max_poll_interval,
             backoff=backoff,
         )
+        with span("wait_many"):
+            return await self._all_outcomes(watch, on_progress)
+
+    @staticmethod
+    async def _all_outcomes(
+        watch: Watch, on_progress: Callable[[Progress], object] | None
+    ) -> Outcomes:
         async with watch:
             outcomes: list[Outcome | None] = [None] * watch.count
             for done in range(1, watch.count + 1):

@@ -18,7 +18,7 @@ from ._http.pacer import Pacer
 from ._http.rate_limit_headers import limits_of
 from ._http.redaction import Hidden, without_arguments
 from ._http.route import Route, route_to
-from ._http.transport import Transport
+from ._http.transport import OnRequest, Transport
 from ._merges import MergeService
 from ._open_client import OpenClient
 from ._polling.peek_cache import PeekCache
@@ -56,6 +56,7 @@ class ClientSettings(TypedDict, total=False):
     calls_per_minute: int | None
     proxy: str | None
     ca_file: str | os.PathLike[str] | None
+    on_request: OnRequest | None
 
 
 class Client:
@@ -87,6 +88,8 @@ class Client:
         proxy: The URL of a proxy to go through, such as ``"http://proxy.example.com:3128"``. It
             is asked for a tunnel, and never for loopback. The environment's proxies are not used.
         ca_file: A file of certificates in PEM format to trust besides the system's.
+        on_request: Called with a ``RequestInfo`` after each request, for metrics. What it raises is
+            logged, and has no other effect.
 
     Raises:
         ConfigurationError: when a setting cannot be used.
@@ -107,6 +110,7 @@ class Client:
         calls_per_minute: int | None = None,
         proxy: str | None = None,
         ca_file: str | os.PathLike[str] | None = None,
+        on_request: OnRequest | None = None,
     ) -> None:
         self.base_url = urls.parse_base_url(base_url, allow_http=allow_http)
         self._headers = _headers(api_key, api_version)
@@ -117,6 +121,7 @@ class Client:
                 reject("A given session has its own way: give proxy and ca_file to that instead")
             self._route = Route()
         self._request_timeout = positive("request_timeout", request_timeout)
+        self._on_request = on_request
         self._max_in_flight = whole("max_in_flight", max_in_flight, at_least=1)
         self._reserve = whole("reserve", reserve, at_least=0)
         self._calls_per_minute = calls_per_minute
@@ -285,6 +290,7 @@ class Client:
                 pacer=self._pacer,
                 request_timeout=self._request_timeout,
                 route=self._route.words,
+                on_request=self._on_request,
             )
             poller = Poller(transport)
             polls = running(

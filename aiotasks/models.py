@@ -1,5 +1,6 @@
 """What the API answers, as immutable values."""
 
+import re
 from datetime import datetime
 from enum import StrEnum
 from typing import Any, Final, Generic, Literal, Self, TypeAlias, TypeVar
@@ -176,6 +177,31 @@ class DuplicateSuggestion(Value, Generic[ProfileT], frozen=True, kw_only=True, r
     match_criteria: str
     primary_profile: ProfileT
     duplicate_profiles: tuple[ProfileT, ...] = ()
+
+
+_ID = re.compile(r"(?<=-merges/)[^/]+$|(?<=/)[0-9]+$", re.ASCII)
+
+
+class RequestInfo(Value, frozen=True, kw_only=True):
+    """A request that was sent, and how it ended: what ``on_request`` is called with.
+
+    ``status`` is ``None`` if no answer came, or the call was cancelled first. ``seconds`` count from
+    when it was sent to the end of the answer's body, without the time that it waited for a slot.
+    ``remaining`` and ``org_remaining`` are the calls left in the minute and in the month, as this
+    answer has them. Each attempt of a request counts for itself.
+    """
+
+    method: str
+    path: str
+    status: int | None
+    seconds: float
+    remaining: int | None = None
+    org_remaining: int | None = None
+
+    @property
+    def route(self) -> str:
+        """The path with ``{id}`` in place of ids, so that metrics have few labels."""
+        return _ID.sub("{id}", self.path)
 
 
 DEFAULT_LIMIT: Final = 900

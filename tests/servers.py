@@ -1,15 +1,18 @@
 """A sandbox, a client of it, and servers that send fixed bytes."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 from weakref import WeakSet
 
 import pytest
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
-from aiotasks import Client
+from aiotasks import Client, _spans, instrument
 from aiotasks.sandbox import PLAIN, Fault, Sandbox
 
 
@@ -157,3 +160,14 @@ async def sandbox(request: pytest.FixtureRequest) -> AsyncIterator[Recorded]:
 async def client(sandbox: Recorded) -> AsyncIterator[Client]:
     async with connect(sandbox) as client:
         yield client
+
+
+@pytest.fixture
+def spans() -> Iterator[InMemorySpanExporter]:
+    """The spans of an instrumented process."""
+    exporter = InMemorySpanExporter()
+    provider = TracerProvider()
+    provider.add_span_processor(SimpleSpanProcessor(exporter))
+    instrument(provider)
+    yield exporter
+    _spans._tracers.clear()

@@ -15,7 +15,7 @@ from aiotasks import errors, models, outcomes
 
 
 SERVICES = {"Client", "MergeService", "TaskService", "Watch"}
-ALIASES = {"Backoff", "ClientSettings", "Kind"}
+ALIASES = {"Backoff", "ClientSettings", "Kind", "instrument"}
 PUBLIC = sorted(set(aiotasks.__all__) - ALIASES)
 
 
@@ -132,6 +132,6 @@ def test_the_distribution() -> None:
     needed = importlib.metadata.requires("affinity-aiotasks") or []
     core = {re.split(r"[<>=; ]", each)[0] for each in needed if "extra ==" not in each}
     assert core == {"aiohttp", "msgspec", "tenacity"}
-    assert set(metadata.get_all("Provides-Extra") or []) == {"cli", "dedupe", "web"}
+    assert set(metadata.get_all("Provides-Extra") or []) == {"cli", "dedupe", "otel", "web"}
     of_jobs = {re.split(r"[<>=; ]", each)[0] for each in needed if "'dedupe'" in each}
     assert of_jobs == {"aiosqlite", "platformdirs"}

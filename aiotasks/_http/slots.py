@@ -1,12 +1,19 @@
 """The queue of requests that wait for the pacer, by lane and in order within a lane."""
 
 import asyncio
+import logging
 from collections import deque
 from collections.abc import Mapping
 
 from aiotasks.errors import AffinityError, ClosedError, MonthlyQuotaError
 
 from .pacer import Lane, Pacer
+
+
+log = logging.getLogger("aiotasks.http")
+
+# A choice: shorter pauses are part of the pace.
+_PAUSE = 1.0
 
 
 class Slots:
@@ -18,6 +25,7 @@ class Slots:
         self._queues: Mapping[Lane, deque[asyncio.Future[None]]] = {lane: deque() for lane in Lane}
         self._timer: asyncio.TimerHandle | None = None
         self._latest = 0.0
+        self._paused_until = 0.0
         self._is_closed = False
 
     def __repr__(self) -> str:
@@ -85,10 +93,22 @@ class Slots:
             if lane is None:
                 # With nothing in flight there is no answer that would call pump: the timer has to.
                 if delay < float("inf"):
+                    self._note_pause(now, delay)
                     self._timer = self._loop.call_at(now + delay, self._on_timer, now + delay)
                 return
             self.pacer.send(now, lane)
             self._queues[lane].popleft().set_result(None)
+
+    def _note_pause(self, now: float, delay: float) -> None:
+        # Each request that comes meanwhile meets the same pause.
+        if delay < _PAUSE or now < self._paused_until:
+            return
+        self._paused_until = now + delay
+        if log.isEnabledFor(logging.INFO):
+            quota = self.pacer.quota(now, waiting=self.waiting)
+            fields = {"seconds": delay, "waiting": quota.waiting, "waiting_for": quota.waiting_for}
+            words = "%(waiting)d requests wait for %(seconds).1f s, for %(waiting_for)s"
+            log.info(words, fields, extra=fields)
 
     def take(self, lane: Lane) -> bool:
         """Take a slot if one is free now; return whether it was taken."""

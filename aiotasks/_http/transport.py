@@ -5,6 +5,7 @@ idempotency keys: https://developer.affinity.co/docs/v2
 """
 
 import asyncio
+import logging
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from datetime import UTC, datetime
 from typing import Any, Final, NamedTuple, TypeVar
@@ -24,16 +25,21 @@ from aiotasks.errors import (
     RateLimitError,
     RequestTimeoutError,
 )
+from aiotasks.models import RequestInfo
 
 from . import wire
 from .pacer import Lane, Pacer
-from .rate_limit_headers import parse_rate_limit_headers
+from .rate_limit_headers import RateLimits, parse_rate_limit_headers
 from .redaction import Redactor
 from .slots import Slots
 from .wire import Page, Request
 
 
 T = TypeVar("T")
+
+OnRequest = Callable[[RequestInfo], object]
+
+log = logging.getLogger("aiotasks.http")
 
 MAX_BODY: Final = 16 * 1024 * 1024
 """The largest body that is read, in bytes; a page of a hundred tasks has about 15,000."""
@@ -72,6 +78,7 @@ class Transport:
         pacer: Pacer,
         request_timeout: float,
         route: str,
+        on_request: OnRequest | None = None,
     ) -> None:
         self.origin = origin
         self.slots = Slots(pacer)
@@ -86,6 +93,7 @@ class Transport:
         self._body_headers = CIMultiDict({**headers, "Content-Type": "application/json"})
         self._request_timeout = request_timeout
         self._server = f"{origin}{route}"
+        self._on_request = on_request
         self._loop = asyncio.get_running_loop()
 
     async def send(
@@ -114,9 +122,11 @@ class Transport:
                 if not is_worth_a_retry(error, attempt, is_read=request.method == "GET"):
                     raise
                 is_paced = isinstance(error, RateLimitError)
-            # After a 429 the pacer decides when to go on.
+                # After a 429 the pacer decides when to go on.
+                delay = 0.0 if is_paced else retry_delay(attempt)
+                _log_retry(request, error, attempt, delay)
             if not is_paced:
-                await asyncio.sleep(retry_delay(attempt))
+                await asyncio.sleep(delay)
 
     async def _in_slot(self, before: Callable[[], Awaitable[object]]) -> None:
         try:
@@ -171,11 +181,13 @@ class Transport:
         pacer = self.slots.pacer
         started = self._loop.time()
         was_answered = False
+        status, limits = None, None
         try:
             async with asyncio.timeout(self._request_timeout), self._send(request) as response:
                 was_answered = self.was_answered = True
                 limits = parse_rate_limit_headers(response.headers, datetime.now(UTC))
-                pacer.answer(self.slots.now(), response.status, limits)
+                status = response.status
+                pacer.answer(self.slots.now(), status, limits)
                 body = await _read_body(response)
         finally:
             if was_answered:
@@ -185,6 +197,8 @@ class Transport:
                 self.silent_since = started
             pacer.end(was_answered=was_answered)
             self.slots.pump()
+            if self._on_request is not None or log.isEnabledFor(logging.DEBUG):
+                self._report(request, started, status, limits)
         redactor = self._redactor
         return _Answer(
             response.status,
@@ -204,6 +218,27 @@ class Transport:
         above = max(0.0, seconds - self._mean_latency)
         self._jitter += (above - self._jitter) * _LATENCY_GAIN
         self._mean_latency += (seconds - self._mean_latency) * _LATENCY_GAIN
+
+    def _report(
+        self, request: Request[Any], started: float, status: int | None, limits: RateLimits | None
+    ) -> None:
+        info = RequestInfo(
+            method=request.method,
+            path=request.target.partition("?")[0],
+            status=status,
+            seconds=self._loop.time() - started,
+            remaining=limits and limits.user_remaining,
+            org_remaining=limits and limits.org_remaining,
+        )
+        if log.isEnabledFor(logging.DEBUG):
+            words = "%(method)s %(path)s: %(status)s after %(seconds).3f s"
+            log.debug(words, fields := info.to_dict(), extra=fields)
+        if self._on_request is not None:
+            try:
+                _ = self._on_request(info)
+            except Exception:
+                # What counts requests must not decide what becomes of them.
+                log.exception("on_request raised an error")
 
     def _send(self, request: Request[Any]) -> Any:
         if self._session.closed:
@@ -244,6 +279,23 @@ def _advice(error: Exception) -> str:
     if isinstance(error, aiohttp.ClientProxyConnectionError):
         return "Check the proxy (HTTPS_PROXY) and the network."
     return "Check base_url (AFFINITY_BASE_URL) and the network."
+
+
+def _log_retry(request: Request[Any], error: AffinityError, attempt: int, delay: float) -> None:
+    if not log.isEnabledFor(logging.INFO):
+        return
+    fields = {
+        "method": request.method,
+        "path": request.target.partition("?")[0],
+        "attempt": attempt,
+        "seconds": delay,
+        "error": type(error).__name__,
+    }
+    log.info(
+        "%(method)s %(path)s: sent again, after attempt %(attempt)d (%(error)s)",
+        fields,
+        extra=fields,
+    )
 
 
 async def _read_body(response: aiohttp.ClientResponse) -> bytes | None:

@@ -1,6 +1,7 @@
 """The one place where a client waits: polls what is due and delivers the outcomes."""
 
 import asyncio
+import logging
 import math
 from itertools import filterfalse
 from typing import Final
@@ -29,6 +30,8 @@ from .pending import ListPage, PendingTask
 from .schedule import PollTarget, Schedule
 from .webhooks import WebhookHint
 
+
+log = logging.getLogger("aiotasks.polling")
 
 # A choice: forged webhooks cost at most 60 of 900 requests a minute.
 HINT_PAUSE: Final = 1.0
@@ -195,6 +198,8 @@ class Poller:
         except AffinityError as error:
             self._apply_error(target, error, failures)
         else:
+            if self._failures:
+                log.info("Polls are answered again", extra={"failures": self._failures})
             self._failures = 0
         finally:
             del self._polls[target]
@@ -247,6 +252,8 @@ class Poller:
         # The pacer handles refusals: the task is queued again and nothing is counted.
         if isinstance(error, RateLimitError):
             return
+        if not self._failures:
+            log.warning("A poll failed: %s", error, extra={"error": type(error).__name__})
         # Failures of polls that were in flight together are one event, not many.
         self._failures = max(self._failures, failures)
         # A server that never answered is probably a wrong address: waits end after a few tries.

@@ -1,6 +1,7 @@
 """A watch: the outcomes of many tasks as an async iterator."""
 
 import asyncio
+import logging
 from collections import deque
 from collections.abc import Callable, Iterable
 from types import TracebackType
@@ -16,6 +17,8 @@ from .poller import Poller
 
 
 _SETTLED_KEPT = 64
+
+log = logging.getLogger("aiotasks.polling")
 
 
 class Watch:
@@ -158,6 +161,14 @@ class Watch:
 
     def _deliver(self, pending: PendingTask, outcome: Outcome) -> None:
         self._left -= 1
+        if log.isEnabledFor(logging.DEBUG):
+            fields = {
+                "task_url": outcome.url,
+                "state": str(outcome.state),
+                "polls": outcome.polls,
+                "seconds": outcome.waited,
+            }
+            log.debug("%(task_url)s: %(state)s after %(seconds).1f s", fields, extra=fields)
         self._emit(pending.index, outcome)
 
     def _emit(self, index: int, outcome: Outcome) -> None:

@@ -1,5 +1,6 @@
 """What a running job reports: snapshots of its progress, and typed events."""
 
+import logging
 from collections import deque
 from collections.abc import Callable, Mapping
 from typing import Final, TypeAlias
@@ -10,6 +11,8 @@ from aiotasks.models import Value
 
 from .models import Pair, PairState, StopReason
 
+
+log = logging.getLogger("aiotasks.dedupe")
 
 # A choice: long enough to smooth the bursts in which the rate limit lets merges through.
 _RATE_OVER: Final = 120.0
@@ -81,6 +84,22 @@ class Stopping(Struct, frozen=True, kw_only=True):
 JobEvent: TypeAlias = PairChanged | CanaryPassed | Stopping
 OnProgress: TypeAlias = Callable[[JobProgress], object]
 OnEvent: TypeAlias = Callable[[JobEvent], object]
+
+
+def log_event(event: JobEvent) -> None:
+    """Log an event of a job: transitions of its pairs at DEBUG, the rest at INFO."""
+    if isinstance(event, PairChanged):
+        if log.isEnabledFor(logging.DEBUG):
+            names = ("number", "primary_id", "duplicate_id", "task_url", "reason")
+            fields = {name: getattr(event.pair, name) for name in names}
+            fields["state"] = str(event.pair.state)
+            words = "%(duplicate_id)d into %(primary_id)d: %(state)s"
+            log.debug(words, fields, extra=fields)
+    elif isinstance(event, CanaryPassed):
+        log.info("The first %d merges have succeeded", event.ended, extra={"ended": event.ended})
+    else:
+        fields = {"reason": str(event.reason), "grace": event.grace}
+        log.info("The job stops: %(reason)s", fields, extra=fields)
 
 
 class Meter:

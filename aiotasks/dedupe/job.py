@@ -1,6 +1,7 @@
 """Run a planned job, or continue one: the public functions."""
 
 import asyncio
+import logging
 import math
 import time
 from collections.abc import Callable, Mapping
@@ -9,6 +10,7 @@ from typing import Final
 
 from msgspec.structs import replace
 
+from aiotasks._spans import span
 from aiotasks.client import Client
 from aiotasks.errors import AffinityError, ConfigurationError, LedgerError, MonthlyQuotaError
 from aiotasks.models import Value
@@ -32,6 +34,8 @@ from .models import JobInfo, Pair, PairState, StopReason, has_pairs_left
 from .plan import Plan
 from .settings import JobSettings
 
+
+log = logging.getLogger("aiotasks.dedupe")
 
 # A choice: merges of others may stand between this job's, but not many.
 _OTHERS_IN_A_ROW: Final = 300
@@ -148,6 +152,41 @@ async def resume(
         AffinityError: when the API cannot be reached at the start.
     """
     job = _job_of(ledger, client)
+    log.info("A job of %d merges begins or goes on", job.merges, extra={"merges": job.merges})
+    with span("job", kind=job.kind, merges=job.merges):
+        result = await _resume(
+            client,
+            ledger,
+            job,
+            settings=settings,
+            retry_failed=retry_failed,
+            stop=stop,
+            on_progress=on_progress,
+            on_event=on_event,
+            clock=clock,
+        )
+    fields = {
+        "stopped": result.stopped and str(result.stopped),
+        "calls": result.calls,
+        "seconds": result.seconds,
+        "totals": {str(state): count for state, count in result.totals.items() if count},
+    }
+    log.info("The job has ended: %(totals)s after %(seconds).1f s", fields, extra=fields)
+    return result
+
+
+async def _resume(
+    client: Client,
+    ledger: Ledger,
+    job: JobInfo,
+    *,
+    settings: JobSettings,
+    retry_failed: bool,
+    stop: asyncio.Event | None,
+    on_progress: OnProgress | None,
+    on_event: OnEvent | None,
+    clock: Callable[[], float],
+) -> JobResult:
     # The error of an earlier run, which a server may have noted, says nothing about this one.
     await ledger.note(error=None)
     started, calls_before = asyncio.get_running_loop().time(), client.quota.sent

@@ -13,6 +13,7 @@ from aiotasks.dedupe._progress import (
     OnEvent,
     PairChanged,
     Stopping,
+    log_event,
 )
 from aiotasks.dedupe.ledger import Ledger
 from aiotasks.dedupe.models import Pair, PairState, StopReason, Transition
@@ -228,5 +229,6 @@ class PairTracker:
             self._report(Stopping(reason=self.queue.stopped, grace=self.settings.grace))
 
     def _report(self, event: JobEvent) -> None:
+        log_event(event)
         if self._on_event is not None:
             _ = self._on_event(event)
