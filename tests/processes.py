@@ -1,18 +1,18 @@
 """A sandbox in a process or a thread of its own, for tests on the real clock."""
 
-import asyncio
 import os
 import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, suppress
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from aiotasks.sandbox import Sandbox
+from aiotasks.sandbox import in_thread as sandbox_in_thread
 
 
 @contextmanager
@@ -43,24 +43,28 @@ def serving(*arguments: str) -> Iterator[str]:
 @contextmanager
 def in_thread(**settings: Any) -> Iterator[Sandbox]:
     """Serve a sandbox in a thread, as commands that run in this process have their own loops."""
-    sandbox = Sandbox(**{"month_quota": 0, "duration": 0.02, "companies": 100, **settings})
-    ready: Future[Callable[[], object]] = Future()
+    settings = {"month_quota": 0, "duration": 0.02, "companies": 100, **settings}
+    with sandbox_in_thread(**settings) as sandbox:
+        yield sandbox
 
-    async def serve() -> None:
-        stopped = asyncio.Event()
-        loop = asyncio.get_running_loop()
-        async with sandbox:
-            ready.set_result(lambda: loop.call_soon_threadsafe(stopped.set))
-            await stopped.wait()
 
-    with ThreadPoolExecutor(1) as threads:
-        served = threads.submit(asyncio.run, serve())
-        stop = ready.result(5)
-        try:
-            yield sandbox
-        finally:
-            _ = stop()
-            served.result()
+ASYNCIO = ("-oasyncio_mode=auto", "-oasyncio_default_fixture_loop_scope=function")
+
+
+def run_tests(folder: Path, tests: str, *options: str) -> str:
+    """Run tests as another project would, and return what pytest printed."""
+    _ = (folder / "test_program.py").write_text(tests, "utf-8")
+    command = [sys.executable, "-m", "pytest", "-W", "error", "-p", "aiotasks_pytest", *options]
+    done = subprocess.run(
+        [*command, "-p", "no:cacheprovider", "-c", "/dev/null", f"--rootdir={folder}"],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(folder), *filter(None, sys.path)])},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    return done.stdout + done.stderr
 
 
 @pytest.fixture

@@ -18,6 +18,7 @@ from aiohttp.test_utils import TestServer as AiohttpServer
 from fastapi import FastAPI
 
 from aiotasks.sandbox import Fault, Sandbox
+from tests.processes import ASYNCIO, run_tests
 
 
 pytestmark = pytest.mark.real_time
@@ -25,7 +26,8 @@ pytestmark = pytest.mark.real_time
 README = Path(__file__).parents[1] / "README.md"
 BLOCKS = re.findall(r"^```python\n(.*?)^```", README.read_text("utf-8"), re.MULTILINE | re.DOTALL)
 SERVICE = re.compile(r"# (aiohttp|FastAPI): ")
-EXAMPLES = [block for block in BLOCKS if not SERVICE.match(block)]
+(TESTS,) = (block for block in BLOCKS if block.startswith("# pytest"))
+EXAMPLES = [block for block in BLOCKS if not SERVICE.match(block) and block != TESTS]
 SERVICES = {found[1]: block for block in BLOCKS if (found := SERVICE.match(block))}
 CLIENTS = 50
 
@@ -42,6 +44,12 @@ def test_examples_run_as_they_stand(example: str, tmp_path: Path) -> None:
 
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout
+
+
+@pytest.mark.process
+def test_the_example_of_a_test(tmp_path: Path) -> None:
+    """The test of the README passes with the plugin of the distribution."""
+    assert "1 passed" in run_tests(tmp_path, TESTS, *ASYNCIO)
 
 
 class Service:

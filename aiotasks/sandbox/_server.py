@@ -1,6 +1,7 @@
 """The sandbox: a server on loopback, with methods to control and inspect it."""
 
 import asyncio
+import logging
 import re
 import time
 from collections import Counter, deque
@@ -36,6 +37,8 @@ from aiotasks.sandbox._state import (
 )
 from aiotasks.sandbox._store import Store
 
+
+log = logging.getLogger("aiotasks.sandbox")
 
 TOO_MANY = 429
 # Bounded, so that a sandbox that serves for days does not grow.
@@ -435,6 +438,7 @@ class Sandbox(Settings):
             )
             self._record(call, route, request.path_qs)
             reply = self._reply(call, route)
+            log.info("%s %s: %d", call.method, request.path_qs, reply.status)
             if reply.delay:
                 await asyncio.sleep(reply.delay)
             return await _send(request, reply)
