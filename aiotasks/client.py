@@ -216,6 +216,11 @@ class Client:
         return self._pacer.quota(self._opened.loop.time(), waiting=slots.waiting)
 
     @property
+    def pending(self) -> int:
+        """How many tasks are waited for now; a task with several waits counts for each."""
+        return 0 if self._opened is None else self._opened.poller.pending
+
+    @property
     def silent_for(self) -> float:
         """Seconds for which no request was answered, from when the first of these was sent.
 

@@ -46,7 +46,12 @@ def module_id(file: Path) -> str:
 def test_what_must_be_installed(file: Path) -> None:
     """The core needs three packages; those of an extra are imported by its own package only."""
     top = file.relative_to(PACKAGE).parts[0]
-    extras = {"cli": CLI, "dedupe": DEDUPE}
+    extras = {
+        "cli": CLI,
+        "dedupe": DEDUPE,
+        "web": {"prometheus_client"},
+        "_spans.py": {"opentelemetry"},
+    }
     assert foreign(file) <= CORE | extras.get(top, set())
 
 

@@ -132,6 +132,13 @@ def test_the_distribution() -> None:
     needed = importlib.metadata.requires("affinity-aiotasks") or []
     core = {re.split(r"[<>=; ]", each)[0] for each in needed if "extra ==" not in each}
     assert core == {"aiohttp", "msgspec", "tenacity"}
-    assert set(metadata.get_all("Provides-Extra") or []) == {"cli", "dedupe", "otel", "web"}
+    assert set(metadata.get_all("Provides-Extra") or []) == {
+        "cli",
+        "dedupe",
+        "excel",
+        "metrics",
+        "otel",
+        "web",
+    }
     of_jobs = {re.split(r"[<>=; ]", each)[0] for each in needed if "'dedupe'" in each}
     assert of_jobs == {"aiosqlite", "platformdirs"}

@@ -1,9 +1,10 @@
 """The command that shows jobs in a browser, and the page beside a job that runs."""
 
 import asyncio
+import logging
 import sys
-from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractContextManager, asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AbstractContextManager, asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Annotated, TypedDict
 
@@ -23,7 +24,7 @@ from .output import note, say
 
 
 _KEY_CHECK_SECONDS = 5.0
-_NOTHING_LOST = "Nothing is lost: a job that ran goes on when it is started again."
+_NOTHING_LOST = "Nothing is lost: jobs that ran go on when the server is started again."
 
 commands = Commands()
 
@@ -60,15 +61,33 @@ def serve(
         bool,
         typer.Option("--https", help="Browsers come by TLS, which a proxy in front of this ends."),
     ] = False,
+    user_header: Annotated[
+        str | None,
+        typer.Option(help="The header in which a proxy names the user, for the log."),
+    ] = None,
+    no_resume: Annotated[
+        bool,
+        typer.Option("--no-resume", help="Leave the jobs that the last server was running."),
+    ] = False,
     client: ClientSettings,
 ) -> None:
     """Show the jobs of a folder in a browser, to be planned, started and watched, until Ctrl-C.
+
+    Jobs that it was running when it ended go on when it starts again, unless someone had stopped
+    them. Requests, and who did what to a job, are logged to standard error.
 
     The first line on standard output is the link; when it expires, a new one follows. Anyone who
     has it can start merges, some of which can NEVER be undone.
     """
     access = _Access(
-        host=host, port=port, token=token, hosts=name or [], link_hours=link_hours, https=https
+        host=host,
+        port=port,
+        token=token,
+        hosts=name or [],
+        link_hours=link_hours,
+        https=https,
+        user_header=user_header,
+        resume=not no_resume,
     )
     served = _serve(folder, client, access)
     try:
@@ -106,27 +125,59 @@ class _Access(TypedDict):
     hosts: list[str]
     link_hours: float
     https: bool
+    user_header: str | None
+    resume: bool
 
 
 async def _serve(folder: Path, settings: ClientSettings, access: _Access) -> None:
-    with _ended_by_signals():
-        async with Client.from_env(**settings) as client:
-            served = serve_jobs(client, folder, **access)
-            await _try_key(client)
-            async with served as link:
-                _print(link)
-                note(
-                    "Open this link in a browser. Ctrl-C ends the server, and the jobs that it runs."
-                )
-                while "?" in link:
-                    await asyncio.sleep(3600 * access["link_hours"])
-                    _print(served.link())
-                _ = await asyncio.Event().wait()
+    with _ended_by_signals(), _logged_requests():
+        await _serve_until_ended(folder, settings, access)
+
+
+async def _serve_until_ended(folder: Path, settings: ClientSettings, access: _Access) -> None:
+    async with Client.from_env(**settings) as client:
+        served = serve_jobs(client, folder, **access)
+        await _try_key(client)
+        async with served as link:
+            _print(link)
+            note("Open this link in a browser. Ctrl-C ends the server, and the jobs that it runs.")
+            if served.resumed:
+                note(f"Going on with what the last server was running: {', '.join(served.resumed)}.")
+            while "?" in link:
+                await asyncio.sleep(3600 * access["link_hours"])
+                _print(served.link())
+            _ = await asyncio.Event().wait()
 
 
 def _print(link: str) -> None:
     typer.echo(link)
     _ = sys.stdout.flush()
+
+
+@contextmanager
+def _logged_requests() -> Iterator[None]:
+    """Log requests, and what is done to jobs, to standard error, unless logs go elsewhere."""
+    log = logging.getLogger("aiotasks.web")
+    others = (*logging.getLogger().handlers, *logging.getLogger("aiotasks").handlers)
+    if any(not isinstance(each, logging.NullHandler) for each in others):
+        yield
+        return
+    handler, level = _Said(), log.level
+    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%Y-%m-%d %H:%M:%S"))
+    log.addHandler(handler)
+    log.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        log.removeHandler(handler)
+        log.setLevel(level)
+
+
+class _Said(logging.Handler):
+    """Prints records as all other messages of the command."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        say(self.format(record))
 
 
 def _ended_by_signals() -> AbstractContextManager[None]:

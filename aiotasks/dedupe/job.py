@@ -144,8 +144,11 @@ async def resume(
     on_progress: OnProgress | None = None,
     on_event: OnEvent | None = None,
     clock: Callable[[], float] = time.time,
+    run_by: str | None = None,
 ) -> JobResult:
     """Continue the job of a ledger, which contains everything that is needed; see ``run``.
+
+    The ledger's note ``run_by`` says who runs the job, and is left to who gave it.
 
     Raises:
         LedgerError: when the ledger has no job, or one of another origin, or cannot be written.
@@ -164,6 +167,7 @@ async def resume(
             on_progress=on_progress,
             on_event=on_event,
             clock=clock,
+            run_by=run_by,
         )
     fields = {
         "stopped": result.stopped and str(result.stopped),
@@ -186,9 +190,10 @@ async def _resume(
     on_progress: OnProgress | None,
     on_event: OnEvent | None,
     clock: Callable[[], float],
+    run_by: str | None,
 ) -> JobResult:
     # The error of an earlier run, which a server may have noted, says nothing about this one.
-    await ledger.note(error=None)
+    await ledger.note(error=None, run_by=run_by)
     started, calls_before = asyncio.get_running_loop().time(), client.quota.sent
     outlook = await read_outlook(ledger)
     pairs = await _pairs_to_do(ledger, outlook, retry_failed=retry_failed)

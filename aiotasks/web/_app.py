@@ -1,6 +1,7 @@
 """The application: its routes and their handlers."""
 
 import asyncio
+import logging
 import os
 import time
 from collections.abc import Collection
@@ -17,16 +18,23 @@ from aiotasks.dedupe import Ledger
 from aiotasks.dedupe.job import begin
 from aiotasks.errors import AffinityError
 
-from . import _downloads, _html, _json, _requests, _responses
+from . import _downloads, _html, _json, _metrics, _requests, _responses
 from ._access import AccessRules
 from ._background import BackgroundTasks, EndingError
 from ._events import Followers, Subscriber
 from ._folder import Folder, OneLedger, plain_name
 from ._middleware import EXPIRES_AT, NONCE, AccessMiddleware, Handler
+from ._observer import Observer, audit
 from ._queries import JobQueries
 from ._responses import Refusal
+from ._resumption import RunSettings, interrupted_jobs
 from ._runner import JobRunner, RunningJob
 
+
+RESUMED: Final = web.AppKey("resumed", list[str])
+"""The jobs with which an application went on when it started."""
+
+log = logging.getLogger("aiotasks.web")
 
 _HEARTBEAT: Final = 15.0
 _MOST_PLANS = 2
@@ -42,6 +50,8 @@ def jobs_app(
     token: str | None = None,
     hosts: Collection[str] = (),
     https: bool = False,
+    user_header: str | None = None,
+    resume: bool = False,
     max_upload: int = 16 * 2**20,
 ) -> web.Application:
     """Return an application that shows and runs the jobs in a folder, to mount or to run.
@@ -66,6 +76,11 @@ def jobs_app(
     ``POST jobs/{id}/start`` takes ``{"fingerprint": ..., "retry_failed": ..., "settings": {...}}``:
     the fingerprint of the plan that was shown, and those ``JobSettings`` that are not the defaults.
 
+    ``GET healthz`` is open to all, and says only that the application runs. ``GET metrics`` has
+    what Prometheus reads: calls, refusals, what is in flight and pending, and the pairs of each job
+    by their states (extra ``metrics``). Requests are logged by ``aiotasks.web.access``, without
+    tokens, and who planned, started or stopped what by ``aiotasks.web.audit``.
+
     Args:
         client: A client that is open when the application starts, and until it has ended.
         folder: Where the ledgers are. It must exist.
@@ -74,14 +89,22 @@ def jobs_app(
             Keep the link out of access logs.
         hosts: Further host names, with or without port, that requests may name. Set a token too.
         https: Whether browsers come by TLS, which a proxy ends: the cookie is then only sent so.
+        user_header: The header in which a proxy in front of this names the user, for the logs. Set it
+            only if the proxy removes what browsers send under that name.
+        resume: Whether jobs go on, when the application starts, that it was running when it last
+            ended, and that nothing had stopped. Other processes must not use the folder's jobs so.
         max_upload: The maximum size of an upload in bytes.
 
     Raises:
         ConfigurationError: when there is no such folder, or a setting cannot be used.
     """
     rules = AccessRules.of(hosts, token, https=https)
-    jobs = _Jobs(client, Folder(folder), max_upload=max_upload)
+    jobs = _Jobs(
+        client, Folder(folder), Observer(user_header), max_upload=max_upload, resume=resume
+    )
     app = _application(jobs, rules, "jobs")
+    app[RESUMED] = jobs.resumed
+    _ = app.router.add_get("/metrics", jobs.metrics)
     _ = app.router.add_get("/jobs", jobs.list)
     _ = app.router.add_post("/jobs", jobs.create)
     _ = app.router.add_post("/jobs/{id}/start", jobs.start)
@@ -97,7 +120,7 @@ class JobApp:
     def __init__(self, client: Client, path: str | os.PathLike[str]) -> None:
         ledger = OneLedger(path)
         self._job_id = ledger.job_id
-        self._jobs = _Jobs(client, ledger, max_upload=0, is_single_job=True)
+        self._jobs = _Jobs(client, ledger, Observer(None), max_upload=0, is_single_job=True)
         self.path = f"jobs/{ledger.job_id}"
         self.app = _application(self._jobs, AccessRules.of((), None), self.path)
         _ = self.app.router.add_get("/jobs", _redirect(self.path))
@@ -113,8 +136,9 @@ class JobApp:
 
 def _application(jobs: "_Jobs", rules: AccessRules, start: str) -> web.Application:
     access = AccessMiddleware(rules)
-    app = web.Application(middlewares=[access.middleware])
+    app = web.Application(middlewares=[jobs.observer.middleware, access.middleware])
     access.mount = app.router.add_get("/", _redirect(start))
+    access.open_route = app.router.add_get("/healthz", _healthz)
     _ = app.router.add_get("/jobs/{id}", jobs.show)
     _ = app.router.add_get("/jobs/{id}/plan", jobs.plan)
     _ = app.router.add_post("/jobs/{id}/stop", jobs.stop)
@@ -137,8 +161,18 @@ class _Jobs:
     """The handlers, and what they share."""
 
     def __init__(
-        self, client: Client, folder: Folder, *, max_upload: int, is_single_job: bool = False
+        self,
+        client: Client,
+        folder: Folder,
+        observer: Observer,
+        *,
+        max_upload: int,
+        is_single_job: bool = False,
+        resume: bool = False,
     ) -> None:
+        self.observer = observer
+        self.resumed: list[str] = []
+        self._resume = resume
         self._client = client
         self._folder = folder
         self._max_upload = max_upload
@@ -151,6 +185,14 @@ class _Jobs:
 
     async def open(self, _: web.Application) -> None:
         await self._tasks.open()
+        for job in await interrupted_jobs(self._folder) if self._resume else ():
+            try:
+                await self.runner.start(job.job_id, job.path, job.settings, goes_on=True)
+            except AffinityError as error:
+                log.warning("The job %s does not go on: %s", job.job_id, error)
+            else:
+                self.resumed.append(job.job_id)
+                audit("resumed", job.job_id, by="this server, at its start")
 
     async def end(self, _: web.Application) -> None:
         await self._tasks.end()
@@ -194,11 +236,17 @@ class _Jobs:
         after = _requests.whole("after", request.query.get("after", "0"))
         return _responses.json(await self._merges(request, after=after))
 
+    async def metrics(self, _: web.Request) -> web.StreamResponse:
+        jobs = await self._tasks.complete(self._queries.jobs())
+        body, content_type = _metrics.exposition(self._client, jobs)
+        return web.Response(body=body, headers={hdrs.CONTENT_TYPE: content_type})
+
     # Actions
 
     async def create(self, request: web.Request) -> web.StreamResponse:
         job_id = await self._tasks.complete(self._begin(request))
         job = await self._job(job_id)
+        self.observer.audit(request, "planned", job_id)
         location = f"jobs/{job_id}"
         return _responses.json(job, HTTPStatus.CREATED, Location=location)
 
@@ -213,15 +261,15 @@ class _Jobs:
                 "again before you start it"
             )
             raise Refusal(HTTPStatus.CONFLICT, message)
-        starting = self.runner.start(
-            _id(request), path, settings=wanted.settings, retry_failed=wanted.retry_failed
-        )
-        await self._tasks.complete(starting)
+        settings = RunSettings(wanted.settings, wanted.retry_failed)
+        await self._tasks.complete(self.runner.start(_id(request), path, settings))
+        self.observer.audit(request, "started", _id(request))
         return _responses.json(await self._job(_id(request)), HTTPStatus.ACCEPTED)
 
     async def stop(self, request: web.Request) -> web.StreamResponse:
         _ = self._path(request)
         self.runner.stop(_id(request))
+        self.observer.audit(request, "stopped", _id(request))
         return _responses.json(await self._job(_id(request)), HTTPStatus.ACCEPTED)
 
     # Streams and downloads
@@ -340,6 +388,10 @@ def _redirect(location: str) -> Handler:
         return web.Response(status=HTTPStatus.SEE_OTHER, headers={hdrs.LOCATION: location})
 
     return redirect
+
+
+async def _healthz(_: web.Request) -> web.StreamResponse:
+    return _responses.json({"status": "ok"})
 
 
 def _is_flushed(transport: asyncio.Transport) -> bool:

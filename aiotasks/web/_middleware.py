@@ -34,10 +34,12 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 class AccessMiddleware:
     """Enforces the access rules, and turns errors into responses.
 
-    ``mount`` is the route of the application's root, which knows where that is mounted.
+    ``mount`` is the route of the application's root, which knows where that is mounted, and
+    ``open_route`` the one that everyone may ask.
     """
 
     mount: web.AbstractRoute
+    open_route: web.AbstractRoute | None = None
 
     def __init__(self, rules: _access.AccessRules) -> None:
         self._rules = rules
@@ -67,6 +69,8 @@ class AccessMiddleware:
         response.headers.update(_access.security_headers(NONCE.get()))
 
     def _check(self, request: web.Request) -> web.StreamResponse | None:
+        if request.match_info.route is self.open_route:
+            return None
         hosts = request.headers.getall(hdrs.HOST, [])
         # Newer versions of aiohttp answer this before.
         if len(hosts) > 1:

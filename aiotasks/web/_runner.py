@@ -7,11 +7,13 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
 
+from aiotasks._background import running
 from aiotasks.client import Client
-from aiotasks.dedupe import JobProgress, JobSettings, Ledger, resume
+from aiotasks.dedupe import JobEvent, JobProgress, JobResult, Ledger, Stopping, resume
 from aiotasks.errors import AffinityError, LedgerError
 
 from ._background import BackgroundTasks
+from ._resumption import RUN_BY, RunSettings, pause_before_retry
 
 
 class BusyError(AffinityError):
@@ -25,9 +27,16 @@ class RunningJob:
         self.path = path
         self.progress: JobProgress | None = None
         self.stop = asyncio.Event()
+        # Set when the job must not go on by itself with the next start of the server.
+        self.is_over = asyncio.Event()
         self.opened = asyncio.Event()
         self.refusal: AffinityError | None = None
         self.task: asyncio.Task[None] | None = None
+
+    def note_event(self, event: JobEvent) -> None:
+        """Remember that the job is being stopped, by whatever."""
+        if isinstance(event, Stopping):
+            self.is_over.set()
 
     def update(self, progress: JobProgress) -> None:
         """Keep the newest progress of the run, for the next event."""
@@ -70,9 +79,12 @@ class JobRunner:
         return self._ended[job_id]
 
     async def start(
-        self, job_id: str, path: Path, *, settings: JobSettings, retry_failed: bool
+        self, job_id: str, path: Path, settings: RunSettings, *, goes_on: bool = False
     ) -> None:
         """Start a job, and return once its ledger is locked for this process.
+
+        ``goes_on`` is for a job that an earlier server was running: it waits for an API that cannot
+        be reached at first.
 
         Raises:
             BusyError: when it runs here already.
@@ -84,7 +96,7 @@ class JobRunner:
             message = "The job runs already"
             raise BusyError(message)
         run = RunningJob(path)
-        work = self._run(job_id, run, settings=settings, retry_failed=retry_failed)
+        work = self._run(job_id, run, settings, goes_on=goes_on)
         run.task = self._tasks.run(work, name=f"job {job_id}")
         self._runs[job_id] = run
         # Not in a `finally` of the task: one that is cancelled before its first step never runs it.
@@ -116,19 +128,29 @@ class JobRunner:
         if run is None:
             message = "The job is not run by this server: stop it where it is"
             raise BusyError(message)
+        run.is_over.set()
         if run.stop.is_set() and run.task is not None:
             _ = run.task.cancel()
         run.stop.set()
 
     async def _run(
-        self, job_id: str, run: RunningJob, *, settings: JobSettings, retry_failed: bool
+        self, job_id: str, run: RunningJob, settings: RunSettings, *, goes_on: bool
     ) -> None:
         try:
             async with Ledger(run.path) as ledger:
                 _ = self._errors.pop(job_id, None)
+                # Before its start is reported, so that it goes on if this process is killed.
+                await ledger.note(run_by=RUN_BY, run_settings=settings.noted())
                 run.opened.set()
                 self.on_change(job_id)
-                await self._work(run, ledger, settings=settings, retry_failed=retry_failed)
+                stops = running(
+                    _note_stop(run, ledger),
+                    name="aiotasks: stop of a job",
+                    end=asyncio.Task.cancel,
+                    on_crash=run.stop.set,
+                )
+                async with stops:
+                    await self._work(run, ledger, settings, goes_on=goes_on)
         except AffinityError as error:
             if run.opened.is_set():
                 self._errors[job_id] = str(error)
@@ -145,20 +167,49 @@ class JobRunner:
         self.on_change(job_id)
 
     async def _work(
-        self, run: RunningJob, ledger: Ledger, *, settings: JobSettings, retry_failed: bool
+        self, run: RunningJob, ledger: Ledger, settings: RunSettings, *, goes_on: bool
     ) -> None:
         try:
-            result = await resume(
-                self._client,
-                ledger,
-                settings=settings,
-                retry_failed=retry_failed,
-                stop=run.stop,
-                on_progress=run.update,
-            )
-        except AffinityError as error:
-            with suppress(LedgerError):
-                await ledger.note(error=str(error))
+            result = await self._resume(run, ledger, settings, goes_on=goes_on)
+        except asyncio.CancelledError:
+            # At the end of the server it stays noted as the server's, and goes on with the next.
+            if run.is_over.is_set():
+                await _note_end(ledger, None)
             raise
-        if result.error is not None:
-            await ledger.note(error=str(result.error))
+        except Exception as error:
+            await _note_end(ledger, error if isinstance(error, AffinityError) else None)
+            raise
+        await _note_end(ledger, result.error)
+
+    async def _resume(
+        self, run: RunningJob, ledger: Ledger, settings: RunSettings, *, goes_on: bool
+    ) -> JobResult:
+        attempt = 1
+        while True:
+            try:
+                return await resume(
+                    self._client,
+                    ledger,
+                    settings=settings.settings,
+                    retry_failed=settings.retry_failed,
+                    stop=run.stop,
+                    on_progress=run.update,
+                    on_event=run.note_event,
+                    run_by=RUN_BY,
+                )
+            except AffinityError as error:
+                failure = error
+            if not (goes_on and await pause_before_retry(failure, attempt, run.stop)):
+                raise failure
+            attempt += 1
+
+
+async def _note_stop(run: RunningJob, ledger: Ledger) -> None:
+    """Note a stop at once: this process may be killed before the open merges have ended."""
+    _ = await run.is_over.wait()
+    await ledger.note(run_by=None)
+
+
+async def _note_end(ledger: Ledger, error: AffinityError | None) -> None:
+    with suppress(LedgerError):
+        await ledger.note(error=None if error is None else str(error), run_by=None)

@@ -19,7 +19,7 @@ from aiotasks.client import Client
 from aiotasks.errors import ConfigurationError
 
 from ._access import signed
-from ._app import jobs_app
+from ._app import RESUMED, jobs_app
 
 
 # Short: BackgroundTasks has ended all handlers before aiohttp starts to wait for them.
@@ -46,6 +46,8 @@ def serve(
     hosts: Collection[str] = (),
     link_hours: float = 24.0,
     https: bool = False,
+    user_header: str | None = None,
+    resume: bool = True,
     max_upload: int = 16 * 2**20,
 ) -> "Serving":
     """Serve the jobs of a folder for the length of an ``async with``; it yields the link to open.
@@ -67,6 +69,9 @@ def serve(
             for twelve hours.
         https: Whether browsers come by TLS, which a proxy ends: the link then begins with
             ``https`` and the first of ``hosts``, and the cookie is only sent encrypted.
+        user_header: The header in which a proxy names the user, for the logs; see ``jobs_app``.
+        resume: Whether jobs go on that such a server was running when it ended, and that nothing
+            had stopped; ``Serving.resumed`` names them.
         max_upload: The maximum size of an upload in bytes.
 
     Raises:
@@ -80,7 +85,14 @@ def serve(
     if token is None and not _is_loopback(host):
         token = secrets.token_urlsafe(32)
     app = jobs_app(
-        client, folder, token=token, hosts=(name, *hosts), https=https, max_upload=max_upload
+        client,
+        folder,
+        token=token,
+        hosts=(name, *hosts),
+        https=https,
+        user_header=user_header,
+        resume=resume,
+        max_upload=max_upload,
     )
     origin = f"https://{next(iter(hosts), name)}" if https else None
     _ = _seconds_of("link_hours", link_hours)
@@ -126,7 +138,8 @@ class Serving:
         token: str | None = None,
         link_hours: float = 24.0,
     ) -> None:
-        # No access log: it would contain the link.
+        # The application has an access log of its own, without the tokens of links.
+        self._app = app
         self._runner = web.AppRunner(
             app,
             access_log=None,
@@ -141,6 +154,11 @@ class Serving:
         self._origin = origin
         self._token = token
         self._link_hours = link_hours
+
+    @property
+    def resumed(self) -> list[str]:
+        """The ids of the jobs with which the server went on when it started."""
+        return self._app.get(RESUMED, [])
 
     def link(self) -> str:
         """Return a new link to the page, once the server listens."""

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import logging
 import os
 import re
 import signal
@@ -162,15 +163,62 @@ class TestServe:
             stdout, stderr = process.communicate(timeout=10)
             assert time.monotonic() - began < 2.0
         assert stdout == ""
-        assert "goes on when it is started again" in stderr
+        assert "jobs that ran go on when the server is started again" in stderr
         assert "Traceback" not in stderr
         assert "sandbox-key" not in stderr
+        assert re.search(r"127\.0\.0\.1 - GET /jobs\?token=removed: 303 after ", stderr)
+        assert f"Job {job['id']}: started by 127.0.0.1" in stderr
+        assert link.partition("token=")[2] not in stderr
         assert process.returncode == Exit.SUCCEEDED
         sandbox.duration = 0.0
         for task_url in sandbox.task_urls("company"):
             sandbox.finish(task_url)
         ledger = tmp_path / f"{job['id']}.job.db"
         assert run("resume", ledger, "--settle-after", "1").exit_code == Exit.SUCCEEDED
+
+    @pytest.mark.process
+    @pytest.mark.parametrize("option", [(), ("--no-resume",)])
+    def test_a_kill_and_a_restart(
+        self, sandbox: Sandbox, command: Command, pairs: Path, option: tuple[str, ...]
+    ) -> None:
+        """What a killed server was running goes on with the next, unless that is to leave it."""
+        tmp_path, goes_on = pairs.parent, not option
+        sandbox.duration = 100.0
+        with command("serve", str(tmp_path)) as process:
+            assert process.stdout is not None
+            jobs = process.stdout.readline().strip()
+            job = ask(f"{jobs}?kind=company", body=pairs.read_bytes())
+            start = json.dumps({"fingerprint": job["fingerprint"]}).encode()
+            before = sandbox.calls["merge"]
+            _ = ask(f"{jobs}/{job['id']}/start", body=start)
+            while sandbox.calls["merge"] < before + 3:
+                time.sleep(0.01)
+            process.kill()
+        for task_url in sandbox.task_urls("company"):
+            sandbox.finish(task_url)
+        with command("serve", str(tmp_path), *option) as process:
+            assert process.stdout is not None
+            jobs = process.stdout.readline().strip()
+            deadline = time.monotonic() + 20
+            while goes_on and ask(f"{jobs}/{job['id']}")["phase"] != "finished":
+                assert time.monotonic() < deadline
+                time.sleep(0.05)
+            found = ask(f"{jobs}/{job['id']}")
+            process.send_signal(signal.SIGINT)
+            _, stderr = process.communicate(timeout=10)
+        assert found["phase"] == ("finished" if goes_on else "broken-off")
+        words = f"Going on with what the last server was running: {job['id']}."
+        assert (words in stderr) == goes_on
+        assert set(sandbox.posted("company").values()) == {1}
+
+    def test_logs_that_go_elsewhere(
+        self, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        """Where logs are configured already, the command prints none by itself."""
+        with serve_module._logged_requests():
+            logging.getLogger("aiotasks.web.audit").warning("something")
+        assert "something" in caplog.text
+        assert capsys.readouterr().err == ""
 
     def test_links(self, sandbox: Sandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         """When a link expires, a new one is printed, which names the proxy that ends TLS."""
