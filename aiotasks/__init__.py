@@ -12,6 +12,7 @@ from ._spans import instrument
 from ._tasks import TaskService
 from .backoff import Backoff
 from .client import Client, ClientSettings
+from .diagnosis import Diagnosis, KindDiagnosis
 from .errors import (
     AffinityError,
     AuthenticationError,
@@ -45,6 +46,7 @@ from .models import (
     CompanyProfile,
     DuplicateSuggestion,
     Kind,
+    Lateness,
     MergeState,
     MergeTask,
     PersonMergeState,
@@ -74,9 +76,12 @@ __all__ = [
     "ConflictError",
     "ConnectError",
     "DecodeError",
+    "Diagnosis",
     "DuplicateSuggestion",
     "IndeterminateMergeError",
     "Kind",
+    "KindDiagnosis",
+    "Lateness",
     "LedgerError",
     "LedgerInUseError",
     "MergeService",

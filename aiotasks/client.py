@@ -4,6 +4,7 @@ import asyncio
 import math
 import os
 import re
+from collections.abc import Iterable
 from contextlib import AsyncExitStack, suppress
 from importlib.metadata import version
 from types import TracebackType
@@ -13,6 +14,7 @@ import aiohttp
 
 from ._background import running
 from ._checks import known_kind, positive, reject, shorten, whole
+from ._diagnose import Diagnostician
 from ._http import urls, wire
 from ._http.pacer import Pacer
 from ._http.rate_limit_headers import limits_of
@@ -25,11 +27,13 @@ from ._polling.peek_cache import PeekCache
 from ._polling.poller import Poller
 from ._polling.webhooks import read_hint
 from ._tasks import TaskService
+from .diagnosis import Diagnosis
 from .errors import ClosedError, ConfigurationError, NotFoundError
 from .models import (
     CompanyMergeState,
     CompanyProfile,
     Kind,
+    Lateness,
     PersonMergeState,
     PersonProfile,
     Quota,
@@ -221,6 +225,11 @@ class Client:
         return 0 if self._opened is None else self._opened.poller.pending
 
     @property
+    def lateness(self) -> Lateness:
+        """How late the tasks became visible that this client has started and polled."""
+        return Lateness() if self._opened is None else self._opened.poller.lateness
+
+    @property
     def silent_for(self) -> float:
         """Seconds for which no request was answered, from when the first of these was sent.
 
@@ -255,6 +264,31 @@ class Client:
             answer = await opened.transport.send(wire.get_rate_limit())
             self._pacer.learn(opened.loop.time(), limits_of(answer))
         return self.quota
+
+    async def diagnose(
+        self, *, task_urls: Iterable[str] | None = None, lateness: Lateness | None = None
+    ) -> Diagnosis:
+        """Find out whether a job could run now, and what cannot be known from the documents.
+
+        It only reads, by at most 20 calls, and raises none of the API's errors:
+        what is in the way is the ``error`` of the result. Its ``text`` is a page for people,
+        without key, names and ids.
+
+        Args:
+            task_urls: The tasks that are your own, to tell how many others are under way.
+            lateness: What is known from before of how late tasks become visible.
+
+        Raises:
+            ClosedError: when the client is not open.
+            ConfigurationError: when one is not a task URL.
+        """
+        opened = self._require_open()
+        own = None
+        if task_urls is not None:
+            own = {urls.parse_task_url(url, self.base_url) for url in task_urls}
+        lateness = self.lateness + (lateness or Lateness())
+        asking = Diagnostician(opened, own=own, lateness=lateness)
+        return await asking.diagnose(reserve=self._reserve)
 
     def hint(self, payload: object) -> bool:
         """Use a webhook's body to poll a task early, and return whether a poll was brought forward.

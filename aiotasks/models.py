@@ -204,6 +204,26 @@ class RequestInfo(Value, frozen=True, kw_only=True):
         return _ID.sub("{id}", self.path)
 
 
+class Lateness(Value, frozen=True, kw_only=True):
+    """How late new tasks became visible.
+
+    Of ``tasks`` that were started, ``late`` were not found when they were first asked for by their
+    ids; the last of these was seen ``longest`` seconds after its start. What a page of the list did
+    not show counts for nothing.
+    """
+
+    tasks: int = 0
+    late: int = 0
+    longest: float = 0.0
+
+    def __add__(self, other: "Lateness") -> "Lateness":
+        return Lateness(
+            tasks=self.tasks + other.tasks,
+            late=self.late + other.late,
+            longest=max(self.longest, other.longest),
+        )
+
+
 DEFAULT_LIMIT: Final = 900
 """Calls a minute that the API grants a user; assumed until an answer has a limit of its own."""
 

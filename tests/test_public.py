@@ -15,7 +15,7 @@ from aiotasks import errors, models, outcomes
 
 
 SERVICES = {"Client", "MergeService", "TaskService", "Watch"}
-ALIASES = {"Backoff", "ClientSettings", "Kind", "instrument"}
+ALIASES = {"Backoff", "ClientSettings", "Diagnosis", "Kind", "KindDiagnosis", "instrument"}
 PUBLIC = sorted(set(aiotasks.__all__) - ALIASES)
 
 

@@ -66,6 +66,21 @@ class _Answer(NamedTuple):
     body: bytes | None
 
 
+class Probe(NamedTuple):
+    """An answer as it came, and how it came, for a diagnosis.
+
+    ``received_at`` is in seconds since the epoch, by this machine's clock. ``certificate`` is as
+    Python's ``ssl`` has it, if the answer came by TLS. The body is None if it is too large.
+    """
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes | None
+    seconds: float
+    received_at: float
+    certificate: Mapping[str, Any] | None
+
+
 class Transport:
     """Sends requests to one origin, through one pacer."""
 
@@ -177,7 +192,37 @@ class Transport:
             return wire.decode(request, status, headers, body)
         raise failure
 
-    async def _receive(self, request: Request[Any]) -> _Answer:
+    async def probe(self, request: Request[Any]) -> Probe:
+        """Send a read once, and return its answer whatever it is.
+
+        Raises:
+            NetworkError: when no answer came.
+            MonthlyQuotaError: when the month is used up.
+        """
+        await self.slots.acquire(Lane.INTERACTIVE)
+        certificate: Mapping[str, Any] | None = None
+        started = self._loop.time()
+
+        def look(response: aiohttp.ClientResponse) -> None:
+            nonlocal certificate
+            # The public way to it, `connection`, is closed as soon as a short body is there.
+            transport = getattr(getattr(response, "_protocol", None), "transport", None)
+            certificate = transport and transport.get_extra_info("peercert")
+
+        try:
+            answer = await self._receive(request, look)
+        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            failure = self._network_error(error)
+        else:
+            now = datetime.now(UTC).timestamp()
+            return Probe(*answer, self._loop.time() - started, now, certificate)
+        raise failure
+
+    async def _receive(
+        self,
+        request: Request[Any],
+        look: Callable[[aiohttp.ClientResponse], object] | None = None,
+    ) -> _Answer:
         pacer = self.slots.pacer
         started = self._loop.time()
         was_answered = False
@@ -188,6 +233,8 @@ class Transport:
                 limits = parse_rate_limit_headers(response.headers, datetime.now(UTC))
                 status = response.status
                 pacer.answer(self.slots.now(), status, limits)
+                if look is not None:
+                    _ = look(response)
                 body = await _read_body(response)
         finally:
             if was_answered:

@@ -48,8 +48,13 @@ class MissingTasks:
     def __contains__(self, ref: TaskRef) -> bool:
         return ref in self._absences
 
+    def note_seen(self, ref: TaskRef, now: float) -> None:
+        """Count and forget that a task was missing, because it is seen now."""
+        if self._absences.pop(ref, None) is not None:
+            self._started.note_late(ref, now)
+
     def forget(self, ref: TaskRef) -> None:
-        """Forget that a task was missing, because it was seen or is no longer waited for."""
+        """Forget that a task was missing, because it is no longer waited for."""
         _ = self._absences.pop(ref, None)
 
     def error(self, ref: TaskRef) -> AffinityError | None:

@@ -22,6 +22,7 @@ from aiotasks.errors import (
     NotFoundError,
     RateLimitError,
 )
+from aiotasks.models import Lateness
 from aiotasks.outcomes import OutcomeState
 
 from .failure_reasons import TRANSIENT, FailureReasons
@@ -64,6 +65,11 @@ class Poller:
     def pending(self) -> int:
         """How many waits are pending."""
         return self._schedule.count
+
+    @property
+    def lateness(self) -> Lateness:
+        """How late the tasks became visible that this client has started."""
+        return self._schedule.started.lateness
 
     def add(self, pending: PendingTask) -> None:
         """Add a task. Its outcome is delivered, unless it is discarded first.

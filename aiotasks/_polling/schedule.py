@@ -212,7 +212,7 @@ class Schedule:
         ``lead`` is how many seconds before a deadline a poll must start to be answered in time.
         """
         self._delays.forget()
-        self.missing.forget(ref)
+        self.missing.note_seen(ref, now)
         self.outage = None
         self.lists[ref.kind].checks.apply_get(task, now)
         waits = self.waiters.of(*ref)
@@ -244,7 +244,7 @@ class Schedule:
             has_failed = False
             for pending in self.waiters.of(page.kind, task.id):
                 answered += pending.phase is not Phase.FETCHING_REASON
-                self.missing.forget(pending.ref)
+                self.missing.note_seen(pending.ref, now)
                 self._apply(pending, task, now, lead, is_list=True)
                 has_failed |= pending.phase is Phase.FETCHING_REASON
                 if pending.page is not found_on and pending.phase is not Phase.DONE:

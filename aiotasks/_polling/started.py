@@ -4,6 +4,7 @@ import math
 from typing import Final
 
 from aiotasks._http.urls import TaskRef
+from aiotasks.models import Lateness
 
 from .webhooks import WebhookHint
 
@@ -27,6 +28,7 @@ class StartedTasks:
     def __init__(self) -> None:
         self._started_at: dict[TaskRef, float] = {}
         self._merges: dict[WebhookHint, TaskRef] = {}
+        self.lateness = Lateness()
         self._ended = 0
         self._ended_early = 0
 
@@ -39,6 +41,7 @@ class StartedTasks:
         while self._started_at and now - next(iter(self._started_at.values())) > VISIBILITY:
             del self._started_at[next(iter(self._started_at))]
         self._started_at[ref] = now
+        self.lateness += Lateness(tasks=1)
         self._merges[WebhookHint(ref.kind, duplicate_id)] = ref
         if len(self._merges) > MAX_MERGES:
             del self._merges[next(iter(self._merges))]
@@ -50,6 +53,12 @@ class StartedTasks:
     def visible_by(self, ref: TaskRef) -> float:
         """Return until when a task may not be visible yet; infinitely long ago for those of others."""
         return self._started_at.get(ref, -math.inf) + VISIBILITY
+
+    def note_late(self, ref: TaskRef, now: float) -> None:
+        """Count a task that was not found at first, and is seen now; those of others do not count."""
+        started_at = self._started_at.get(ref)
+        if started_at is not None:
+            self.lateness += Lateness(late=1, longest=now - started_at)
 
     def note_end(self, *, is_early: bool) -> None:
         """Count a task that succeeded; ``is_early`` if its first poll showed that."""

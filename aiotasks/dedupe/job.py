@@ -13,7 +13,7 @@ from msgspec.structs import replace
 from aiotasks._spans import span
 from aiotasks.client import Client
 from aiotasks.errors import AffinityError, ConfigurationError, LedgerError, MonthlyQuotaError
-from aiotasks.models import Value
+from aiotasks.models import Lateness, Value
 
 from . import _preview
 from ._effects import Outlook
@@ -195,6 +195,7 @@ async def _resume(
     # The error of an earlier run, which a server may have noted, says nothing about this one.
     await ledger.note(error=None, run_by=run_by)
     started, calls_before = asyncio.get_running_loop().time(), client.quota.sent
+    lateness_before = client.lateness
     outlook = await read_outlook(ledger)
     pairs = await _pairs_to_do(ledger, outlook, retry_failed=retry_failed)
     async with client.tasks.watch(
@@ -226,6 +227,7 @@ async def _resume(
                 await job_run.adopt(pair)
         await job_run.run(stop or asyncio.Event())
         opening.end()
+    await _note_lateness(client, ledger, lateness_before)
     stopped = tracker.queue.stopped
     if stopped in {None, StopReason.FAILURES}:
         await _record_merge_ids(client, ledger, job)
@@ -242,6 +244,23 @@ async def _resume(
         calls=client.quota.sent - calls_before,
         seconds=asyncio.get_running_loop().time() - started,
     )
+
+
+async def _note_lateness(client: Client, ledger: Ledger, before: Lateness) -> None:
+    """Note how late this job's tasks became visible, for diagnoses."""
+    now = client.lateness
+    run = Lateness(tasks=now.tasks - before.tasks, late=now.late - before.late, longest=now.longest)
+    total = lateness_of(await ledger.notes()) + run
+    await ledger.note(lateness=f"{total.tasks} {total.late} {total.longest:.1f}")
+
+
+def lateness_of(notes: Mapping[str, str]) -> Lateness:
+    """Return how late the tasks of a job became visible, by the notes of its ledger."""
+    try:
+        tasks, late, longest = notes.get("lateness", "").split()
+        return Lateness(tasks=int(tasks), late=int(late), longest=float(longest))
+    except ValueError:
+        return Lateness()
 
 
 def _job_of(ledger: Ledger, client: Client) -> JobInfo:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from aiotasks import Client, NetworkError, ServerError, TaskFailedError
-from aiotasks.dedupe import JobResult, JobSettings, Ledger, PairState, resume
+from aiotasks.dedupe import JobSettings, Ledger, PairState, resume
 from aiotasks.sandbox import Fault, Sandbox
 from aiotasks.web import _resumption, _runner
 from aiotasks.web._resumption import RunSettings, settings_to_go_on
@@ -178,7 +178,7 @@ async def test_an_api_that_cannot_be_reached_at_first(
     failures = [NetworkError("x"), ServerError(503, None, "x")]
     resume_now = vars(_runner)["resume"]
 
-    async def resume_later(*opened: Any, **settings: Any) -> JobResult:
+    async def resume_later(*opened: Any, **settings: Any) -> Any:
         if failures:
             raise failures.pop()
         return await resume_now(*opened, **settings)
