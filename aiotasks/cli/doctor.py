@@ -13,14 +13,15 @@ from aiotasks.models import Lateness
 
 from .client_options import with_client_settings
 from .command import fail, run_command
-from .exit_codes import EXIT_CODES, Exit, exit_of
-from .output import print_line, print_text, say
+from .commands import Commands
+from .exit_codes import Exit, exit_of
+from .output import note, print_line, print_text, say
 
 
-commands = typer.Typer()
+commands = Commands()
 
 
-@commands.command(epilog=EXIT_CODES, short_help="Find out whether a job could run now.")
+@commands.command(short_help="Find out whether a job could run now.")
 @with_client_settings
 def doctor(
     folder: Annotated[
@@ -44,7 +45,7 @@ def doctor(
 
 
 async def _doctor(ledgers: list[Path], settings: ClientSettings, *, json: bool) -> Exit:
-    say("Asking the API at most 20 times, only to read.")
+    note("Asking the API at most 20 times, only to read.")
     urls, lateness = await _known_from(ledgers)
     async with Client.from_env(**settings) as client:
         found = await client.diagnose(

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, NamedTuple
 
@@ -74,6 +75,28 @@ def end_logs() -> None:
         if isinstance(handler, _Shown | logging.FileHandler):
             _ROOT.removeHandler(handler)
             handler.close()
+
+
+@contextmanager
+def shown_too(name: str) -> Iterator[None]:
+    """Show what a logger says at INFO, also without ``--verbose``, but not with ``--quiet``."""
+    log, level = logging.getLogger(name), logging.getLogger(name).level
+    only_warnings = [
+        each
+        for each in _ROOT.handlers
+        if isinstance(each, _Shown) and each.level == logging.WARNING
+    ]
+    for shown in only_warnings:
+        more = _Shown()
+        more.setFormatter(shown.formatter)
+        more.addFilter(lambda record: logging.INFO <= record.levelno < logging.WARNING)
+        log.addHandler(more)
+        log.setLevel(min(log.getEffectiveLevel(), logging.INFO))
+    try:
+        yield
+    finally:
+        log.handlers[:] = [each for each in log.handlers if not isinstance(each, _Shown)]
+        log.setLevel(level)
 
 
 def _file(path: Path) -> logging.Handler:

@@ -1,10 +1,9 @@
 """The command that shows jobs in a browser, and the page beside a job that runs."""
 
 import asyncio
-import logging
 import sys
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import AbstractContextManager, asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractContextManager, asynccontextmanager
 from pathlib import Path
 from typing import Annotated, TypedDict
 
@@ -20,6 +19,7 @@ from .client_options import with_client_settings
 from .command import complete
 from .commands import Commands
 from .interrupts import on_interrupt
+from .logs import shown_too
 from .output import note, say
 
 
@@ -130,7 +130,7 @@ class _Access(TypedDict):
 
 
 async def _serve(folder: Path, settings: ClientSettings, access: _Access) -> None:
-    with _ended_by_signals(), _logged_requests():
+    with _ended_by_signals(), shown_too("aiotasks.web"):
         await _serve_until_ended(folder, settings, access)
 
 
@@ -142,7 +142,9 @@ async def _serve_until_ended(folder: Path, settings: ClientSettings, access: _Ac
             _print(link)
             note("Open this link in a browser. Ctrl-C ends the server, and the jobs that it runs.")
             if served.resumed:
-                note(f"Going on with what the last server was running: {', '.join(served.resumed)}.")
+                note(
+                    f"Going on with what the last server was running: {', '.join(served.resumed)}."
+                )
             while "?" in link:
                 await asyncio.sleep(3600 * access["link_hours"])
                 _print(served.link())
@@ -152,32 +154,6 @@ async def _serve_until_ended(folder: Path, settings: ClientSettings, access: _Ac
 def _print(link: str) -> None:
     typer.echo(link)
     _ = sys.stdout.flush()
-
-
-@contextmanager
-def _logged_requests() -> Iterator[None]:
-    """Log requests, and what is done to jobs, to standard error, unless logs go elsewhere."""
-    log = logging.getLogger("aiotasks.web")
-    others = (*logging.getLogger().handlers, *logging.getLogger("aiotasks").handlers)
-    if any(not isinstance(each, logging.NullHandler) for each in others):
-        yield
-        return
-    handler, level = _Said(), log.level
-    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%Y-%m-%d %H:%M:%S"))
-    log.addHandler(handler)
-    log.setLevel(logging.INFO)
-    try:
-        yield
-    finally:
-        log.removeHandler(handler)
-        log.setLevel(level)
-
-
-class _Said(logging.Handler):
-    """Prints records as all other messages of the command."""
-
-    def emit(self, record: logging.LogRecord) -> None:
-        say(self.format(record))
 
 
 def _ended_by_signals() -> AbstractContextManager[None]:

@@ -14,7 +14,7 @@ from typer.testing import CliRunner, Result
 from aiotasks.cli import progress
 from aiotasks.cli.app import app
 from aiotasks.cli.exit_codes import Exit
-from aiotasks.cli.logs import LogOptions, begin_logs, end_logs
+from aiotasks.cli.logs import LogOptions, begin_logs, end_logs, shown_too
 from aiotasks.sandbox import Sandbox
 from tests.processes import in_thread
 
@@ -170,3 +170,41 @@ def test_progress_is_quiet(
     assert ("Merging" in screen.getvalue()) is not is_wanted
     assert ("Fingerprint" in done.stderr) is not is_wanted
     assert "1 succeeded" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("options", "messages"),
+    [
+        (LogOptions(), ["request", "warning"]),
+        (LogOptions(quiet=True), []),
+        (LogOptions(verbose=1), ["request", "warning"]),
+        (LogOptions(verbose=2), ["detail", "request", "warning"]),
+    ],
+    ids=str,
+)
+def test_what_is_shown_of_a_server(
+    options: LogOptions, messages: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Each record of a server is shown once, its requests without asking, and only while it runs."""
+    begin_logs(options)
+    log = logging.getLogger("aiotasks.web.access")
+    with shown_too("aiotasks.web"):
+        log.debug("detail")
+        log.info("request")
+        log.warning("warning")
+    shown = capsys.readouterr().err.splitlines()
+    assert [line.rpartition(": ")[2] for line in shown] == messages
+    if not options.verbose:
+        log.info("later")
+    assert capsys.readouterr().err == ""
+
+
+def test_a_log_file_of_a_server(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A log file has everything once, whatever is shown."""
+    begin_logs(LogOptions(log_file=tmp_path / "log"))
+    with shown_too("aiotasks.web"):
+        logging.getLogger("aiotasks.web.access").debug("detail")
+        logging.getLogger("aiotasks.web.access").info("request")
+    lines = (tmp_path / "log").read_text("utf-8").splitlines()
+    assert [line.rpartition(": ")[2] for line in lines] == ["detail", "request"]
+    assert len(capsys.readouterr().err.splitlines()) == 1

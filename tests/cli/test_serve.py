@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import logging
 import os
 import re
 import signal
@@ -210,15 +209,6 @@ class TestServe:
         words = f"Going on with what the last server was running: {job['id']}."
         assert (words in stderr) == goes_on
         assert set(sandbox.posted("company").values()) == {1}
-
-    def test_logs_that_go_elsewhere(
-        self, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
-    ) -> None:
-        """Where logs are configured already, the command prints none by itself."""
-        with serve_module._logged_requests():
-            logging.getLogger("aiotasks.web.audit").warning("something")
-        assert "something" in caplog.text
-        assert capsys.readouterr().err == ""
 
     def test_links(self, sandbox: Sandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         """When a link expires, a new one is printed, which names the proxy that ends TLS."""

@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 import time
+import urllib.request
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -295,6 +296,22 @@ def test_sandbox(command: Command, stop: signal.Signals) -> None:
     assert f"AFFINITY_BASE_URL={url}" in errors
     assert "From elsewhere: the name of this machine, and AFFINITY_ALLOW_HTTP=1" in errors
     assert process.returncode == Exit.SUCCEEDED
+
+
+@pytest.mark.process
+def test_sandbox_shows_its_requests(command: Command) -> None:
+    """With -v the sandbox shows each request with its answer, and never the key."""
+    with command("sandbox", "-v", "--api-key", "secret-key") as process:
+        assert process.stdout is not None
+        url = f"{process.stdout.readline().strip()}/v2/auth/whoami"
+        request = urllib.request.Request(url, headers={"Authorization": "Bearer secret-key"})
+        with urllib.request.urlopen(request, timeout=5):
+            pass
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=5)
+    (line,) = (line for line in errors.splitlines() if "whoami" in line)
+    assert line.endswith("aiotasks.sandbox: GET /v2/auth/whoami: 200")
+    assert "secret-key" not in line
 
 
 @pytest.mark.parametrize(
