@@ -68,18 +68,19 @@ async def _measure(server: Server, rounds: int) -> dict[str, Any]:
 
 async def _measure_at_once(server: Server, rounds: int) -> dict[str, Any]:
     async with _opened(server) as by_default, _opened(server, in_flight=AT_ONCE) as turns:
+        polls = {
+            "aiohttp + msgspec": turns.bare_at_once,
+            "aiotasks, get": turns.our_gets_at_once,
+            "aiotasks, get, 16 in flight": by_default.our_gets_at_once,
+            "aiotasks, wait, by pages": turns.our_waits_at_once,
+            "aiotasks, wait, by pages, 16 in flight": by_default.our_waits_at_once,
+            "aiotasks, wait_many, by pages": turns.our_wait_many_of_ended,
+        }
+        compared = await _compare(polls, rounds)
+        requests = await turns.requests_of(turns.our_waits_at_once)
         return {
-            f"task_that_has_ended,_{AT_ONCE}_at_once": await _compare(
-                {
-                    "aiohttp + msgspec": turns.bare_at_once,
-                    "aiotasks, get": turns.our_gets_at_once,
-                    "aiotasks, get, 16 in flight": by_default.our_gets_at_once,
-                    "aiotasks, wait": turns.our_waits_at_once,
-                    "aiotasks, wait, 16 in flight": by_default.our_waits_at_once,
-                    "aiotasks, wait_many": turns.our_wait_many_of_ended,
-                },
-                rounds,
-            )
+            f"task_that_has_ended,_{AT_ONCE}_at_once": compared
+            | {"requests_per_wait": round(requests / GETS, 3)}
         }
 
 
@@ -196,6 +197,12 @@ class _Turns:
 
     async def our_waits_at_once(self) -> float:
         return await self._all_at_once(self._client.tasks.wait)
+
+    async def requests_of(self, turn: Turn) -> int:
+        """Return how many requests a turn sends: waits share pages, so they send fewer than gets."""
+        before = self._client.quota.sent
+        _ = await turn()
+        return self._client.quota.sent - before
 
     async def our_wait_many_of_ended(self) -> float:
         started = time.process_time()
