@@ -214,7 +214,7 @@ async def _show(
         rows = plan_rows(preview)
         _ = await print_table(columns, rows, table, separator=separator, bom=bom, title="Plan")
     text = plan_text.whole(preview, quota) if table == _TEXT else plan_text.short(preview, quota)
-    write = print_text if table == _TEXT else say
+    write = print_text if table == _TEXT else note
     for line in text:
         write(line)
     if merge_it is not None:

@@ -122,31 +122,42 @@ def open_output(path: Path | None, *, is_whole: bool = True) -> Iterator[None]:
         yield
         return
     target = path.resolve()
+    ended: typer.Exit | None = None
     try:
         _refuse_ledger(target)
-        if is_whole and (target.is_file() or not target.exists()):
-            part = target.with_name(f".{target.name}.{os.getpid()}.part")
-            with _whole(part, target):
+        is_plain = target.is_file() or not target.exists()
+        with _whole(target) if is_whole and is_plain else _opened(target, "w"):
+            try:
                 yield
-        else:
-            with target.open("w", encoding="utf-8", newline="") as file, redirect_stdout(file):
-                yield
+            except typer.Exit as end:
+                ended = end
+                raise
     except OSError as error:
+        # What could not be written was reported, and is tried again when the file is closed.
+        if ended is not None:
+            raise ended from None
         say(f"Cannot write {path}: {error.strerror}.")
         raise typer.Exit(Exit.WRONG_USE) from error
 
 
 @contextmanager
-def _whole(part: Path, target: Path) -> Iterator[None]:
+def _opened(path: Path, mode: Literal["w", "x"]) -> Iterator[None]:
+    with path.open(mode, encoding="utf-8", newline="") as file, redirect_stdout(file):
+        yield
+
+
+@contextmanager
+def _whole(target: Path) -> Iterator[None]:
+    part = target.with_name(f".{target.name}.{os.getpid()}.part")
     is_complete = False
     try:
-        with part.open("x", encoding="utf-8", newline="") as file, redirect_stdout(file):
-            try:
-                yield
-                is_complete = True
-            except typer.Exit as end:
-                is_complete = end.exit_code == Exit.SUCCEEDED
-                raise
+        with _opened(part, "x"):
+            yield
+    except typer.Exit as end:
+        is_complete = end.exit_code == Exit.SUCCEEDED
+        raise
+    else:
+        is_complete = True
     finally:
         if is_complete:
             _ = part.replace(target)

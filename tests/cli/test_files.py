@@ -263,6 +263,15 @@ def test_special_files(ledger: Path) -> None:
     assert report_of(ledger, "-o", "/dev/null") == b""
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="Linux has such a file")
+def test_a_full_disk(ledger: Path) -> None:
+    """A file that does not fit on the disk is reported once."""
+    done = run("report", ledger, "-o", "/dev/full")
+    assert "The output cannot be written (No space left on device)" in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert done.exit_code == Exit.RUNNING
+
+
 def test_a_workbook_on_a_terminal(ledger: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A workbook is not shown on a terminal, and CSV there has no mark."""
     terminal = type("Terminal", (io.StringIO,), {"isatty": lambda _: True})()

@@ -15,7 +15,9 @@ MAX_ID: Final = 2**53 - 1
 _SURELY_SMALLER = len(str(MAX_ID))
 # What browsers and messengers copy along: marks of direction, joiners, byte order marks.
 _INVISIBLE = "\u200b\u200c\u200d\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2060\ufeff"
-_TRIMMED = f" \t\r\n\x0b\x0c\xa0\u2007\u202f{_INVISIBLE}"
+TRIMMED: Final = _INVISIBLE + "".join(filter(str.isspace, map(chr, range(0x3001))))
+"""What may stand around an id, a name or an object and means nothing."""
+
 # ="123" and =123 keep a spreadsheet from changing an id, quotes are left over from another program.
 _WRAPPED = re.compile(r"""=?\s*"([^"]*)"|'([^']*)'?|=\s*(\d+(?:\.0+)?)""", re.ASCII)
 _WHOLE_FLOAT = re.compile(r"(\d+)[.,](0+)", re.ASCII)
@@ -73,11 +75,11 @@ def id_of(text: str, kind: Kind, form: Form = "csv") -> int | str:
     # Nearly all cells are only digits.
     if text.isdigit() and text.isascii() and text[0] != "0" and len(text) < _SURELY_SMALLER:
         return int(text)
-    cell = text.strip(_TRIMMED)
+    cell = text.strip(TRIMMED)
     if link := _HYPERLINK.fullmatch(cell.removeprefix("'")):
         return _id_of_hyperlink(link, kind, cell)
     if wrapped := _WRAPPED.fullmatch(cell):
-        cell = next(filter(None, wrapped.groups()), "").strip(_TRIMMED)
+        cell = next(filter(None, wrapped.groups()), "").strip(TRIMMED)
     if not cell:
         return _EMPTY[form]
     if "/" in cell and (link := _LINK.fullmatch(cell)):
@@ -121,13 +123,13 @@ def _flaw_of_text(cell: str, form: Form) -> str:
 
 def _id_of_hyperlink(link: re.Match[str], kind: Kind, cell: str) -> int | str:
     address, *labels = link.groups()
-    found = _LINK.fullmatch(address.strip(_TRIMMED))
+    found = _LINK.fullmatch(address.strip(TRIMMED))
     number = (
         f"{shorten(cell)} is no link to a record"
         if found is None
         else _id_of_link(found, kind, address)
     )
-    label = next((each.strip(_TRIMMED) for each in labels if each), "")
+    label = next((each.strip(TRIMMED) for each in labels if each), "")
     if isinstance(number, int) and label.isdigit() and label != str(number):
         return f"{shorten(cell)} links to {number}, but shows {label}: give one id"
     return number

@@ -7,6 +7,7 @@ from itertools import chain
 
 from aiotasks._checks import shorten
 
+from .ids import TRIMMED
 from .places import Problem, Source
 
 
@@ -19,7 +20,7 @@ def rows_of(
     """Yield line, names and values of each object; what is none becomes a problem."""
     names: tuple[str, ...] = ()
     for line, raw in enumerate(io.StringIO(text, newline=""), 1):
-        stripped = raw.strip(" \t\r\n\ufeff")
+        stripped = raw.strip(TRIMMED)
         if not stripped:
             continue
         cells = _object_of(stripped)

@@ -9,7 +9,7 @@ from itertools import chain
 from typing import Final, NamedTuple, TypeAlias
 
 from . import json_lines, workbook
-from .ids import Form
+from .ids import TRIMMED, Form
 from .places import Problem, Source
 from .text import is_workbook, text_of
 
@@ -104,10 +104,11 @@ def _separator(text: str, fitness: Fitness) -> str:
 
 
 def _has_space_before_quotes(text: str, separator: str) -> bool:
-    # Two quotes may be one within quoted text, which does not begin a cell.
-    if f'{separator} "' not in text and f"{separator}  " not in text:
+    if f"{separator} " not in text and not text.startswith(" ") and "\n " not in text:
         return False
-    return re.search(f'{re.escape(separator)} +"(?!")', text) is not None
+    # Two quotes may be one within quoted text, which does not begin a cell.
+    pattern = f'(?:^|{re.escape(separator)}) +"(?!")'
+    return re.search(pattern, text, re.MULTILINE) is not None
 
 
 def _csv_rows(
@@ -140,7 +141,7 @@ def _with_header(table: Table, rows: Iterator[tuple[int, list[str]]]) -> Table:
     if first is None:
         return table
     line, cells = first
-    names = [name.strip(" \t\r\n\xa0\ufeff") for name in cells]
+    names = [name.strip(TRIMMED) for name in cells]
     if not names[-1]:
         known = list(rows)
         names = _without_empty_end(names, known)

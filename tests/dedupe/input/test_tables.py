@@ -96,6 +96,7 @@ class TestShapes:
         found = read('primary_id, duplicate_id, name\n1, "2",  "Acme, Inc."\n3, 4, ""\n')
         assert not found.problems
         assert [row.extra["name"] for row in found.rows] == ["Acme, Inc.", ""]
+        assert pairs('name,primary_id,duplicate_id\n "Acme, Inc.",1,2\n') == [(2, 1, 2)]
 
     def test_spaces_are_kept(self) -> None:
         """Otherwise the spaces of a cell are its own, also beside quotes within quoted text."""
