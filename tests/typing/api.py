@@ -261,6 +261,10 @@ async def jobs(client: Client) -> None:
     plan = dedupe.Plan.read("pairs.csv", kind="company", on_conflict="first", protect=[7])
     _ = dedupe.Plan.of([(1, 2)], kind="persons")  # type: ignore[arg-type]
     assert_type(plan.fingerprint, str)
+    assert_type(plan.understood, tuple[str, ...])
+    options = dedupe.InputOptions(cluster_column="group", id_column="no", keep="lowest")
+    _ = dedupe.Plan.read("clusters.xlsx", kind="company", **options)
+    _ = dedupe.Plan.read("pairs.csv", kind="company", column="no")  # type: ignore[call-arg]
     assert_type(plan.cost(limit=900, month_limit=None).calls, int)
     preview = await dedupe.preview(client, plan)
     assert_type(preview.label(1), str)
@@ -276,6 +280,7 @@ async def jobs(client: Client) -> None:
     async with dedupe.Ledger.reading("pairs.job.db") as reader:
         async for line in dedupe.report_lines(reader, format="jsonl"):
             assert_type(line, str)
+        assert_type(await dedupe.report_workbook(reader, dedupe.PairState.FAILED), bytes)
 
 
 def show_job(progress: dedupe.JobProgress) -> None:

@@ -54,10 +54,15 @@ _EXACT: dict[Form, str] = {
     "json": "write the id as an integer with all of its digits",
     "workbook": "a workbook keeps 15 digits of a number: enter the id as text",
 }
+_NO_ID: dict[Form, str] = {
+    "csv": "give it, or remove the row",
+    "json": "write the id as a whole number, or leave out the line",
+    "workbook": "enter the id, or remove the row",
+}
 _EMPTY: dict[Form, str] = {
     "csv": "it is empty",
-    "json": "it is empty: write the id as a whole number, or leave out the line",
-    "workbook": "it is empty, or a formula that was never calculated: enter the id, or remove the row",
+    "json": f"it is empty: {_NO_ID['json']}",
+    "workbook": f"it is empty, or a formula that was never calculated: {_NO_ID['workbook']}",
 }
 
 
@@ -114,7 +119,7 @@ def _flaw_of_text(cell: str, form: Form) -> str:
     if _NEGATIVE.fullmatch(cell):
         return "is not positive"
     if cell.casefold() in _NO_VALUES:
-        return "is no id: give it, or remove the row"
+        return f"is no id: {_NO_ID[form]}"
     if _SCIENTIFIC.fullmatch(cell):
         return f"is not a whole number, and digits of it may be lost: {_EXACT[form]}"
     is_formatted = _GROUPED.fullmatch(cell) or _FRACTION.fullmatch(cell)

@@ -115,6 +115,7 @@ def test_empty(cell: str) -> None:
         ("csv", "1E9", "format the column as a number without decimals, and export it again"),
         ("json", "1e300", "write the id as an integer with all of its digits"),
         ("workbook", "1e300", "a workbook keeps 15 digits of a number: enter the id as text"),
+        ("json", "NaN", "write the id as a whole number, or leave out the line"),
         ("json", "", "write the id as a whole number, or leave out the line"),
         ("workbook", "", "enter the id, or remove the row"),
     ],
