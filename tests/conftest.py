@@ -85,6 +85,7 @@ def state_of_its_own(
     """Keep what programs note for the next ones in a folder of each test, also of subprocesses."""
     folder = tmp_path_factory.getbasetemp() / "state" / str(next(_TESTS))
     monkeypatch.setenv("XDG_STATE_HOME", str(folder))
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(folder / "config"))
 
 
 @pytest.fixture(autouse=True)
