@@ -81,8 +81,8 @@ def serve() -> Callable[..., AbstractContextManager[str]]:
 
 @pytest.fixture(scope="module")
 def sandbox_url() -> Iterator[str]:
-    """The URL of a sandbox whose merges take half a second."""
-    with in_thread(quota=0, duration=0.5, companies=2000, seed=1) as sandbox:
+    """The URL of a sandbox whose merges take a second, and whose tasks can be read at once."""
+    with in_thread(quota=0, duration=1.0, task_lag=0.0, companies=2000, seed=1) as sandbox:
         yield sandbox.url
 
 

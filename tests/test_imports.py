@@ -47,7 +47,7 @@ def test_what_must_be_installed(file: Path) -> None:
     """The core needs three packages; those of an extra are imported by its own package only."""
     top = file.relative_to(PACKAGE).parts[0]
     extras = {
-        "cli": CLI,
+        "cli": CLI | {"platformdirs"},
         "dedupe": DEDUPE,
         "web": {"prometheus_client"},
         "_spans.py": {"opentelemetry"},
