@@ -109,7 +109,7 @@ def _of_table(table: Table, index: int) -> _List:
         Item(
             row.line,
             f"{table.source.at(row.line)}, {label_of(table.form, row.names, index)}",
-            row.cells[index].strip() if index < len(row.cells) else "",
+            table.id_cell(row, index).strip(),
         )
         for row in table.rows
     ]

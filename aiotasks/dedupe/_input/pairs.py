@@ -231,7 +231,7 @@ class _PairParser:
 
     def _ids_of(self, row: TableRow, columns: Columns) -> list[int] | None:
         ids: list[int] = []
-        cells, roles = row.cells, columns.roles
+        id_cell, roles = self._table.id_cell, columns.roles
         is_complete = True
         for role in ROLES[columns.layout]:
             index = roles.get(role)
@@ -241,8 +241,7 @@ class _PairParser:
                 continue
             if role == "cluster":
                 continue
-            cell = cells[index] if index < len(cells) else ""
-            found = id_of(cell, self._kind, self._table.form)
+            found = id_of(id_cell(row, index), self._kind, self._table.form)
             if isinstance(found, int):
                 ids.append(found)
             else:

@@ -3,7 +3,7 @@
 import csv
 import io
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from hashlib import sha256
 from itertools import chain
 from typing import Final, NamedTuple, TypeAlias
@@ -36,7 +36,8 @@ class TableRow(NamedTuple):
 class Table(NamedTuple):
     """The rows of an input, and the problems that are known once they are read.
 
-    ``separator`` is that of CSV. ``note`` says which sheet is read, if there are others.
+    ``separator`` is that of CSV. ``note`` says which sheet is read, if there are others. ``links``
+    are formulas in workbooks, by row and column.
     """
 
     source: Source
@@ -47,6 +48,13 @@ class Table(NamedTuple):
     problems: list[Problem]
     separator: str | None = None
     note: str | None = None
+    links: Mapping[tuple[int, int], str] = {}
+
+    def id_cell(self, row: TableRow, index: int) -> str:
+        """Return the cell of an id: the formula of a link, of which cells show only the label."""
+        if self.links and (link := self.links.get((row.line, index))) is not None:
+            return link
+        return row.cells[index] if index < len(row.cells) else ""
 
 
 def read_table(content: bytes, source: str, *, sheet: str | None, fitness: Fitness) -> Table:
@@ -73,8 +81,13 @@ def read_table(content: bytes, source: str, *, sheet: str | None, fitness: Fitne
 def _of_workbook(content: bytes, source: str, sheet: str | None, digest: str) -> Table:
     found = workbook.read_sheet(content, source, sheet)
     place = Source(source, "row", found.name or None)
-    table = Table(place, "workbook", digest, None, (), found.problems, note=found.note)
-    rows = ((line, cells) for line, cells in found.rows if any(map(str.strip, cells)))
+    table = Table(
+        place, "workbook", digest, None, (), found.problems, note=found.note, links=found.links
+    )
+    linked = {line for line, _ in found.links}
+    rows = (
+        (line, cells) for line, cells in found.rows if line in linked or any(map(str.strip, cells))
+    )
     return _with_header(table, rows)
 
 

@@ -2,7 +2,7 @@
 
 import io
 import zipfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import date, datetime, time
 from importlib import import_module
 from types import ModuleType
@@ -10,6 +10,7 @@ from typing import Any, Final, NamedTuple
 
 from aiotasks._checks import shorten
 
+from .formulas import links_of
 from .places import Problem
 
 
@@ -28,6 +29,7 @@ class Sheet(NamedTuple):
     rows: Iterable[tuple[int, list[str]]]
     problems: list[Problem]
     note: str | None = None
+    links: Mapping[tuple[int, int], str] = {}
 
 
 def read_sheet(content: bytes, source: str, wanted: str | None) -> Sheet:
@@ -40,11 +42,12 @@ def read_sheet(content: bytes, source: str, wanted: str | None) -> Sheet:
         return _nothing(f"{source}: it is a workbook {flaw}: {_SAVE_AS}")
     try:
         with calamine.CalamineWorkbook.from_filelike(io.BytesIO(content)) as opened:
-            return _sheet_of(calamine, opened, source, wanted)
+            found = _sheet_of(calamine, opened, source, wanted)
     except calamine.PasswordError:
         return _nothing(f"{source}: it is protected by a password: save it without one")
     except calamine.CalamineError as error:
         return _nothing(f"{source}: it is no workbook that can be read ({error}): {_SAVE_AS}")
+    return found._replace(links=links_of(content, found.name))
 
 
 def _nothing(text: str) -> Sheet:

@@ -16,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from aiotasks.dedupe._input import workbook
+from aiotasks.dedupe._input.formulas import links_of
 from aiotasks.dedupe._input.ids import MAX_ID
 from aiotasks.dedupe._input.pairs import ParsedPairs, read_pairs
 from aiotasks.dedupe._input.places import sentences
@@ -306,6 +307,40 @@ class TestWorkbooks:
         assert problems(book([1, 2], [3, 4]))[0].startswith(
             "pairs.csv, sheet 'Pairs', row 1: there is no header: the first row has to name"
         )
+
+    def test_links(self) -> None:
+        """A formula that links to a record is its id; in other columns it is what it shows."""
+        site = "https://acme.affinity.co"
+        link = '=HYPERLINK("{0}/companies/{1}?a=1&b=2","Acme")'
+        file = io.BytesIO()
+        with xlsxwriter.Workbook(file) as written:
+            sheet = written.add_worksheet("A & B")
+            _ = sheet.write_row(0, 0, ["", "name", *NAMES])
+            for number in (1, 3):
+                _ = sheet.write_formula(number, 1, link.format(site, 9), None, "Acme")
+                _ = sheet.write_formula(number, 2, link.format(site, number), None, "Acme")
+                _ = sheet.write_formula(number, 3, link.format(site, number + 1), None, "")
+            _ = sheet.write_formula(4, 2, f'=HYPERLINK("{site}/persons/1")', None, "Ann")
+            _ = sheet.write_formula(4, 3, "=1+1", None, 2)
+        found = read(file.getvalue(), "p.xlsx")
+        assert [(row.line, row.primary_id, row.duplicate_id) for row in found.rows] == [
+            (2, 1, 2),
+            (4, 3, 4),
+        ]
+        assert {row.extra["name"] for row in found.rows} == {"Acme"}
+        assert [each.text for each in found.problems] == [
+            (
+                "p.xlsx, sheet 'A & B', row 5, column C (primary_id): "
+                f"'{site}/persons/1' is a link to a person, but the kind is company"
+            )
+        ]
+
+    def test_links_that_cannot_be_found(self) -> None:
+        """A workbook in whose parts the sheet is not found has its cells only."""
+        content = book(NAMES, [1, 2])
+        assert links_of(content, "Pairs") == {}
+        assert links_of(content, "x") == {}
+        assert links_of(b"\xd0\xcf\x11\xe0", "Pairs") == {}
 
     def test_clusters(self) -> None:
         """Clusters may be in a workbook, too."""
