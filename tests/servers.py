@@ -8,9 +8,6 @@ from typing import Any
 from weakref import WeakSet
 
 import pytest
-from opentelemetry.sdk.trace import TracerProvider
-from opentelemetry.sdk.trace.export import SimpleSpanProcessor
-from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 from aiotasks import Client, _spans, instrument
 from aiotasks.sandbox import PLAIN, Fault, Sandbox
@@ -163,8 +160,15 @@ async def client(sandbox: Recorded) -> AsyncIterator[Client]:
 
 
 @pytest.fixture
-def spans() -> Iterator[InMemorySpanExporter]:
-    """The spans of an instrumented process."""
+def spans() -> Iterator[Any]:
+    """The spans of an instrumented process, in an exporter of OpenTelemetry."""
+    # Where the lowest versions are tried, its two packages do not fit together.
+    from opentelemetry.sdk.trace import TracerProvider  # noqa: PLC0415
+    from opentelemetry.sdk.trace.export import SimpleSpanProcessor  # noqa: PLC0415
+    from opentelemetry.sdk.trace.export.in_memory_span_exporter import (  # noqa: PLC0415
+        InMemorySpanExporter,
+    )
+
     exporter = InMemorySpanExporter()
     provider = TracerProvider()
     provider.add_span_processor(SimpleSpanProcessor(exporter))
