@@ -1,7 +1,6 @@
 """Spans of merges, waits and jobs, for OpenTelemetry where an application asked for them."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 from .errors import ConfigurationError
@@ -10,6 +9,7 @@ from .errors import ConfigurationError
 if TYPE_CHECKING:
     from opentelemetry.trace import Span, TracerProvider
 
+_NOTHING = nullcontext()
 _tracers: list[Any] = []
 
 
@@ -34,12 +34,12 @@ def instrument(tracer_provider: "TracerProvider | None" = None) -> None:
     _tracers[:] = [trace.get_tracer("aiotasks", tracer_provider=tracer_provider)]
 
 
-@contextmanager
-def span(name: str, **attributes: str | float) -> "Iterator[Span | None]":
-    """Make a span of what is done in the scope, if the process is instrumented."""
+def span(name: str, **attributes: str | int) -> "AbstractContextManager[Span | None]":
+    """Return a span of what is done in its scope, if the process is instrumented."""
     if not _tracers:
-        yield None
-        return
+        return _NOTHING
     named = {f"aiotasks.{key}": value for key, value in attributes.items()}
-    with _tracers[0].start_as_current_span(f"aiotasks.{name}", attributes=named) as made:
-        yield made
+    found: AbstractContextManager[Span] = _tracers[0].start_as_current_span(
+        f"aiotasks.{name}", attributes=named
+    )
+    return found
