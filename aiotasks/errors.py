@@ -31,8 +31,8 @@ class ClosedError(AffinityError):
     def __init__(
         self,
         message: str = (
-            "The client is closed: use it inside `async with Client(api_key) as client:`, "
-            "and with a session that is open"
+            "The client is closed: use it inside `async with Client(api_key) as client:` or after "
+            "`await client.open()`, and with a session that is open"
         ),
     ) -> None:
         super().__init__(message)
@@ -328,7 +328,11 @@ def http_status_of(error: BaseException) -> int:
     504   the time was up; the task goes on
     500   everything else, also errors of other libraries
     ===== ==========================================================================
+
+    Of a group, such as that of ``raise_for_failures``, it is the highest of its errors.
     """
+    if isinstance(error, BaseExceptionGroup):
+        return max(map(http_status_of, error.exceptions))
     if type(error) is ValidationError:
         # The API's own 400 or 422.
         return error.status

@@ -330,6 +330,13 @@ def test_each_has_an_http_status(error_class: type[AffinityError]) -> None:
         assert http_status_of(error) == STATUSES[error_class]
 
 
+def test_the_worst_of_a_group_counts() -> None:
+    """Of many errors the one with the highest status decides, as something is left to do for it."""
+    failed, running = TaskFailedError(URL, BATCH, None), TaskTimeoutError(URL, None, 1.0)
+    assert http_status_of(ExceptionGroup("two", [failed, running])) == 504
+    assert http_status_of(ExceptionGroup("one", [ExceptionGroup("in one", [failed])])) == 422
+
+
 def test_other_errors_are_500() -> None:
     """An error of something else is none of the caller's business."""
     assert http_status_of(KeyError("x")) == 500

@@ -1,5 +1,9 @@
 """The command that finds out what only the user's own account can tell."""
 
+import shutil
+import textwrap
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -17,6 +21,10 @@ from .commands import Commands
 from .exit_codes import Exit, exit_of
 from .output import note, print_line, print_text, say
 
+
+_WRAPPER = partial(
+    textwrap.wrap, subsequent_indent="    ", break_long_words=False, break_on_hyphens=False
+)
 
 commands = Commands()
 
@@ -54,9 +62,17 @@ async def _doctor(ledgers: list[Path], settings: ClientSettings, *, json: bool) 
     if json:
         print_line({**found.to_dict(), "can_run": found.can_run})
     else:
-        for line in found.text.splitlines():
+        # Only a terminal has a width.
+        width = shutil.get_terminal_size(fallback=(0, 0)).columns
+        for line in wrapped(found.text, width):
             print_text(line)
     return Exit.SUCCEEDED if found.error is None else exit_of(found.error)
+
+
+def wrapped(text: str, width: int) -> Iterator[str]:
+    """Yield the lines of a text, wrapped at word ends if there is a width."""
+    for line in text.splitlines():
+        yield from [line] if not width else _WRAPPER(line, width)
 
 
 async def _known_from(ledgers: list[Path]) -> tuple[list[str], Lateness]:

@@ -28,7 +28,10 @@ log = logging.getLogger("aiotasks.web")
 
 
 class RunSettings(msgspec.Struct, frozen=True):
-    """How a job was started: what its ledger notes, so that it can go on in the same way."""
+    """How a job was started: what its ledger notes, so that it can go on in the same way.
+
+    With ``retry_failed``, a pair that has failed again is tried once more after each restart.
+    """
 
     settings: JobSettings = JobSettings()
     retry_failed: bool = False

@@ -8,6 +8,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from aiotasks.cli.app import app
+from aiotasks.cli.doctor import wrapped
 from aiotasks.cli.exit_codes import Exit
 from aiotasks.sandbox import Sandbox
 from tests.processes import in_thread
@@ -78,3 +79,17 @@ def test_no_folder(sandbox: Sandbox, tmp_path: Path) -> None:
     assert "There is no folder" in done.stderr
     assert done.exit_code == Exit.WRONG_USE
     assert sandbox.requests == 0
+
+
+def test_a_narrow_terminal(
+    sandbox: Sandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a terminal, lines are wrapped at word ends; elsewhere they are whole."""
+    whole = run("doctor", tmp_path).stdout
+    monkeypatch.setenv("COLUMNS", "40")
+    narrow = run("doctor", tmp_path).stdout
+    assert max(map(len, narrow.splitlines())) <= 40
+    assert [*wrapped("  a bc def", 6)] == ["  a bc", "    def"]
+    # Latencies and counts differ.
+    assert len(narrow.split()) == len(whole.split())
+    assert len(narrow.splitlines()) > len(whole.splitlines())

@@ -2,7 +2,7 @@
 
 from collections.abc import AsyncIterator, Sequence
 from datetime import datetime
-from typing import assert_type
+from typing import Any, assert_type
 
 import aiohttp
 import tenacity
@@ -300,3 +300,25 @@ def hierarchy() -> None:
     refusals: list[type[aiotasks.RateLimitError]] = [aiotasks.MonthlyQuotaError]
     values: list[type[ValueError]] = [aiotasks.ConfigurationError]
     print(base, timeouts, refusals, values)  # noqa: T201 - so that they are used
+
+
+def count(request: aiotasks.RequestInfo) -> None:
+    assert_type(request.route, str)
+    assert_type(request.status, int | None)
+
+
+async def in_a_service(error: aiotasks.AffinityError) -> None:
+    client = await Client("key", on_request=count, allow_http=True).open()
+    assert_type(client, Client)
+    assert_type(client.pending, int)
+    found = await client.diagnose(task_urls=["https://api.affinity.co/v2/tasks/company-merges/a"])
+    assert_type(found, aiotasks.Diagnosis)
+    assert_type(found.can_run, bool)
+    assert_type(found.text, str)
+    await client.aclose()
+    assert_type(aiotasks.http_status_of(error), int)
+    assert_type(error.to_dict(), dict[str, Any])
+    assert_type(found.to_dict(), dict[str, Any])
+    assert_type(Outcomes([]).to_dict(), dict[str, Any])
+    assert_type(aiotasks.__version__, str)
+    aiotasks.instrument()
