@@ -33,8 +33,19 @@ _MIN_HOLD = 1.0
 # are therefore distinguished by half a window, and never by less than this.
 _JUMP = 2.5
 _MINUTE = 60.0
-# A choice: 9 of 900 requests a minute are kept for interactive calls.
+# Choices: 9 of 900 requests a minute are kept for interactive calls, 45 while others use the key, and
+# as many as there have been, if these are more, up to a share of the limit.
 _INTERACTIVE_SHARE = 0.01
+_SHARE_BESIDE_OTHERS = 0.05
+_LARGEST_SHARE = 0.2
+# A choice: so few interactive calls in a minute are no rate.
+_FEW_ASKED = 2
+# Choices: few requests of this client say nothing of how many others have; and more than one program
+# is what has twice as many as this client.
+_FEW_SENT = 20
+_SEVERAL = 2.0
+# A choice: others are taken to have at most so many times as many requests as this client.
+_MOST_PROGRAMS = 8.0
 # Fitted to the bulk job; see the sweep in benchmarks/results/README.md.
 _POLL_SHARE = 0.073
 # A choice, for limits so small that the share would be less than a poll each 15 s.
@@ -95,6 +106,15 @@ class Pacer:
         self._org_resets_at = math.inf
         self._window = _MIN_HOLD
         self._sent_before = 0
+        self._sent_in_window_before = 0
+        # When the window began, or the first request in it; and its interactive calls.
+        self._began_at = math.inf
+        self._asked = 0
+        self._asked_before = 0.0
+        # The requests of other programs; some were counted before this client's first.
+        self._others = 0
+        self._others_before = 0
+        self._others_base: int | None = None
         self._others_rate = 0.0
         self._learned_at = 0.0
         self._margin = 0.0
@@ -146,37 +166,81 @@ class Pacer:
         if self._remaining is None:
             return 0.0
         # Other programs send in bursts, and what they took is known only from the next answer.
-        burst = math.ceil(self._others_rate * _BURST)
+        burst, in_flight = 0, float(self.in_flight)
         taken = math.ceil(self._others_rate * (now - self._learned_at))
-        free = self._remaining - self.in_flight - burst - taken
+        if lane is not Lane.INTERACTIVE:
+            # What others leave alone is for interactive calls, which need not leave it, too.
+            burst = math.ceil(self._others_rate * _BURST)
+            in_flight *= self._programs
+        free = self._remaining - in_flight - burst - taken
         if free <= 0:
             if self._remaining > 0 and self.in_flight:
                 # Requests in flight may be counted already: their answers will show it.
                 return math.inf
             # With nothing in flight, only a request can find out how much is left.
             return 0.0 if self._remaining > burst else self._resets_at - now
-        if lane is Lane.POLL and is_contested:
-            return max(0.0, self._polled_at + 1 / self._poll_rate - now)
         # The reserve for the other lanes is a rate: it shrinks with the rest of the window, so
         # that nothing is left over at the reset.
-        kept = self._kept_rate(lane)
+        kept = self._kept_rate(now, lane)
         left = self._resets_at - now
-        return 0.0 if free > kept * left else left - free / kept
+        delay = 0.0
+        if lane is not Lane.INTERACTIVE and free <= max(kept * left, self._last_calls):
+            delay = left if free <= self._last_calls else left - free / kept
+        if lane is Lane.POLL and is_contested:
+            return max(delay, self._polled_at + 1 / self._poll_rate - now)
+        return delay
 
     @property
     def _poll_rate(self) -> float:
         limit = min(_or(self._limit, DEFAULT_LIMIT), self._most)
         return max(_POLL_SHARE * limit, _MIN_POLLS) / self._window
 
-    def _kept_rate(self, lane: Lane) -> float:
+    def _kept_rate(self, now: float, lane: Lane) -> float:
         if lane is Lane.INTERACTIVE:
             return 0.0
-        rate = _INTERACTIVE_SHARE * _or(self._limit, DEFAULT_LIMIT) / self._window
+        rate = self._interactive_rate(now)
         if lane is Lane.POLL or not self.has_polls:
             return rate
         # Other programs will take as much of this window as of the last: what is kept for polls
         # comes on top of that.
-        return rate + self._poll_rate + self._others_rate
+        return rate + self._poll_rate + self._others_rate_now(now)
+
+    def _others_rate_now(self, now: float) -> float:
+        # In a client's first window only what it has seen of this window is known.
+        if self._others_before or self._programs < _SEVERAL:
+            return self._others_rate
+        return min(self._others / self._elapsed(now), self._most_of_others)
+
+    @property
+    def _most_of_others(self) -> float:
+        # Others are never left more than half of the window.
+        return _or(self._limit, DEFAULT_LIMIT) / self._window / 2
+
+    def _elapsed(self, now: float) -> float:
+        # A rate measured over a short time is unreliable, so at least a quarter of a window counts.
+        return max(now - self._began_at, self._window / 4)
+
+    def _interactive_rate(self, now: float) -> float:
+        limit = _or(self._limit, DEFAULT_LIMIT)
+        share = _SHARE_BESIDE_OTHERS if self._programs > _SEVERAL else _INTERACTIVE_SHARE
+        asked = max(
+            (self._asked - _FEW_ASKED) / self._elapsed(now), self._asked_before / self._window
+        )
+        rate = max(share * limit / self._window, asked * self._programs)
+        return min(rate, _LARGEST_SHARE * limit / self._window)
+
+    @property
+    def _last_calls(self) -> float:
+        # What is kept until the reset, although the reserve shrinks: a call of each program.
+        return self._programs if max(self._asked, self._asked_before) > _FEW_ASKED else 0.0
+
+    @property
+    def _programs(self) -> float:
+        """How many times as many requests as this client's own all programs with the key send."""
+        own = self.sent - self._sent_before + self._sent_in_window_before
+        if own < _FEW_SENT:
+            return 1.0
+        return min(1 + (self._others + self._others_before) / own, _MOST_PROGRAMS)
 
     def _is_month_at_stake(self) -> bool:
         # Requests in flight may be counted already, as in the window.
@@ -187,10 +251,12 @@ class Pacer:
         used = _or(self._limit, DEFAULT_LIMIT) - _or(self._remaining, 0)
         elapsed = self._window - max(0.0, self._resets_at - now)
         others = max(0, used - (self.sent - self._sent_before))
-        # A rate measured over a short time is unreliable, so at least a quarter of a window counts.
-        # Others are never left more than half of it.
-        most = _or(self._limit, DEFAULT_LIMIT) / self._window / 2
-        self._others_rate = min(others / max(elapsed, self._window / 4), most)
+        self._others_rate = min(others / max(elapsed, self._window / 4), self._most_of_others)
+        self._sent_in_window_before = self.sent - self._sent_before
+        self._others_before, self._others, self._others_base = others, 0, 0
+        self._asked_before = max(self._asked - _FEW_ASKED, self._asked_before / 2)
+        self._asked = 0
+        self._began_at = now
         self._sent_before = self.sent
         self._forget_minute()
 
@@ -218,6 +284,8 @@ class Pacer:
             self._own_rate.send(now)
         self._is_probing = True
         self._last_lane = lane
+        self._asked += lane is Lane.INTERACTIVE
+        self._began_at = min(self._began_at, now)
         if lane is Lane.POLL:
             self._polled_at = now
 
@@ -306,6 +374,13 @@ class Pacer:
             # is the newest.
             self._remaining = min(self._remaining, remaining)
             self._resets_at = min(self._resets_at, resets_at)
+        else:
+            return
+        others = _or(self._limit, DEFAULT_LIMIT) - remaining - (self.sent - self._sent_before)
+        if self._others_base is None:
+            # What was used before this client's first request says nothing of others now.
+            self._others_base = others
+        self._others = max(self._others, others - self._others_base)
 
     def _refuse(self, now: float, limits: RateLimits) -> None:
         # Refusals of requests that were in flight together are one event, not many.

@@ -508,7 +508,85 @@ class TestOthers:
         assert pacer.delay(90, Lane.INTERACTIVE) == 0
         sent(pacer, 90)
         answered(pacer, 90, minute(15, 30))
+        assert pacer.delay(90, Lane.POLL) == pytest.approx(30)
+        # What others leave is theirs and this client's, for interactive calls.
+        assert pacer.delay(90, Lane.INTERACTIVE) == 0
+        sent(pacer, 90)
+        answered(pacer, 90, minute(0, 30))
         assert pacer.delay(90, Lane.INTERACTIVE) == pytest.approx(30)
+
+    def beside(self, remaining: int, *, own: int = 100, asked: int = 0, left: int = 45) -> Pacer:
+        """Return a pacer in its first window, after some requests of its own."""
+        pacer = opened()
+        pacer.has_polls = True
+        for number in range(own):
+            pacer.send(0, Lane.INTERACTIVE if number < asked else Lane.MERGE)
+            answered(pacer, 0, minute(899 - number))
+        pacer.send(60 - left, Lane.MERGE)
+        answered(pacer, 60 - left, minute(remaining, left))
+        return pacer
+
+    def test_more_is_left_for_interactive_calls_beside_others(self) -> None:
+        """Polls leave 5 % of the minute alone where most requests are of other programs."""
+        assert self.beside(33).delay(15, Lane.POLL) > 0
+        assert self.beside(34).delay(15, Lane.POLL) == 0
+        assert self.beside(33, own=600).delay(15, Lane.POLL) == 0
+        assert self.beside(33, own=10).delay(15, Lane.POLL) == 0
+
+    def test_as_much_is_left_as_was_asked_for(self) -> None:
+        """Polls leave as many calls alone as there were interactive ones, up to a fifth."""
+        # 28 in 15 s, for the 45 s that are left; two are too few for a rate.
+        assert self.beside(83, own=815, asked=29).delay(15, Lane.POLL) > 0
+        assert self.beside(85, own=814, asked=29).delay(15, Lane.POLL) == 0
+        assert self.beside(135, own=764, asked=300).delay(15, Lane.POLL) > 0
+        assert self.beside(136, own=763, asked=300).delay(15, Lane.POLL) == 0
+
+    def test_what_was_asked_for_counts_for_the_next_minutes(self) -> None:
+        """Interactive calls of the last window count, and half as much a window later."""
+        pacer = self.beside(100, own=799, asked=62)
+        for start, kept in ((60, 61), (120, 30), (180, 15)):
+            for remaining in range(899, kept - 1, -1):
+                assert pacer.delay(start, Lane.POLL) == 0
+                pacer.send(start, Lane.MERGE)
+                answered(pacer, start, minute(remaining))
+            assert pacer.delay(start, Lane.POLL) > 0
+
+    def test_polls_among_merges_leave_calls_alone_too(self) -> None:
+        """Polls that have their share of a minute of merges leave interactive calls theirs."""
+        pacer = self.beside(20)
+        assert pacer.delay(15, Lane.POLL, is_contested=True) == pacer.delay(15, Lane.POLL) > 0
+        assert pacer.delay(15, Lane.INTERACTIVE) == 0
+
+    def test_merges_of_a_first_window_keep_what_others_use(self) -> None:
+        """Where others have more than this client, merges go on at the pace of the window."""
+        assert self.beside(380).delay(15, Lane.MERGE) > 0
+        assert self.beside(440).delay(15, Lane.MERGE) == 0
+        assert self.beside(380, own=400).delay(15, Lane.MERGE) == 0
+
+    def test_others_have_requests_in_flight_too(self) -> None:
+        """Others are taken to have as many in flight as their part of the requests is."""
+        pacer = self.beside(60, own=99)
+        for _ in range(8):
+            pacer.send(15, Lane.MERGE)
+        # 840 requests of which 100 are this client's: eight times as many, at most.
+        assert pacer.delay(15, Lane.POLL) == math.inf
+        assert pacer.delay(15, Lane.INTERACTIVE) == 0
+
+    def test_a_call_of_each_program_is_left_until_the_reset(self) -> None:
+        """Where calls were asked for, one is left until the end of the window."""
+        pacer = self.beside(1, own=898, asked=30, left=1)
+        assert pacer.delay(59, Lane.POLL) == pytest.approx(1)
+        assert pacer.delay(59, Lane.INTERACTIVE) == 0
+
+    def test_what_was_used_before_is_not_of_others(self) -> None:
+        """What the minute had lost before the first request does not make others."""
+        pacer = opened(remaining=300)
+        for number in range(30):
+            sent(pacer, 0, lane=Lane.MERGE)
+            answered(pacer, 0, minute(299 - number))
+        sent(pacer, 15)
+        answered(pacer, 15, minute(10, 45))
+        assert pacer.delay(15, Lane.INTERACTIVE) == 0
 
     def test_alone_on_the_key(self) -> None:
         """Without other programs on the key nothing is kept for them."""
