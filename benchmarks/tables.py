@@ -29,6 +29,15 @@ CONTENDERS = """
 Not learned are merges whose end the contender did not come to know, because it gave up.
 """
 
+SHARED_KEY = """
+* **waits**: each program waits for tasks that are a block of the list, at 180 requests in 12 s.
+* **mixed waits**: the same, where each page of the list has tasks of all programs, so that each has
+  to read all pages.
+* **merges**: each program merges and waits, at 900 requests a minute, and looks at a task each 3 s.
+* **job**: a dedupe job by default, beside a program that takes a third of each minute and heeds
+  nothing; the earliest end is that of 600 requests a minute.
+"""
+
 
 def title_of(run: dict[str, Any]) -> str:
     """Name a contender of the bulk job, and what differs from the API in its case."""
@@ -229,6 +238,31 @@ def _beside(runs: Sequence[dict[str, Any]]) -> str:
     return _table(heads, rows)
 
 
+def _shared_key(runs: Sequence[dict[str, Any]]) -> str:
+    heads = ["work", "tasks", "programs", "calls", "seconds", "calls to one", "time to one"]
+    heads += ["slowest `get`, s", "time to earliest", "refused"]
+    names = ["calls", "seconds", "calls_to_one", "seconds_to_one"]
+    names += ["slowest_look", "seconds_to_earliest", "refused"]
+    rows = (
+        [
+            run["scenario"],
+            f"{run['tasks']:,}",
+            str(run["programs"]),
+            *(_range(run, n) for n in names),
+        ]
+        for run in runs
+    )
+    title = "Programs on one key, virtual time; medians of 5 seeds with their range"
+    return _section(title, heads, rows) + SHARED_KEY
+
+
+def _range(run: dict[str, Any], name: str) -> str:
+    if name not in run:
+        return "-"
+    median, low, high = (run[name][which] for which in ("median", "low", "high"))
+    return f"{median:g}" if low == high else f"{median:g} ({low:g} to {high:g})"
+
+
 def _section(title: str, heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     return f"## {title}\n\n{_table(heads, rows)}"
 
@@ -247,4 +281,5 @@ SECTIONS: dict[str, Callable[[Any], str]] = {
     "plan": _plan,
     "ledger": _ledger,
     "load": _load,
+    "shared_key": _shared_key,
 }

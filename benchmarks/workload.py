@@ -18,10 +18,10 @@ def durations(merges: int, *, seed: int, sigma: float = SIGMA) -> list[float]:
     return [random.lognormvariate(median, sigma) for _ in range(merges)]
 
 
-def earliest_end(seconds: Sequence[float]) -> float:
+def earliest_end(seconds: Sequence[float], *, quota: int = QUOTA) -> float:
     """Return when a job could be over at the earliest, in seconds from its start.
 
-    A client that spends nothing on polls posts 900 merges at the start of each minute, and knows
-    of each end immediately.
+    A client that spends nothing on polls posts 900 merges (``quota``: what others leave of them) at
+    the start of each minute, and knows of each end immediately.
     """
-    return max(index // QUOTA * WINDOW + duration for index, duration in enumerate(seconds))
+    return max(index // quota * WINDOW + duration for index, duration in enumerate(seconds))
