@@ -538,13 +538,13 @@ class TestOthers:
         # 28 in 15 s, for the 45 s that are left; two are too few for a rate.
         assert self.beside(83, own=815, asked=29).delay(15, Lane.POLL) > 0
         assert self.beside(85, own=814, asked=29).delay(15, Lane.POLL) == 0
-        assert self.beside(135, own=764, asked=300).delay(15, Lane.POLL) > 0
+        assert self.beside(134, own=764, asked=300).delay(15, Lane.POLL) > 0
         assert self.beside(136, own=763, asked=300).delay(15, Lane.POLL) == 0
 
     def test_what_was_asked_for_counts_for_the_next_minutes(self) -> None:
         """Interactive calls of the last window count, and half as much a window later."""
         pacer = self.beside(100, own=799, asked=62)
-        for start, kept in ((60, 61), (120, 30), (180, 15)):
+        for start, kept in ((60, 60), (120, 30), (180, 15)):
             for remaining in range(899, kept - 1, -1):
                 assert pacer.delay(start, Lane.POLL) == 0
                 pacer.send(start, Lane.MERGE)
