@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from . import doctor, merge, report, sandbox, serve, tasks
+from . import doctor, merge, plan, report, sandbox, serve, status, tasks
 from .exit_codes import EXIT_CODES, Exit
 from .logs import LOG_OPTIONS, LogOptions, begin_logs, end_logs
 from .option_groups import with_group
@@ -29,7 +29,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for module in (tasks, doctor, sandbox, merge, report, serve):
+for module in (plan, merge, status, report, serve, tasks, doctor, sandbox):
     app.add_typer(module.commands)
 
 

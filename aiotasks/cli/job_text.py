@@ -1,9 +1,11 @@
 """What the command line prints about a job, line by line."""
 
 from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
 
 from aiotasks._text import PLURAL, iso_time
-from aiotasks.dedupe import JobInfo, JobPhase, JobStatus, PairState, StopReason
+from aiotasks.dedupe import JobInfo, JobPhase, JobResult, JobStatus, PairState, StopReason
 from aiotasks.dedupe.status import stop_sentence
 
 from .exit_codes import Exit
@@ -30,6 +32,16 @@ def status(job: JobInfo, status: JobStatus) -> Iterator[str]:
         yield FAILURES_ADVICE
 
 
+def in_list(name: str, job: Mapping[str, Any]) -> str:
+    """Return the line of a job in a list of jobs."""
+    counts = job["counts"]
+    failed = f", {counts['not_merged']:,} not merged" if counts["not_merged"] else ""
+    return (
+        f"{job['begun_at']}  {job['phase']:<10} "
+        f"{counts['succeeded']:,} of {counts['merges']:,} merged{failed}  {name}"
+    )
+
+
 def why_stopped(reason: StopReason, failures: str | None) -> str:
     """Return why a run stopped, and what to do about it."""
     sentence = stop_sentence(reason, failures)
@@ -39,6 +51,21 @@ def why_stopped(reason: StopReason, failures: str | None) -> str:
 def counted(totals: Mapping[PairState, int]) -> str:
     """Return how many pairs are in each state."""
     return ", ".join(f"{totals[state]:,} {state}" for state in PairState if totals[state]) or "none"
+
+
+def ended(path: Path, source: str, result: JobResult) -> dict[str, Any]:
+    """Return what is told to programs when a job has ended."""
+    return {
+        "text": f"{source}: {counted(result.totals)}",
+        "ledger": str(path),
+        "source": source,
+        "totals": {state: result.totals[state] for state in PairState if result.totals[state]},
+        "stopped": result.stopped,
+        "error": None if result.error is None else str(result.error),
+        "calls": result.calls,
+        "seconds": round(result.seconds, 3),
+        "exit_code": exit_of(result.totals, result.stopped),
+    }
 
 
 def exit_of(totals: Mapping[PairState, int], stopped: str | None) -> Exit:

@@ -1,4 +1,4 @@
-"""The commands that merge: show a plan, run it, and continue it."""
+"""The commands that merge: run a plan, and continue it."""
 
 import asyncio
 import shlex
@@ -8,11 +8,10 @@ from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import AbstractAsyncContextManager, AbstractContextManager, nullcontext, suppress
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 import typer
 
-from aiotasks import dedupe
 from aiotasks._text import duration
 from aiotasks.client import Client, ClientSettings
 from aiotasks.dedupe import (
@@ -28,7 +27,6 @@ from aiotasks.dedupe import (
     run,
 )
 from aiotasks.dedupe.models import has_pairs_left
-from aiotasks.dedupe.report import plan_rows, report_columns
 from aiotasks.errors import LedgerError, NoJobError
 from aiotasks.models import Quota
 
@@ -36,8 +34,10 @@ from . import job_text, plan_text
 from .client_options import with_client_settings
 from .command import complete, fail
 from .commands import Commands
+from .end_hooks import EndHooks, with_end_hooks
 from .exit_codes import Exit
 from .interrupts import on_interrupt
+from .json_progress import JsonProgress
 from .options import (
     Conflicts,
     KindOption,
@@ -55,54 +55,34 @@ from .options import (
     with_input_options,
     with_job_settings,
 )
-from .output import OutputFile, note, open_output, print_text, say
+from .output import note, say
+from .plan import dry_run, preview_of
 from .plan_input import PlanInput, ProtectedIds
 from .progress import JobProgressBar
 from .serve import page_beside
-from .tables import Bom, format_of, print_table
 
 
 _MOST_REASONS = 5
-_TEXT = "text"
 _NOTHING_LOST = "Nothing is lost: run the same command again to continue."
 commands = Commands()
 
+JsonLines = Annotated[
+    bool, typer.Option("--json", help="Print the progress as JSON lines, and at last the totals.")
+]
 
-@commands.command(short_help="Show what a file of pairs would merge.")
-@with_input_options
-@with_client_settings
-def plan(
-    pairs: PairsFile,
-    *,
-    kind: KindOption,
-    columns: InputOptions,
-    on_conflict: Conflicts = "refuse",
-    protect: Protect = None,
-    protect_column: ProtectColumn = None,
-    max_cluster: MaxCluster = None,
-    no_new_company: NoNewCompany = False,
-    output: OutputFile = None,
-    bom: Bom = True,
-    client: ClientSettings,
-) -> None:
-    """Show what a file of pairs would merge, its effects and its cost. Nothing is merged.
 
-    An --output that ends in .csv, .jsonl or .xlsx is a table of all pairs.
-    """
-    protected = ProtectedIds(protect, protect_column)
-    rules = PlanInput(pairs, kind, columns, on_conflict, protected, max_cluster, no_new_company)
-    planned = rules.read()
-    if output is not None and output.exists() and pairs.exists() and output.samefile(pairs):
-        fail(f"{output} is the input, and is not overwritten: give another --output.")
-    table = format_of(None, output, otherwise=_TEXT)
-    with open_output(output):
-        shown = _show(planned, client, rules.command("merge"), table=table, bom=bom)
-        complete(shown, "Nothing was merged.")
+class JobView(NamedTuple):
+    """How a job is shown while it runs, and who is told of its end."""
+
+    as_json: bool
+    is_page: bool
+    hooks: EndHooks
 
 
 @commands.command(short_help="Merge the pairs of a file, after a question.")
 @with_input_options
 @with_job_settings
+@with_end_hooks
 @with_client_settings
 def merge(
     pairs: PairsFile,
@@ -117,6 +97,9 @@ def merge(
     yes: Annotated[
         bool, typer.Option("--yes", help="Merge without asking for confirmation.")
     ] = False,
+    is_dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show the plan only, as `aiotasks plan` does.")
+    ] = False,
     fingerprint: Annotated[
         str | None, typer.Option(help="Merge only if the plan has this fingerprint.")
     ] = None,
@@ -130,6 +113,8 @@ def merge(
     retry_failed: RetryFailed = False,
     recover: Recover = False,
     page: Page = False,
+    json: JsonLines = False,
+    hooks: EndHooks,
     client: ClientSettings,
 ) -> None:
     """Show the plan of a file of pairs, ask for confirmation, and merge each pair at most once.
@@ -137,23 +122,27 @@ def merge(
     The same command continues after Ctrl-C, a crash, or a lost network. The plan shows which merges
     can be undone, and which NEVER can.
     """
-    path = ledger or _ledger_beside(pairs)
     protected = ProtectedIds(protect, protect_column)
     rules = PlanInput(pairs, kind, columns, on_conflict, protected, max_cluster, no_new_company)
     planned = rules.read()
     _require(planned, fingerprint)
+    if is_dry_run:
+        dry_run(rules, planned, client, as_json=json)
+        return
+    path = ledger or _ledger_beside(pairs)
     preview = None
     has_begun = _has_begun(path, is_there=is_there(path), recover=recover)
     if not complete(has_begun, "Nothing was merged."):
-        preview, quota = complete(_preview(planned, client), "Nothing was merged.")
+        preview, quota = complete(preview_of(planned, client), "Nothing was merged.")
         _confirm(preview, quota, rules.command("plan"), is_given=yes)
     job = partial(run, plan=planned, preview=preview, settings=settings, retry_failed=retry_failed)
     opened = Ledger(path, recover=recover)
-    _end(_work(opened, client, job, settings.grace, is_page=page))
+    _end(_work(opened, client, job, settings.grace, JobView(json, page, hooks)))
 
 
 @commands.command("resume")
 @with_job_settings
+@with_end_hooks
 @with_client_settings
 def go_on(
     ledger: LedgerFile,
@@ -162,13 +151,15 @@ def go_on(
     retry_failed: RetryFailed = False,
     recover: Recover = False,
     page: Page = False,
+    json: JsonLines = False,
+    hooks: EndHooks,
     client: ClientSettings,
 ) -> None:
     """Continue a job; only its ledger is needed."""
     must_exist(ledger)
     job = partial(resume, settings=settings, retry_failed=retry_failed)
     opened = Ledger(ledger, recover=recover)
-    _end(_work(opened, client, job, settings.grace, is_page=page))
+    _end(_work(opened, client, job, settings.grace, JobView(json, page, hooks)))
 
 
 def _require(planned: Plan, fingerprint: str | None) -> None:
@@ -200,33 +191,6 @@ async def _has_begun(path: Path, *, is_there: bool, recover: bool) -> bool:
     return False
 
 
-async def _show(
-    planned: Plan,
-    settings: ClientSettings,
-    merge_it: str | None,
-    *,
-    table: str,
-    bom: bool,
-) -> None:
-    preview, quota = await _preview(planned, settings)
-    if table != _TEXT:
-        columns, separator = report_columns(planned.columns), planned.separator or ","
-        rows = plan_rows(preview)
-        _ = await print_table(columns, rows, table, separator=separator, bom=bom, title="Plan")
-    text = plan_text.whole(preview, quota) if table == _TEXT else plan_text.short(preview, quota)
-    write = print_text if table == _TEXT else note
-    for line in text:
-        write(line)
-    if merge_it is not None:
-        write(f"Merge it: {merge_it} --fingerprint {planned.fingerprint[: plan_text.SHOWN]}")
-
-
-async def _preview(planned: Plan, settings: ClientSettings) -> tuple[Preview, Quota]:
-    async with Client.from_env(**settings) as client:
-        preview = await dedupe.preview(client, planned)
-        return preview, client.quota
-
-
 def _confirm(preview: Preview, quota: Quota, whole_by: str | None, *, is_given: bool) -> None:
     for line in plan_text.short(preview, quota, whole_by=whole_by):
         (note if is_given else say)(line)
@@ -253,16 +217,15 @@ async def _work(
     client_settings: ClientSettings,
     job: Callable[..., Awaitable[JobResult]],
     grace: float,
-    *,
-    is_page: bool,
+    view: JobView,
 ) -> Exit:
     path = opened.path
     async with opened as ledger, Client.from_env(**client_settings) as client:
         stop = asyncio.Event()
-        bar = JobProgressBar()
+        bar = JsonProgress() if view.as_json else JobProgressBar()
         with bar, _interruptible(stop, grace):
             try:
-                async with _shown(bar, client, path, stop, is_page=is_page) as show:
+                async with _shown(bar, client, path, stop, is_page=view.is_page) as show:
                     result = await job(
                         client=client,
                         ledger=ledger,
@@ -278,12 +241,21 @@ async def _work(
             for pair in await ledger.pairs(*(state for state in PairState if state.is_failure))
         )
         before = [each for each in await ledger.pairs(PairState.SUCCEEDED) if not each.task_url]
+        source = ledger.require_job().source
     _summarise(path, result, reasons, before=len(before))
+    end = job_text.ended(path, source, result)
+    bar.end(end)
+    await view.hooks.tell(end)
     return job_text.exit_of(result.totals, result.stopped)
 
 
 def _shown(
-    bar: JobProgressBar, client: Client, path: Path, stop: asyncio.Event, *, is_page: bool
+    bar: JobProgressBar | JsonProgress,
+    client: Client,
+    path: Path,
+    stop: asyncio.Event,
+    *,
+    is_page: bool,
 ) -> AbstractAsyncContextManager[Callable[[JobProgress], object]]:
     if not is_page:
         return nullcontext(bar.show)

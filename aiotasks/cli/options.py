@@ -1,5 +1,6 @@
 """The options that several commands share."""
 
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, cast
@@ -129,6 +130,14 @@ with_input_options = with_group(
     _input_options,
 )
 """Replace the parameter ``columns`` of a command by one option for each of an input."""
+
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, also on a terminal.")]
+
+
+def is_for_people(as_json: bool) -> bool:
+    """Return whether results are shown as text: on a terminal, unless JSON is asked for."""
+    return not as_json and sys.stdout.isatty()
 
 
 def is_there(ledger: Path) -> bool:

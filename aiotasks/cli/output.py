@@ -1,7 +1,10 @@
 """Output: results as JSON lines on standard output, everything else on standard error."""
 
+import errno
 import io
 import os
+import pydoc
+import shutil
 import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -179,9 +182,30 @@ def print_line(line: dict[str, Any]) -> None:
     typer.echo(json_text(msgspec.json.encode(line)))
 
 
+def emit_line(line: dict[str, Any]) -> None:
+    """Print a JSON line of a job that goes on, whoever reads it and whatever the disk takes."""
+    try:
+        print_line(line)
+        sys.stdout.flush()
+    except OSError as error:
+        if error.errno != errno.EPIPE:
+            say(f"The output cannot be written ({error.strerror}): the job goes on without it.")
+        give_up("stdout")
+
+
 def print_text(line: str) -> None:
     """Print a line for people to standard output."""
     typer.echo(printable(line))
+
+
+def show_lines(lines: list[str]) -> None:
+    """Print lines for people, by a pager on a terminal that is too low for them."""
+    is_terminal = sys.stdin.isatty() and sys.stdout.isatty()
+    if is_terminal and len(lines) >= shutil.get_terminal_size().lines:
+        pydoc.pager("\n".join(map(printable, lines)))
+        return
+    for line in lines:
+        print_text(line)
 
 
 def print_data(text: str) -> None:

@@ -23,15 +23,15 @@ _UNDO: Final[Mapping[bool | None, str]] = {
 _SHOWN_SHARE = 0.001
 
 
-def whole(preview: Preview, quota: Quota) -> Iterator[str]:
-    """Yield everything that a plan would do."""
+def whole(preview: Preview, quota: Quota, *, most: int | None = None) -> Iterator[str]:
+    """Yield everything that a plan would do, with at most so many of its pairs."""
     plan = preview.plan
     yield _title(preview)
     yield from map(_understood, plan.understood)
     yield ""
     # Those that run in the order in which they do, then the others.
     everything = {**preview.effects, **dict.fromkeys(range(1, len(plan.merges) + 1))}
-    yield from _clusters(preview, [*everything], len(everything))
+    yield from _clusters(preview, [*everything], len(everything) if most is None else most)
     if preview.effects:
         yield ""
     yield from _effects(preview)
@@ -101,7 +101,7 @@ def _clusters(preview: Preview, numbers: Sequence[int], most: int) -> Iterator[s
 
 
 def _effects(preview: Preview) -> Iterator[str]:
-    if counts := _counted(preview):
+    if counts := counted(preview):
         yield "What becomes of them:"
         width = max(len(f"{count:,}") for count in counts.values())
         for effect, count in counts.items():
@@ -111,12 +111,13 @@ def _effects(preview: Preview) -> Iterator[str]:
 
 def question(preview: Preview) -> str:
     """Return the question whether to merge, after what cannot be taken back."""
-    counts = _counted(preview)
+    counts = counted(preview)
     lasting = {effect: counts[effect] for effect in counts if not effect.can_undo}
     return f"{undo_sentences(lasting)} Merge them?".strip()
 
 
-def _counted(preview: Preview) -> dict[Effect, int]:
+def counted(preview: Preview) -> dict[Effect, int]:
+    """Return how many merges of a plan have which effect."""
     counts = Counter(preview.effects.values())
     return {effect: counts[effect] for effect in Effect if counts[effect]}
 

@@ -1,7 +1,8 @@
 """Progress on standard error: a bar on a terminal, else a line every half minute."""
 
 import asyncio
-from typing import Self
+from collections.abc import Mapping
+from typing import Any, Self
 
 from rich.console import Group
 from rich.live import Live
@@ -73,6 +74,9 @@ class JobProgressBar:
         if now - self._shown_at >= _LINE_EVERY:
             self._shown_at = now
             note(f"{progress.ended:,} of {progress.total:,} pairs · {words}")
+
+    def end(self, result: Mapping[str, Any]) -> None:
+        """Show nothing more: what came of the job is said in words."""
 
     def report(self, event: JobEvent) -> None:
         """Show an event that happens rarely; transitions of pairs are not shown."""

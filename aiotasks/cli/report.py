@@ -1,6 +1,5 @@
-"""The commands that report how far a job is, what became of its pairs, and what may be a pair."""
+"""The commands that report what became of the pairs of a job, and what may be a pair."""
 
-import shlex
 from collections.abc import AsyncGenerator
 from pathlib import Path
 from typing import Annotated, Literal
@@ -8,32 +7,22 @@ from typing import Annotated, Literal
 import typer
 
 from aiotasks.client import Client, ClientSettings
-from aiotasks.dedupe import JobStatus, Ledger, PairState, snapshot_lines
-from aiotasks.dedupe.models import has_pairs_left
+from aiotasks.dedupe import Ledger, PairState, snapshot_lines
 from aiotasks.dedupe.report import report_columns, report_rows
 from aiotasks.models import Kind
 from aiotasks.web import report_page
 
-from . import job_text
 from .client_options import with_client_settings
 from .command import complete, fail
 from .commands import Commands
-from .exit_codes import Exit
 from .options import KindOption, LedgerFile, must_exist
-from .output import OutputFile, note, open_output, print_bytes, print_data, print_text
+from .output import OutputFile, note, open_output, print_bytes, print_data
 from .tables import Bom, FormatOption, format_of, print_table
 
 
 _SUGGESTED = ("primary_id", "duplicate_id", "primary", "duplicate", "criteria", "suggestion_id")
 
 commands = Commands()
-
-
-@commands.command()
-def status(ledger: LedgerFile) -> None:
-    """Show how far a job is, from its ledger. The exit code is that of the job."""
-    must_exist(ledger)
-    raise typer.Exit(complete(_status(ledger), ""))
 
 
 @commands.command()
@@ -93,19 +82,6 @@ def suggestions(
         table = print_table(_SUGGESTED, rows, written, bom=bom, title="Suggestions")
         count = complete(table, "The list is not complete.")
     note(f"{count:,} pairs. Read through them before you merge.")
-
-
-async def _status(path: Path) -> Exit:
-    async with Ledger.reading(path) as ledger:
-        job, totals, notes = ledger.require_job(), await ledger.totals(), await ledger.notes()
-        holder = await ledger.live_holder()
-    status = JobStatus.of(job, totals, notes, holder=holder, error=notes.get("error"))
-    for line in job_text.status(job, status):
-        print_text(line)
-    print_text(job_text.counted(totals))
-    if not holder and has_pairs_left(totals):
-        print_text(f"Go on with: {shlex.join(['aiotasks', 'resume', str(path)])}")
-    return job_text.exit_of(totals, status.stopped)
 
 
 async def _report(path: Path, states: list[PairState], written: str, *, bom: bool) -> int:

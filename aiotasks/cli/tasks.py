@@ -16,8 +16,18 @@ from .client_options import with_client_settings
 from .command import fail, run_command
 from .commands import Commands
 from .exit_codes import EXIT_OF_STATE, Exit
-from .output import OutcomeSummary, OutputFile, open_output, print_line, print_outcome, print_task
+from .options import AsJson, is_for_people
+from .output import (
+    OutcomeSummary,
+    OutputFile,
+    open_output,
+    print_line,
+    print_outcome,
+    print_task,
+    print_text,
+)
 from .progress import WaitProgressBar
+from .task_text import HEADING, limits, task_line
 
 
 _LIMITS = ("limit", "remaining", "reset", "org_limit", "org_remaining", "org_reset")
@@ -65,11 +75,12 @@ def get(
     url: Annotated[str, typer.Argument(metavar="URL", help="A task URL.")],
     *,
     output: OutputFile = None,
+    json: AsJson = False,
     client: ClientSettings,
 ) -> None:
-    """Read a task once, and print it as a JSON line."""
+    """Read a task once, and print it: as a line for people, or as a JSON line."""
     with open_output(output, is_whole=False):
-        run_command(_get(url, client))
+        run_command(_get(url, client, is_for_people=is_for_people(json)))
 
 
 @commands.command(short_help="List the organization's merge tasks.")
@@ -80,19 +91,20 @@ def tasks(
     status: Annotated[str | None, typer.Option(help="Only tasks with this status.")] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="At most so many, the newest.")] = None,
     output: OutputFile = None,
+    json: AsJson = False,
     client: ClientSettings,
 ) -> None:
-    """List the organization's merge tasks, newest first, as JSON lines."""
+    """List the organization's merge tasks, newest first: as a table for people, or as JSON lines."""
     with open_output(output):
-        run_command(_tasks(kind, status, limit, client))
+        run_command(_tasks(kind, status, limit, client, is_for_people=is_for_people(json)))
 
 
 @commands.command(short_help="Ask what is left of the limits.")
 @with_client_settings
-def quota(*, output: OutputFile = None, client: ClientSettings) -> None:
-    """Ask by one call what is left of the limits, and print it as a JSON line."""
+def quota(*, output: OutputFile = None, json: AsJson = False, client: ClientSettings) -> None:
+    """Ask by one call what is left of the limits, and print it: for people, or as a JSON line."""
     with open_output(output):
-        run_command(_quota(client))
+        run_command(_quota(client, is_for_people=is_for_people(json)))
 
 
 async def _wait(given: list["_Given"], terms: "_Terms", settings: ClientSettings) -> Exit:
@@ -117,30 +129,44 @@ async def _wait(given: list["_Given"], terms: "_Terms", settings: ClientSettings
     return summary.exit
 
 
-async def _get(url: str, settings: ClientSettings) -> Exit:
+async def _get(url: str, settings: ClientSettings, *, is_for_people: bool) -> Exit:
     async with Client.from_env(**settings) as client:
         task = await client.tasks.get(url)
-    print_task(url, task)
+    if is_for_people:
+        print_text(task_line(url, task))
+    else:
+        print_task(url, task)
     return EXIT_OF_STATE[OutcomeState.of(task)]
 
 
 async def _tasks(
-    kind: Kind, status: str | None, limit: int | None, settings: ClientSettings
+    kind: Kind,
+    status: str | None,
+    limit: int | None,
+    settings: ClientSettings,
+    *,
+    is_for_people: bool,
 ) -> Exit:
+    if is_for_people:
+        print_text(HEADING)
     async with Client.from_env(**settings) as client:
-        count = 0
-        async for task in client.tasks.list(kind, status=status):
-            print_task(client.tasks.url_of(kind, task.id), task)
-            count += 1
-            if count == limit:
-                break
+        async for task in client.tasks.list(kind, status=status, limit=limit):
+            url = client.tasks.url_of(kind, task.id)
+            if is_for_people:
+                print_text(task_line(url, task))
+            else:
+                print_task(url, task)
     return Exit.SUCCEEDED
 
 
-async def _quota(settings: ClientSettings) -> Exit:
+async def _quota(settings: ClientSettings, *, is_for_people: bool) -> Exit:
     async with Client.from_env(**settings) as client:
         known = await client.refresh_quota()
-    print_line({name: getattr(known, name) for name in _LIMITS})
+    if is_for_people:
+        for line in limits(known):
+            print_text(line)
+    else:
+        print_line({name: getattr(known, name) for name in _LIMITS})
     return Exit.SUCCEEDED
 
 
