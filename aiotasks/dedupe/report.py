@@ -37,7 +37,8 @@ async def report_lines(
     merge, and the times of the transitions. A report can be used as input. CSV has the separator of
     the job's input if that was CSV, otherwise commas; cells that a spreadsheet would run as formulas
     begin with an apostrophe, and control characters are replaced. In JSON, these are escaped, as are
-    those that turn the direction of text. All else stays as it is.
+    those that turn the direction of text. All else stays as it is. A file of CSV for spreadsheets
+    has to begin with a byte order mark, which is not among the lines.
 
     Args:
         ledger: An open ledger.

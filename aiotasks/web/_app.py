@@ -73,6 +73,10 @@ def jobs_app(
     everything up to it must be read anew from ``GET jobs/{id}``. A program that needs the whole
     history reads ``report.jsonl``.
 
+    ``POST jobs`` takes a file of pairs as its body, and as query ``kind``, ``name``,
+    ``on_conflict``, ``max_cluster``, ``no_new_company`` and the options of ``dedupe.InputOptions``.
+    ``GET jobs/{id}/report.csv`` and ``report.jsonl`` take ``?only=`` with a state, repeatedly.
+
     ``POST jobs/{id}/start`` takes ``{"fingerprint": ..., "retry_failed": ..., "settings": {...}}``:
     the fingerprint of the plan that was shown, and those ``JobSettings`` that are not the defaults.
 

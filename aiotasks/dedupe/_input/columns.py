@@ -55,13 +55,13 @@ _REPORT_MARKS = frozenset({"state", "line", "planned_at"})
 
 _OWN = re.compile(r"(primary|duplicate)(?:(?P<company>company)|(?P<person>person))?id", re.ASCII)
 _RECORD = r"(?:record|unique|(?P<company>company|organi[sz]ation)|(?P<person>person))?"
-# What exports of HubSpot and Salesforce, splink, and Affinity's older interfaces call them.
+# What exports of HubSpot, Salesforce and Affinity's older interfaces, splink and Zingg call them.
 _ALIASES: Mapping[str, re.Pattern[str]] = {
     "primary": re.compile(
         rf"(?:primary|master|survivor|surviving|winner|winning|merged?into){_RECORD}id"
     ),
     "duplicate": re.compile(rf"(?:duplicate|loser|losing){_RECORD}id"),
-    "cluster": re.compile(r"cluster(?:id)?"),
+    "cluster": re.compile(r"z?cluster(?:id)?|duplicaterecordset(?:id)?"),
     "record": re.compile(rf"{_RECORD}id"),
 }
 # A table with one of these has in each row a duplicate, by its own id, and what it is merged into.

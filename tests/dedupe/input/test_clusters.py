@@ -76,6 +76,8 @@ class TestClusters:
         assert pairs(text, cluster_column="group", keep="first") == {(1, 2)}
         text = "cluster_id,no\nA,1\nA,2\n"
         assert pairs(text, id_column="no", keep="first") == {(1, 2)}
+        assert pairs("DuplicateRecordSetId,RecordId\nA,1\nA,2\n", keep="first") == {(1, 2)}
+        assert pairs("z_cluster,id\nA,1\nA,2\n", keep="first") == {(1, 2)}
         assert pairs("cluster_id,unique_id\nA,1\nA,2\n", keep="first") == {(1, 2)}
         assert pairs("cluster_id,Organization Id\nA,1\nA,2\n", keep="first") == {(1, 2)}
 
