@@ -3,22 +3,20 @@
 import asyncio
 import math
 import os
-import re
 from collections.abc import Iterable
 from contextlib import AsyncExitStack, suppress
-from importlib.metadata import version
 from types import TracebackType
-from typing import Any, Final, Literal, Self, TypedDict, Unpack, overload
+from typing import Final, Literal, Self, Unpack, overload
 
 import aiohttp
 
 from ._background import running
-from ._checks import known_kind, positive, reject, shorten, whole
+from ._checks import known_kind, positive, reject, whole
 from ._diagnose import Diagnostician
 from ._http import urls, wire
 from ._http.pacer import Pacer
 from ._http.rate_limit_headers import limits_of
-from ._http.redaction import Hidden, without_arguments
+from ._http.redaction import without_arguments
 from ._http.route import Route, route_to
 from ._http.transport import OnRequest, Transport
 from ._merges import MergeService
@@ -26,6 +24,7 @@ from ._open_client import OpenClient
 from ._polling.peek_cache import PeekCache
 from ._polling.poller import Poller
 from ._polling.webhooks import read_hint
+from ._settings import ClientSettings, request_headers, settings_from_env
 from ._tasks import TaskService
 from .diagnosis import Diagnosis
 from .errors import ClosedError, ConfigurationError, NotFoundError
@@ -40,27 +39,9 @@ from .models import (
 )
 
 
+__all__ = ["DEFAULT_BASE_URL", "Client", "ClientSettings"]
+
 DEFAULT_BASE_URL: Final = urls.DEFAULT_BASE_URL
-
-_KEY = re.compile(r"[!-~]+", re.ASCII)
-_VERSION = re.compile(r"[A-Za-z0-9.-]{1,32}", re.ASCII)
-
-
-class ClientSettings(TypedDict, total=False):
-    """The settings of ``Client`` by name, for ``Client.from_env`` and for code that passes them on."""
-
-    api_key: str
-    base_url: str
-    session: aiohttp.ClientSession | None
-    api_version: str | None
-    request_timeout: float
-    max_in_flight: int
-    reserve: int
-    allow_http: bool
-    calls_per_minute: int | None
-    proxy: str | None
-    ca_file: str | os.PathLike[str] | None
-    on_request: OnRequest | None
 
 
 class Client:
@@ -117,7 +98,7 @@ class Client:
         on_request: OnRequest | None = None,
     ) -> None:
         self.base_url = urls.parse_base_url(base_url, allow_http=allow_http)
-        self._headers = _headers(api_key, api_version)
+        self._headers = request_headers(api_key, api_version)
         self._borrowed = session
         self._route = route_to(self.base_url, proxy=proxy, ca_file=ca_file)
         if session is not None:
@@ -154,20 +135,7 @@ class Client:
         Raises:
             ConfigurationError: when there is no key, or a setting cannot be used.
         """
-        names = {
-            "api_key": "AFFINITY_API_KEY",
-            "base_url": "AFFINITY_BASE_URL",
-            "api_version": "AFFINITY_API_VERSION",
-        }
-        found: dict[str, Any] = {
-            key: os.environ[name] for key, name in names.items() if os.environ.get(name)
-        }
-        found["allow_http"] = _is_on("AFFINITY_ALLOW_HTTP")
-        found.update(settings)
-        if "api_key" not in found:
-            message = "There is no API key: set AFFINITY_API_KEY, or give api_key to Client"
-            raise ConfigurationError(message)
-        return cls(**found)
+        return cls(**settings_from_env(settings))
 
     def __repr__(self) -> str:
         state = "closed" if self._was_used else "not entered"
@@ -410,28 +378,3 @@ class Client:
             message = "The client belongs to another event loop: use one client for each loop"
             raise ClosedError(message)
         return self._opened
-
-
-def _is_on(name: str) -> bool:
-    value = os.environ.get(name) or "0"
-    if value not in {"0", "1"}:
-        reject(f"{name} must be 1 or 0, not {shorten(value)}")
-    return value == "1"
-
-
-def _headers(api_key: object, api_version: object) -> dict[str, str]:
-    # The message never shows the key, not even an invalid one.
-    if not isinstance(api_key, str) or _KEY.fullmatch(api_key) is None:
-        message = "The API key must be a text without spaces or line ends: check AFFINITY_API_KEY"
-        raise ConfigurationError(message)
-    headers = {
-        "Authorization": Hidden(f"Bearer {api_key}"),
-        "Accept": "application/json",
-        "User-Agent": f"aiotasks/{version('affinity-aiotasks')}",
-    }
-    if api_version is None:
-        return headers
-    if not isinstance(api_version, str) or _VERSION.fullmatch(api_version) is None:
-        message = f"api_version must look like '2026-09-17' or 'current', not {api_version!r}"
-        raise ConfigurationError(message)
-    return {**headers, "X-Affinity-Api-Version": api_version}

@@ -1,7 +1,6 @@
 """The application: its routes and their handlers."""
 
 import asyncio
-import logging
 import os
 import time
 from collections.abc import Collection
@@ -24,17 +23,15 @@ from ._background import BackgroundTasks, EndingError
 from ._events import Followers, Subscriber
 from ._folder import Folder, OneLedger, plain_name
 from ._middleware import EXPIRES_AT, NONCE, AccessMiddleware, Handler
-from ._observer import Observer, audit
+from ._observer import Observer
 from ._queries import JobQueries
 from ._responses import Refusal
-from ._resumption import RunSettings, interrupted_jobs
+from ._resumption import RunSettings
 from ._runner import JobRunner, RunningJob
 
 
 RESUMED: Final = web.AppKey("resumed", list[str])
 """The jobs with which an application went on when it started."""
-
-log = logging.getLogger("aiotasks.web")
 
 _HEARTBEAT: Final = 15.0
 _MOST_PLANS = 2
@@ -142,7 +139,7 @@ def _application(jobs: "_Jobs", rules: AccessRules, start: str) -> web.Applicati
     access = AccessMiddleware(rules)
     app = web.Application(middlewares=[jobs.observer.middleware, access.middleware])
     access.mount = app.router.add_get("/", _redirect(start))
-    access.open_route = app.router.add_get("/healthz", _healthz)
+    access.open_route = app.router.add_get("/healthz", _metrics.health)
     _ = app.router.add_get("/jobs/{id}", jobs.show)
     _ = app.router.add_get("/jobs/{id}/plan", jobs.plan)
     _ = app.router.add_post("/jobs/{id}/stop", jobs.stop)
@@ -189,14 +186,8 @@ class _Jobs:
 
     async def open(self, _: web.Application) -> None:
         await self._tasks.open()
-        for job in await interrupted_jobs(self._folder) if self._resume else ():
-            try:
-                await self.runner.start(job.job_id, job.path, job.settings, goes_on=True)
-            except AffinityError as error:
-                log.warning("The job %s does not go on: %s", job.job_id, error)
-            else:
-                self.resumed.append(job.job_id)
-                audit("resumed", job.job_id, by="this server, at its start")
+        if self._resume:
+            self.resumed += await self.runner.go_on(self._folder)
 
     async def end(self, _: web.Application) -> None:
         await self._tasks.end()
@@ -392,10 +383,6 @@ def _redirect(location: str) -> Handler:
         return web.Response(status=HTTPStatus.SEE_OTHER, headers={hdrs.LOCATION: location})
 
     return redirect
-
-
-async def _healthz(_: web.Request) -> web.StreamResponse:
-    return _responses.json({"status": "ok"})
 
 
 def _is_flushed(transport: asyncio.Transport) -> bool:

@@ -1,12 +1,14 @@
-"""What Prometheus reads: the calls of the client, and the pairs of each job."""
+"""What watches over a server reads: that it runs, its calls, and the pairs of each job."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Final
 
+from aiohttp import web
+
 from aiotasks.client import Client
 
-from ._responses import Refusal
+from ._responses import Refusal, json
 
 
 if TYPE_CHECKING:
@@ -16,8 +18,13 @@ _STATES: Final = ("planned", "open", "succeeded", "failed", "refused", "unsettle
 _MISSING: Final = "Metrics need the extra: `pip install affinity-aiotasks[metrics]`"
 
 
+async def health(_: web.Request) -> web.StreamResponse:
+    """Answer that the server runs, and nothing else, as everyone may ask."""
+    return json({"status": "ok"})
+
+
 def exposition(client: Client, jobs: Iterable[Mapping[str, Any]]) -> tuple[bytes, str]:
-    """Return the metrics as text, and its content type.
+    """Return the metrics as Prometheus reads them, and their content type.
 
     Raises:
         Refusal: when the package for it is not installed.

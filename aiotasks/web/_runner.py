@@ -1,6 +1,7 @@
 """The jobs that run in this process: how they start, stop and end."""
 
 import asyncio
+import logging
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -13,7 +14,12 @@ from aiotasks.dedupe import JobEvent, JobProgress, JobResult, Ledger, Stopping, 
 from aiotasks.errors import AffinityError, LedgerError
 
 from ._background import BackgroundTasks
-from ._resumption import RUN_BY, RunSettings, pause_before_retry
+from ._folder import Folder
+from ._observer import audit
+from ._resumption import RUN_BY, RunSettings, interrupted_jobs, pause_before_retry
+
+
+log = logging.getLogger("aiotasks.web")
 
 
 class BusyError(AffinityError):
@@ -104,6 +110,19 @@ class JobRunner:
         _ = await run.opened.wait()
         if run.refusal is not None:
             raise run.refusal
+
+    async def go_on(self, folder: Folder) -> list[str]:
+        """Go on with the jobs that the last server was running; return the ids of those that do."""
+        ids = []
+        for job in await interrupted_jobs(folder):
+            try:
+                await self.start(job.job_id, job.path, job.settings, goes_on=True)
+            except AffinityError as error:
+                log.warning("The job %s does not go on: %s", job.job_id, error)
+            else:
+                ids.append(job.job_id)
+                audit("resumed", job.job_id, by="this server, at its start")
+        return ids
 
     @contextmanager
     def attached(self, job_id: str, run: RunningJob) -> Iterator[None]:
