@@ -22,9 +22,12 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 def audit(action: str, job_id: str, *, by: str, user: str | None = None) -> None:
     """Log what was done to a job, and by whom."""
-    fields = {"action": action, "job": job_id, "peer": by, "user": user}
-    named = f"{user} at {by}" if user else by
-    audit_log.info("Job %s: %s by %s", job_id, action, named, extra=fields)
+    fields = {"action": action, "job": job_id, "peer": by}
+    words = "Job %(job)s: %(action)s by %(peer)s"
+    if user is not None:
+        fields["user"] = user
+        words = "Job %(job)s: %(action)s by %(user)s at %(peer)s"
+    audit_log.info(words, fields, extra=fields)
 
 
 class Observer:
