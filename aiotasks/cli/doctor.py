@@ -19,7 +19,7 @@ from .client_options import with_client_settings
 from .command import fail, run_command
 from .commands import Commands
 from .exit_codes import Exit, exit_of
-from .output import note, print_line, print_text, say
+from .output import OutputFile, note, open_output, print_line, print_text, say
 
 
 _WRAPPER = partial(
@@ -39,6 +39,7 @@ def doctor(
     json: Annotated[
         bool, typer.Option("--json", help="Print all that was found as one line of JSON.")
     ] = False,
+    output: OutputFile = None,
     client: ClientSettings,
 ) -> None:
     """Find out whether a job could run now, and what this account's API is like.
@@ -49,10 +50,13 @@ def doctor(
     if not folder.is_dir():
         fail(f"There is no folder {folder}: name that of your ledgers, or none.")
     ledgers = sorted(folder.glob("*.job.db"))
-    run_command(_doctor(ledgers, client, json=json))
+    # Only a terminal has a width.
+    width = shutil.get_terminal_size(fallback=(0, 0)).columns if output is None else 0
+    with open_output(output, is_whole=False):
+        run_command(_doctor(ledgers, client, json=json, width=width))
 
 
-async def _doctor(ledgers: list[Path], settings: ClientSettings, *, json: bool) -> Exit:
+async def _doctor(ledgers: list[Path], settings: ClientSettings, *, json: bool, width: int) -> Exit:
     note("Asking the API at most 20 times, only to read.")
     urls, lateness = await _known_from(ledgers)
     async with Client.from_env(**settings) as client:
@@ -62,8 +66,6 @@ async def _doctor(ledgers: list[Path], settings: ClientSettings, *, json: bool) 
     if json:
         print_line({**found.to_dict(), "can_run": found.can_run})
     else:
-        # Only a terminal has a width.
-        width = shutil.get_terminal_size(fallback=(0, 0)).columns
         for line in wrapped(found.text, width):
             print_text(line)
     return Exit.SUCCEEDED if found.error is None else exit_of(found.error)

@@ -93,3 +93,14 @@ def test_a_narrow_terminal(
     # Latencies and counts differ.
     assert len(narrow.split()) == len(whole.split())
     assert len(narrow.splitlines()) > len(whole.splitlines())
+
+
+def test_a_file(sandbox: Sandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The page can be written to a file, also where no job could run, and is not wrapped there."""
+    monkeypatch.setenv("COLUMNS", "40")
+    sandbox.permissions = False
+    done = run("doctor", tmp_path, "-o", tmp_path / "page.txt")
+    assert (done.exit_code, done.stdout) == (Exit.NOT_AUTHORISED, "")
+    page = (tmp_path / "page.txt").read_text("utf-8")
+    assert "No job can run now" in page
+    assert max(map(len, page.splitlines())) > 60
