@@ -16,7 +16,9 @@ from .output import print_bytes, print_data
 
 
 TableFormat: TypeAlias = Literal["csv", "jsonl", "xlsx"]
-_ENDINGS = {"htm": "html", "ndjson": "jsonl"}
+_ENDINGS = {"htm": "html", "ndjson": "jsonl", "json": "jsonl"}
+# What is written into such a file would not be what its name says.
+_NOT_WRITTEN = {"xls": "xlsx", "xlsm": "xlsx", "ods": "xlsx", "pdf": "html"}
 FormatOption = Annotated[
     TableFormat | None,
     typer.Option("--format", help="How it is written.", show_default="as --output ends, or csv"),
@@ -33,6 +35,8 @@ Bom = Annotated[
 def format_of(given: str | None, output: Path | None, *others: str, otherwise: str = "csv") -> str:
     """Return the format of what is written: as given, or as the file's name says."""
     ending = "" if output is None else output.suffix.lstrip(".").lower()
+    if instead := _NOT_WRITTEN.get(ending):
+        fail(f"Nothing is written as {ending}: give an --output that ends in .{instead}.")
     ending = _ENDINGS.get(ending, ending)
     is_known = ending in {*get_args(TableFormat), *others}
     found = given or (ending if is_known else otherwise)

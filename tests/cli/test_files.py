@@ -158,7 +158,7 @@ def test_a_workbook(ledger: Path, tmp_path: Path) -> None:
     assert report_of(ledger, "--format", "xlsx").startswith(b"PK")
 
 
-@pytest.mark.parametrize("ending", ["csv", "jsonl", "ndjson", "xlsx"])
+@pytest.mark.parametrize("ending", ["csv", "jsonl", "ndjson", "json", "xlsx"])
 def test_reports_are_input(ledger: Path, tmp_path: Path, sandbox: Sandbox, ending: str) -> None:
     """A report in each format is read as the pairs that it has, with their further column."""
     path = tmp_path / f"again.{ending}"
@@ -252,6 +252,8 @@ def test_what_is_not_overwritten(ledger: Path, tmp_path: Path) -> None:
     assert (done.exit_code, ledger.read_bytes()) == (Exit.WRONG_USE, before)
     done = run("plan", pairs, *KIND, "-o", pairs)
     assert f"{pairs} is the input, and is not overwritten" in done.stderr
+    done = run("report", ledger, "-o", tmp_path / "report.xls")
+    assert "Nothing is written as xls: give an --output that ends in .xlsx." in done.stderr
     done = run("report", ledger, "-o", tmp_path / "none" / "report.csv")
     assert f"Cannot write {tmp_path / 'none' / 'report.csv'}: No such file" in done.stderr
     assert done.exit_code == Exit.WRONG_USE
