@@ -23,6 +23,11 @@ def duration(seconds: float) -> str:
     return f"{seconds:.0f} s"
 
 
+def counted(count: int, noun: str) -> str:
+    """Return a number of things, in the singular for one of them."""
+    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
+
+
 def iso_time(seconds: float | None) -> str | None:
     """Return seconds since the epoch as an ISO 8601 time in UTC."""
     if seconds is None:

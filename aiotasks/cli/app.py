@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from . import doctor, merge, plan, report, sandbox, serve, status, tasks
+from .command import refused_by_system
 from .exit_codes import EXIT_CODES, Exit
 from .logs import LOG_OPTIONS, LogOptions, begin_logs, end_logs
 from .option_groups import with_group
@@ -70,6 +71,9 @@ def main() -> None:
             give_up("stdout")
             raise SystemExit(Exit.SUCCEEDED) from None
         raise
+    except OSError as error:
+        # Help and the version are printed before a command begins.
+        sys.exit(refused_by_system(error))
     except Exception:  # noqa: BLE001 - it is shown
         traceback.print_exc()
         say("This is an error in aiotasks itself: please report it, with the lines above.")

@@ -49,13 +49,14 @@ def complete(work: Coroutine[Any, Any, T], if_interrupted: str) -> T:
         give_up("stdout")
         code = Exit.SUCCEEDED
     except OSError as error:
-        code = _refused_by_system(error)
+        code = refused_by_system(error)
     else:
         return result
     raise typer.Exit(code)
 
 
-def _refused_by_system(error: OSError) -> Exit:
+def refused_by_system(error: OSError) -> Exit:
+    """Say what the system refused, and return the exit code for that."""
     # An error of the output names no file.
     if error.filename is not None:
         say(f"Cannot use {error.filename}: {error.strerror}.")

@@ -1,5 +1,7 @@
 """Exit codes: what each means, and which error or outcome ends a command with it."""
 
+import shutil
+import textwrap
 from collections.abc import Mapping
 from enum import IntEnum
 from typing import Final
@@ -44,10 +46,14 @@ MEANINGS: Final[Mapping[Exit, str]] = {
     Exit.STOPPED: "stopped by itself: too many failed, or the month's calls are used up",
     Exit.BUG: "an error in aiotasks itself, with a traceback",
 }
-# The first line keeps click from wrapping the others.
+# The text is indented by two, and the first line keeps it from being wrapped like prose.
+_ROOM: Final = min(shutil.get_terminal_size().columns, 80) - 2
 EXIT_CODES: Final = "\n".join(
     ["\b", "Exit codes, of several the highest:"]
-    + [f"  {code.value}  {meaning}" for code, meaning in MEANINGS.items()]
+    + [
+        textwrap.fill(f"  {code.value}  {meaning}", max(_ROOM, 30), subsequent_indent="     ")
+        for code, meaning in MEANINGS.items()
+    ]
 )
 
 # The first that fits counts. All other errors are raised before anything is begun.

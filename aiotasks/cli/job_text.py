@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from aiotasks import _text
 from aiotasks._text import PLURAL, iso_time
 from aiotasks.dedupe import JobInfo, JobPhase, JobResult, JobStatus, PairState, StopReason
 from aiotasks.dedupe.status import stop_sentence
@@ -24,7 +25,7 @@ _EXIT_OF_STOP: Mapping[str, Exit] = {
 
 def status(job: JobInfo, status: JobStatus) -> Iterator[str]:
     """Yield what a job is, and how far."""
-    yield f"Job of {job.source}: {status.counts.total:,} pairs of {PLURAL[job.kind]}"
+    yield f"Job of {job.source}: {_text.counted(status.counts.total, 'pair')} of {PLURAL[job.kind]}"
     yield f"Begun {iso_time(job.begun_at)} at {job.origin}"
     yield status.sentence
     is_over = status.phase in {JobPhase.STOPPED, JobPhase.FINISHED}

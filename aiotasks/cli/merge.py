@@ -12,7 +12,7 @@ from typing import Annotated, Any, NamedTuple
 
 import typer
 
-from aiotasks._text import duration
+from aiotasks._text import counted, duration
 from aiotasks.client import Client, ClientSettings
 from aiotasks.dedupe import (
     InputOptions,
@@ -60,6 +60,7 @@ from .plan import dry_run, preview_of
 from .plan_input import PlanInput, ProtectedIds
 from .progress import JobProgressBar
 from .serve import page_beside
+from .wrapping import on_terminal
 
 
 _MOST_REASONS = 5
@@ -204,7 +205,7 @@ def _confirm(preview: Preview, quota: Quota, whole_by: str | None, *, is_given: 
     if not sys.stdin.isatty():
         fail("Nothing was merged: there is no terminal to ask on, so give --yes to confirm.")
     try:
-        is_agreed = typer.confirm(plan_text.question(preview), err=True)
+        is_agreed = typer.confirm("\n".join(on_terminal(plan_text.question(preview))), err=True)
     except typer.Abort:
         is_agreed = False
     if not is_agreed:
@@ -298,7 +299,7 @@ def _summarise(path: Path, result: JobResult, reasons: Counter[str | None], *, b
         say(f"  {count:>5,}  {reason or 'the server gave no reason'}")
     if len(reasons) > _MOST_REASONS:
         say(f"  … and {len(reasons) - _MOST_REASONS:,} more reasons, in the report")
-    say(f"{result.calls:,} calls in {duration(result.seconds)} of this run")
+    say(f"{counted(result.calls, 'call')} in {duration(result.seconds)} of this run")
     if result.stopped is not None:
         say(job_text.why_stopped(result.stopped, result.failures))
     if result.error is not None:

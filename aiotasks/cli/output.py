@@ -22,6 +22,7 @@ from aiotasks.models import MergeTask
 from aiotasks.outcomes import Outcome, OutcomeState
 
 from .exit_codes import EXIT_OF_STATE, Exit, exit_of
+from .wrapping import on_terminal, wrapped
 
 
 _MOST_PROBLEMS = 10
@@ -195,17 +196,19 @@ def emit_line(line: dict[str, Any]) -> None:
 
 def print_text(line: str) -> None:
     """Print a line for people to standard output."""
-    typer.echo(printable(line))
+    for each in on_terminal(printable(line)):
+        typer.echo(each)
 
 
 def show_lines(lines: list[str]) -> None:
     """Print lines for people, by a pager on a terminal that is too low for them."""
     is_terminal = sys.stdin.isatty() and sys.stdout.isatty()
-    if is_terminal and len(lines) >= shutil.get_terminal_size().lines:
-        pydoc.pager("\n".join(map(printable, lines)))
+    shown = [part for line in lines for part in on_terminal(printable(line))]
+    if is_terminal and len(shown) >= shutil.get_terminal_size().lines:
+        pydoc.pager("\n".join(shown))
         return
-    for line in lines:
-        print_text(line)
+    for line in shown:
+        typer.echo(line)
 
 
 def print_data(text: str) -> None:
@@ -238,8 +241,11 @@ def note(text: str) -> None:
 
 def say(text: str) -> None:
     """Print text to standard error, if that can be written."""
+    is_terminal = errors_console.is_terminal
     # Names and error messages are the server's, and may contain control characters.
     try:
-        errors_console.print("\n".join(map(printable, text.split("\n"))))
+        for line in map(printable, text.split("\n")):
+            for part in wrapped(line, errors_console.width) if is_terminal else [line]:
+                errors_console.print(part)
     except OSError:
         give_up("stderr")

@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Final
 
+from aiotasks import _text
 from aiotasks._text import PLURAL, duration, printable
 from aiotasks.dedupe import Cost, Effect, Plan, Preview, Transition
 from aiotasks.dedupe._effects import EFFECT_SENTENCES, undo_sentences
@@ -138,10 +139,10 @@ def _finding(plan: Plan, transition: Transition) -> str:
 def _cost(plan: Plan, quota: Quota) -> str:
     limit = quota.limit or DEFAULT_LIMIT
     cost = plan.cost(limit=limit, month_limit=quota.org_limit)
-    takes = f"It takes about {cost.calls:,} calls{_share(cost)}, and {duration(cost.minutes * 60)}"
+    takes = f"It takes about {_text.counted(cost.calls, 'call')}{_share(cost)}, and {duration(cost.minutes * 60)}"
     if cost.minutes > cost.calls / limit:
         return f"{takes}, as merges into one record run one after the other."
-    return f"{takes} at {limit:,} calls a minute."
+    return f"{takes} at {_text.counted(limit, 'call')} a minute."
 
 
 def _share(cost: Cost) -> str:

@@ -9,7 +9,7 @@ from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
-from aiotasks._text import duration
+from aiotasks._text import counted, duration
 from aiotasks.client import Client
 from aiotasks.dedupe import CanaryPassed, JobEvent, JobProgress, PairState, Stopping, StopReason
 
@@ -73,7 +73,7 @@ class JobProgressBar:
         now = asyncio.get_running_loop().time()
         if now - self._shown_at >= _LINE_EVERY:
             self._shown_at = now
-            note(f"{progress.ended:,} of {progress.total:,} pairs · {words}")
+            note(f"{progress.ended:,} of {counted(progress.total, 'pair')} · {words}")
 
     def end(self, result: Mapping[str, Any]) -> None:
         """Show nothing more: what came of the job is said in words."""
@@ -97,7 +97,7 @@ def _notes(progress: JobProgress) -> list[str]:
     notes.append(f"{progress.per_minute:,.0f} a minute")
     if progress.seconds_left is not None and progress.ended < progress.total:
         notes.append(f"{duration(progress.seconds_left)} left")
-    notes.append(f"{progress.calls:,} calls{_month(progress)}")
+    notes.append(f"{counted(progress.calls, 'call')}{_month(progress)}")
     if progress.waiting_for is not None:
         notes.append(f"waits for {progress.waiting_for}")
     return notes
@@ -155,7 +155,7 @@ class WaitProgressBar:
 
     def _tick(self) -> None:
         quota = self._client.quota
-        notes = [self._counted, f"{quota.sent} calls"]
+        notes = [self._counted, counted(quota.sent, "call")]
         if quota.remaining == 0 and quota.reset is not None:
             notes.append(f"the minute's limit is used up, {quota.reset:.0f} s to go")
         self._progress.update(self._task, note=" · ".join(filter(None, notes)), refresh=True)

@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 import typer
 
+from aiotasks._text import counted
 from aiotasks.client import Client, ClientSettings
 from aiotasks.dedupe import Ledger, PairState, snapshot_lines
 from aiotasks.dedupe.report import report_columns, report_rows
@@ -81,7 +82,7 @@ def suggestions(
     with open_output(output):
         table = print_table(_SUGGESTED, rows, written, bom=bom, title="Suggestions")
         count = complete(table, "The list is not complete.")
-    note(f"{count:,} pairs. Read through them before you merge.")
+    note(f"{counted(count, 'pair')}. Read through them before you merge.")
 
 
 async def _report(path: Path, states: list[PairState], written: str, *, bom: bool) -> int:

@@ -4,10 +4,12 @@ import asyncio
 import os
 import sys
 from collections.abc import Mapping
+from contextlib import AsyncExitStack
 from typing import Annotated, Any
 
 import typer
 
+from aiotasks._text import counted
 from aiotasks.client import Client
 from aiotasks.models import Quota
 from aiotasks.outcomes import Progress as WaitProgress
@@ -17,7 +19,7 @@ from .command import fail, run_command
 from .commands import Commands
 from .exit_codes import Exit
 from .interrupts import on_interrupt
-from .output import OutcomeSummary, note, say
+from .output import OutcomeSummary, note
 from .progress import WaitProgressBar
 
 
@@ -150,18 +152,18 @@ def demo(
 
 async def _serve(server: Sandbox) -> Exit:
     stopped = asyncio.Event()
-    try:
-        with on_interrupt(stopped.set):
-            async with server:
-                _introduce(server)
-                _ = await stopped.wait()
-    except OSError as error:
-        reason = os.strerror(error.errno) if error.errno else str(error)
-        say(
-            f"Cannot listen on {server.host}, port {server.port}: {reason}. "
-            "Choose another --port or --host."
-        )
-        return Exit.WRONG_USE
+    async with AsyncExitStack() as stack:
+        _ = stack.enter_context(on_interrupt(stopped.set))
+        try:
+            _ = await stack.enter_async_context(server)
+        except OSError as error:
+            reason = os.strerror(error.errno) if error.errno else str(error)
+            fail(
+                f"Cannot listen on {server.host}, port {server.port}: {reason}. "
+                "Choose another --port or --host."
+            )
+        _introduce(server)
+        _ = await stopped.wait()
     return Exit.SUCCEEDED
 
 
@@ -190,7 +192,7 @@ async def _demo(merges: int) -> Exit:
                 starts = [group.create_task(client.companies.merge(*pair)) for pair in pairs]
                 for start in starts:
                     start.add_done_callback(lambda _: screen.advance())
-        note(f"{len(pairs)} merges are under way, {now() - started:.1f} s after the start.")
+        note(f"{counted(len(pairs), 'merge')} under way, {now() - started:.1f} s after the start.")
         summary = OutcomeSummary()
         with WaitProgressBar("Waiting", len(pairs), client) as screen:
 
@@ -204,11 +206,11 @@ async def _demo(merges: int) -> Exit:
 
 
 def _summarise(summary: "OutcomeSummary", merges: int, quota: Quota, seconds: float) -> None:
-    typer.echo(f"\n{merges} duplicates in {seconds:.1f} s: {summary.counted()}")
+    typer.echo(f"\n{counted(merges, 'duplicate')} in {seconds:.1f} s: {summary.counted()}")
     for reason, count in summary.reasons.most_common():
         typer.echo(f"  {count:>4} failed: {reason}")
     typer.echo(
-        f"  {quota.sent} calls, {quota.sent / merges:.2f} a merge; "
+        f"  {counted(quota.sent, 'call')}, {quota.sent / merges:.2f} a merge; "
         f"{quota.refused} of them refused for a limit"
     )
 

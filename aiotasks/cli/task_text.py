@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from aiotasks._text import duration
+from aiotasks._text import counted, duration
 from aiotasks.models import MergeTask, Quota
 
 
@@ -26,6 +26,7 @@ def limits(quota: Quota) -> Iterator[str]:
 def _left(remaining: int | None, limit: int | None, reset: float | None) -> str:
     if remaining is None:
         return "the API does not say"
-    of = "" if limit is None else f" of {limit:,}"
-    until = "" if reset is None else f", until they are reset in {duration(reset)}"
-    return f"{remaining:,}{of} calls left{until}"
+    left = f"{counted(remaining, 'call')} left"
+    if limit is not None:
+        left = f"{remaining:,} of {counted(limit, 'call')} left"
+    return left if reset is None else f"{left}, until they are reset in {duration(reset)}"

@@ -1,6 +1,7 @@
 """The exit codes: one table, and no error of a command looks like merges that failed."""
 
 import errno
+import io
 import json
 import os
 import re
@@ -208,3 +209,21 @@ def _asked(server: socket.socket, url: str) -> int:
         done = CliRunner().invoke(app, ["get", task, "--base-url", url])
         answered.result()
     return done.exit_code
+
+
+@pytest.mark.parametrize("arguments", [("--help",), ("--version",), ("merge", "-h")])
+def test_a_full_disk_outside_of_all_work(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...]
+) -> None:
+    """Help that cannot be written is said in one sentence."""
+
+    class Full(io.StringIO):
+        def write(self, _: str) -> int:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(app_module, "prepare_output", lambda: None)
+    monkeypatch.setattr(sys, "stdout", Full())
+    assert main(monkeypatch, *arguments) is Exit.RUNNING
+    assert capsys.readouterr().err == (
+        "The output cannot be written (No space left on device): it is not complete.\n"
+    )
