@@ -2,11 +2,14 @@
 
 import math
 import re
-from typing import NoReturn, cast, get_args
+from inspect import iscoroutinefunction
+from typing import NoReturn, TypeVar, cast, get_args
 
 from .errors import ConfigurationError
 from .models import Kind
 
+
+T = TypeVar("T")
 
 _LONGEST = 120
 _USER = re.compile(r"//[^/@]*@")
@@ -23,6 +26,20 @@ def whole(name: str, value: int, *, at_least: int) -> int:
     """Return a whole number that is not below ``at_least``."""
     if type(value) is not int or value < at_least:
         reject(f"{name} must be a whole number, {at_least} or more, not {value!r}")
+    return value
+
+
+def switch(name: str, value: object) -> bool:
+    """Return a switch that is on or off; a text such as ``"0"`` would be on."""
+    if not isinstance(value, bool):
+        reject(f"{name} must be True or False, not {shorten(value)}")
+    return value
+
+
+def callback(name: str, value: T | None) -> T | None:
+    """Return a function that is called without being awaited, or ``None``."""
+    if value is not None and (not callable(value) or iscoroutinefunction(value)):
+        reject(f"{name} must be a function, and not an async one: nothing awaits what it returns")
     return value
 
 

@@ -11,7 +11,7 @@ from typing import Final, Literal, Self, Unpack, overload
 import aiohttp
 
 from ._background import running
-from ._checks import known_kind, positive, reject, whole
+from ._checks import callback, known_kind, positive, reject, switch, whole
 from ._diagnose import Diagnostician
 from ._http import urls, wire
 from ._http.pacer import Pacer
@@ -97,7 +97,7 @@ class Client:
         ca_file: str | os.PathLike[str] | None = None,
         on_request: OnRequest | None = None,
     ) -> None:
-        self.base_url = urls.parse_base_url(base_url, allow_http=allow_http)
+        self.base_url = urls.parse_base_url(base_url, allow_http=switch("allow_http", allow_http))
         self._headers = request_headers(api_key, api_version)
         self._borrowed = session
         self._route = route_to(self.base_url, proxy=proxy, ca_file=ca_file)
@@ -106,7 +106,7 @@ class Client:
                 reject("A given session has its own way: give proxy and ca_file to that instead")
             self._route = Route()
         self._request_timeout = positive("request_timeout", request_timeout)
-        self._on_request = on_request
+        self._on_request = callback("on_request", on_request)
         self._max_in_flight = whole("max_in_flight", max_in_flight, at_least=1)
         self._reserve = whole("reserve", reserve, at_least=0)
         self._calls_per_minute = calls_per_minute

@@ -47,6 +47,8 @@ def test_a_client_is_made_without_a_loop() -> None:
         ({"max_in_flight": 1.5}, "max_in_flight"),
         ({"max_in_flight": True}, "max_in_flight"),
         ({"reserve": -1}, "reserve"),
+        ({"allow_http": "0"}, "allow_http must be True or False"),
+        ({"on_request": "log"}, "on_request must be a function"),
     ],
     ids=str,
 )
@@ -55,6 +57,13 @@ def test_invalid_settings_are_named(settings: dict[str, Any], message: str) -> N
     with pytest.raises(ConfigurationError, match=message) as caught:
         Client(**{"api_key": "secret-key", **settings})
     assert "secret" not in str(caught.value)
+
+
+def test_nothing_awaits_a_callback() -> None:
+    """A callback that would have to be awaited is refused before it is called in vain."""
+    on_request: Any = asyncio.sleep
+    with pytest.raises(ConfigurationError, match="on_request must be a function, and not an async"):
+        Client("key", on_request=on_request)
 
 
 @pytest.mark.parametrize(
