@@ -17,7 +17,7 @@ PLURAL: Final[Mapping[Kind, str]] = {"company": "companies", "person": "persons"
 
 def duration(seconds: float) -> str:
     """Return a number of seconds in the unit that suits it."""
-    for unit, size in (("h", 3600.0), ("min", 60.0)):
+    for unit, size in (("days", 86400.0), ("h", 3600.0), ("min", 60.0)):
         if seconds >= 2 * size:
             return f"{seconds / size:.1f} {unit}"
     return f"{seconds:.0f} s"

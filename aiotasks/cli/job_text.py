@@ -34,7 +34,9 @@ def status(job: JobInfo, status: JobStatus) -> Iterator[str]:
 
 
 def in_list(name: str, job: Mapping[str, Any]) -> str:
-    """Return the line of a job in a list of jobs."""
+    """Return the line of a job in a list of jobs, or why its ledger cannot be read."""
+    if "error" in job:
+        return f"{name}: {job['error']}"
     counts = job["counts"]
     failed = f", {counts['not_merged']:,} not merged" if counts["not_merged"] else ""
     return (

@@ -85,12 +85,10 @@ async def _jobs(paths: list[Path], *, is_for_people: bool) -> None:
         print_text("There are no jobs: `aiotasks merge` begins one beside its input.")
     for path in paths:
         view = await _view_of(path)
-        if not is_for_people:
-            print_line(view)
-        elif "error" in view:
-            print_text(f"{path.name}: {view['error']}")
-        else:
+        if is_for_people:
             print_text(job_text.in_list(path.name, view))
+        else:
+            print_line(view)
 
 
 async def _view_of(path: Path) -> dict[str, Any]:

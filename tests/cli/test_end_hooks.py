@@ -126,6 +126,13 @@ def test_loopback_is_not_proxied(monkeypatch: pytest.MonkeyPatch, host: str) -> 
     assert end_hooks._proxy_to(URL("https://hooks.example/1")) == "http://proxy:3128"
 
 
+def test_what_can_be_told() -> None:
+    """A command is split as a shell does, and both are optional."""
+    assert _hooks(None, None) == EndHooks()
+    told = _hooks(f"{sys.executable} -c 'a b'", "https://hooks.example/secret")
+    assert told == EndHooks((sys.executable, "-c", "a b"), URL("https://hooks.example/secret"))
+
+
 @pytest.mark.parametrize(
     "options",
     [

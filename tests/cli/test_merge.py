@@ -781,7 +781,14 @@ def test_progress_on_a_terminal(
 
 @pytest.mark.parametrize(
     ("seconds", "text"),
-    [(0.4, "0 s"), (119, "119 s"), (120, "2.0 min"), (7199, "120.0 min"), (7200, "2.0 h")],
+    [
+        (0.4, "0 s"),
+        (119, "119 s"),
+        (120, "2.0 min"),
+        (7199, "120.0 min"),
+        (7200, "2.0 h"),
+        (172_800, "2.0 days"),
+    ],
 )
 def test_durations(seconds: float, text: str) -> None:
     """A duration is printed in a suitable unit."""

@@ -38,7 +38,7 @@ const count = (number) => Math.round(number).toLocaleString("en");
 const percent = (share) => `${(share * 100).toFixed(1)}%`;
 
 function duration(seconds) {
-  for (const [unit, size] of [["h", 3600], ["min", 60]]) {
+  for (const [unit, size] of [["days", 86400], ["h", 3600], ["min", 60]]) {
     if (seconds >= 2 * size) return `${(seconds / size).toFixed(1)} ${unit}`;
   }
   return `${Math.round(seconds)} s`;
