@@ -331,6 +331,8 @@ def test_a_client_survives_a_loop_that_was_closed_under_it(*, is_borrowed: bool)
         assert session is not None
         if is_borrowed:
             await session.close()
+            with pytest.raises(ClosedError, match="given session is closed"):
+                await client.open()
             client._borrowed = None
         async with client:
             assert session.closed
