@@ -6,7 +6,7 @@ from typing import Any
 import typer
 
 from .exit_codes import EXIT_CODES
-from .logs import LOG_OPTIONS, LogOptions, begin_logs
+from .logs import LOG_OPTIONS, LogOptions, begin_more_logs
 from .option_groups import with_group
 
 
@@ -27,9 +27,7 @@ class Commands(typer.Typer):
 
 
 def _begin_given_logs(**given: Any) -> None:
-    # What was given before the name of the command counts, unless more is given after it.
-    if (options := LogOptions(**given)) != LogOptions():
-        begin_logs(options)
+    begin_more_logs(LogOptions(**given))
 
 
 _with_logs = with_group("logs", LOG_OPTIONS, LogOptions(), _begin_given_logs)

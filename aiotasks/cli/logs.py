@@ -51,9 +51,14 @@ class LogOptions(NamedTuple):
     log_format: LogFormat = "text"
 
 
+_DEFAULTS: Final = LogOptions()
+_begun: Final[list[LogOptions]] = []
+
+
 def begin_logs(options: LogOptions) -> None:
     """Log as options say from now on, instead of as before; end the command if that is impossible."""
     end_logs()
+    _begun.append(options)
     be_quiet(options.quiet)
     formatter = _JsonFormatter() if options.log_format == "json" else _TextFormatter()
     shown: logging.Handler = _Shown()
@@ -67,8 +72,22 @@ def begin_logs(options: LogOptions) -> None:
     _ROOT.setLevel(min(handler.level or logging.DEBUG for handler in handlers))
 
 
+def begin_more_logs(options: LogOptions) -> None:
+    """Log as further options say, besides what earlier ones said."""
+    if options == _DEFAULTS:
+        return
+    earlier = _begun[-1] if _begun else _DEFAULTS
+    given = {
+        name: value
+        for name, value in options._asdict().items()
+        if value != getattr(_DEFAULTS, name)
+    }
+    begin_logs(earlier._replace(**given))
+
+
 def end_logs() -> None:
     """Close what was logged to."""
+    _begun.clear()
     be_quiet(False)
     _ROOT.setLevel(logging.NOTSET)
     for handler in [*_ROOT.handlers]:

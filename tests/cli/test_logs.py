@@ -128,6 +128,13 @@ def test_options_before_and_after_the_command(tmp_path: Path, is_before: bool) -
     )
 
 
+def test_options_in_both_places(sandbox: Sandbox, tmp_path: Path) -> None:
+    """What is given before the command still counts when other options follow it."""
+    done = run("-vv", "quota", "--log-file", tmp_path / "log.txt")
+    assert "aiotasks.http: GET /v2/rate-limit: 200" in done.stderr
+    assert "GET /v2/rate-limit: 200" in (tmp_path / "log.txt").read_text("utf-8")
+
+
 def test_a_quiet_wait(sandbox: Sandbox) -> None:
     """-q leaves results on standard output and the exit code, and nothing on standard error."""
     url = sandbox.start_merge("company", 1, 2)
