@@ -104,8 +104,7 @@ def test_a_dry_run(sandbox: Sandbox, pairs: Path, options: list[str]) -> None:
 
 def test_a_rate_of_its_own_is_part_of_the_cost(sandbox: Sandbox, pairs: Path) -> None:
     """The cost of a plan counts with the rate that the run may have."""
-    rows = "".join(f"{2 * each - 1},{2 * each}\n" for each in range(1, 41))
-    _ = pairs.write_text(f"primary_id,duplicate_id\n{rows}", "utf-8")
+    write(pairs, 40)
     assert "at 30 calls a minute" in run("plan", pairs, "--kind", "company", "--rate", "30").stdout
 
 
@@ -123,22 +122,26 @@ def test_a_job(sandbox: Sandbox, pairs: Path) -> None:
     assert found["exit_code"] == Exit.SUCCEEDED
 
 
-def test_a_job_that_stops(sandbox: Sandbox, pairs: Path) -> None:
-    """The first batch and a stop are lines of their own."""
-    sandbox.failure_rate = 1.0
-    rows = "".join(f"{2 * each - 1},{2 * each}\n" for each in range(1, 41))
+def write(pairs: Path, count: int) -> None:
+    rows = "".join(f"{2 * each - 1},{2 * each}\n" for each in range(1, count + 1))
     _ = pairs.write_text(f"primary_id,duplicate_id\n{rows}", "utf-8")
+
+
+def test_a_job_that_stops(sandbox: Sandbox, pairs: Path) -> None:
+    """That a job stops is a line of its own, and the last one says why."""
+    sandbox.failure_rate = 1.0
+    write(pairs, 40)
     done = merge(pairs, "--json", "--grace", "0")
     assert "stopping" in {line["type"] for line in lines(done)}
     assert lines(done)[-1]["stopped"] == "failures"
     assert done.exit_code == Exit.STOPPED
-    sandbox.failure_rate = 0.0
-    other = pairs.with_name("other.csv")
-    rows = "".join(f"{2 * each - 1},{2 * each}\n" for each in range(41, 50))
-    _ = other.write_text(f"primary_id,duplicate_id\n{rows}", "utf-8")
-    assert "canary-passed" in {
-        line["type"] for line in lines(merge(other, "--json", "--canary", "4"))
-    }
+
+
+def test_the_first_batch(sandbox: Sandbox, pairs: Path) -> None:
+    """That the first merges have succeeded is a line of its own."""
+    write(pairs, 9)
+    done = merge(pairs, "--json", "--canary", "4")
+    assert "canary-passed" in {line["type"] for line in lines(done)}
 
 
 def test_jobs_of_a_folder(
