@@ -284,7 +284,8 @@ class Pacer:
             self._own_rate.send(now)
         self._is_probing = True
         self._last_lane = lane
-        self._asked += lane is Lane.INTERACTIVE
+        # What is asked for before anything is waited for is no rate: a job reads its records first.
+        self._asked += lane is Lane.INTERACTIVE and self.has_polls
         self._began_at = min(self._began_at, now)
         if lane is Lane.POLL:
             self._polled_at = now

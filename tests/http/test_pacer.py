@@ -536,14 +536,25 @@ class TestOthers:
     def test_as_much_is_left_as_was_asked_for(self) -> None:
         """Polls leave as many calls alone as there were interactive ones, up to a fifth."""
         # 28 in 15 s, for the 45 s that are left; two are too few for a rate.
-        assert self.beside(83, own=815, asked=29).delay(15, Lane.POLL) > 0
-        assert self.beside(85, own=814, asked=29).delay(15, Lane.POLL) == 0
+        assert self.beside(83, own=815, asked=30).delay(15, Lane.POLL) > 0
+        assert self.beside(85, own=814, asked=30).delay(15, Lane.POLL) == 0
         assert self.beside(134, own=764, asked=300).delay(15, Lane.POLL) > 0
         assert self.beside(136, own=763, asked=300).delay(15, Lane.POLL) == 0
 
+    def test_what_is_read_before_waits_is_no_rate(self) -> None:
+        """What a job reads before it begins is no reason to leave calls alone."""
+        pacer = opened()
+        for number in range(100):
+            sent(pacer, 0)
+            answered(pacer, 0, minute(899 - number))
+        pacer.has_polls = True
+        sent(pacer, 15, lane=Lane.MERGE)
+        answered(pacer, 15, minute(80, 45))
+        assert pacer.delay(15, Lane.POLL) == 0
+
     def test_what_was_asked_for_counts_for_the_next_minutes(self) -> None:
         """Interactive calls of the last window count, and half as much a window later."""
-        pacer = self.beside(100, own=799, asked=62)
+        pacer = self.beside(100, own=799, asked=63)
         for start, kept in ((60, 60), (120, 30), (180, 15)):
             for remaining in range(899, kept - 1, -1):
                 assert pacer.delay(start, Lane.POLL) == 0
