@@ -87,7 +87,7 @@ _JOB_OPTIONS: Mapping[str, Any] = {
         int,
         typer.Option(
             min=0,
-            help="How many merges are open at most until half as many have succeeded; 0 for no bound.",
+            help="How many merges are the first batch: all others start when half as many have succeeded. 0 for none.",
         ),
     ],
     "max_failure_rate": Annotated[

@@ -2,14 +2,15 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
+from contextlib import aclosing, suppress
 from functools import cached_property
 from typing import Any, Final, TypeVar
 
 from msgspec import Struct
 
 from aiotasks.client import Client
-from aiotasks.errors import MergedEntityError, NotFoundError
-from aiotasks.models import Kind, Record
+from aiotasks.errors import AffinityError, MergedEntityError, NotFoundError
+from aiotasks.models import Kind, Record, TaskStatus
 
 from ._effects import Effect, Merge, Outlook, foresee, profile_of, traits_of
 from ._exception_groups import unwrap_errors
@@ -31,13 +32,15 @@ class Preview(Struct, frozen=True, kw_only=True, dict=True):
 
     ``records`` has the JSON that the API sent for each record that exists; ``gone`` maps each other
     record to the one that it was merged into, or to ``None`` if there is no such record (any more).
-    ``tasks`` are the newest merge tasks that had ended before the records were read.
+    ``tasks`` are the newest merge tasks that had ended before the records were read, and
+    ``durations`` the seconds that the newest merges took that succeeded.
     """
 
     plan: Plan
     records: Mapping[int, bytes]
     gone: Mapping[int, int | None]
     tasks: tuple[str, ...] = ()
+    durations: tuple[float, ...] = ()
 
     def label(self, record_id: int) -> str:
         """Return the name of a record, and what distinguishes it from others of that name."""
@@ -103,13 +106,31 @@ async def preview(client: Client, plan: Plan) -> Preview:
     tasks = await _ended_tasks(client, plan.kind)
     reader = _RecordReader(client.merges_of(plan.kind))
     await reader.read(plan.record_ids)
-    return Preview(plan=plan, records=reader.records, gone=reader.gone, tasks=tasks)
+    durations = await _durations(client, plan.kind)
+    return Preview(
+        plan=plan, records=reader.records, gone=reader.gone, tasks=tasks, durations=durations
+    )
 
 
 async def _ended_tasks(client: Client, kind: Kind) -> tuple[str, ...]:
     """Return which of the newest tasks have ended, by one call."""
     newest = [task async for task in client.tasks.list(kind, limit=NEWEST)]
     return tuple(task.id for task in newest if task.status.is_ended)
+
+
+async def _durations(client: Client, kind: Kind) -> tuple[float, ...]:
+    """Return how many seconds the newest merges took that succeeded, by one call."""
+    found: list[float] = []
+    newest = client.merges_of(kind).merges(status=TaskStatus.SUCCESS)
+    # Best effort: without them an estimate assumes what is typical.
+    with suppress(AffinityError):
+        async with aclosing(newest) as merges:
+            async for merge in merges:
+                if merge.started_at is not None and merge.completed_at is not None:
+                    found.append((merge.completed_at - merge.started_at).total_seconds())
+                if len(found) == NEWEST:
+                    break
+    return tuple(found)
 
 
 def label_of(kind: Kind, json: bytes) -> str:

@@ -16,6 +16,7 @@ from aiotasks.errors import AffinityError, ConfigurationError, LedgerError, Mont
 from aiotasks.models import Lateness, Value
 
 from . import _preview
+from ._durations import Durations, durations_note, noted_durations
 from ._effects import Outlook
 from ._new_companies import record_new_ids
 from ._outlook import read_outlook
@@ -23,6 +24,7 @@ from ._preview import Preview
 from ._progress import OnEvent, OnProgress
 from ._run.indeterminate import task_id_of
 from ._run.opening import Opening
+from ._run.poll_pace import PollPace
 from ._run.queue import MergeQueue
 from ._run.reconciler import Reconciler
 from ._run.run import JobRun
@@ -131,7 +133,9 @@ async def begin(ledger: Ledger, preview: Preview, *, origin: str, at: float) -> 
         findings=preview.findings(at),
         at=at,
     )
-    await ledger.note(previewed=" ".join(preview.tasks))
+    await ledger.note(
+        previewed=" ".join(preview.tasks), durations=durations_note(preview.durations)
+    )
 
 
 async def resume(
@@ -198,18 +202,22 @@ async def _resume(
     lateness_before = client.lateness
     outlook = await read_outlook(ledger)
     pairs = await _pairs_to_do(ledger, outlook, retry_failed=retry_failed)
+    queue = await _queue_of(ledger, pairs, settings)
+    durations = Durations(noted_durations(await ledger.notes()))
+    loop = asyncio.get_running_loop()
     async with client.tasks.watch(
         timeout=None,
-        poll_interval=settings.poll_interval,
+        backoff=PollPace(settings.poll_interval, durations, queue, loop.time),
         on_failure=lambda url: tracker.note_failure(url),  # noqa: PLW0108 - it needs the watch
     ) as watch:
         tracker = PairTracker(
             ledger,
             watch,
-            await _queue_of(ledger, pairs, settings),
+            queue,
             totals=dict(await ledger.totals()),
             seq=await ledger.last_seq(),
             history=await _history_of(ledger, settings, now=started),
+            durations=durations,
             settings=settings,
             clock=clock,
             on_event=on_event,

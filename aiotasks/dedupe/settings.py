@@ -13,9 +13,10 @@ class JobSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     Args:
         max_open: How many merges may be open at a time, being sent or running at the server; with
             ``None`` the rate limits alone bound them.
-        canary: How many merges are the first batch: no more are open until half as many have
-            succeeded, nor, later on, after merges have just failed. 0 starts all immediately. A job
-            that stopped for its failures begins with a first batch again.
+        canary: How many merges are the first batch. From the fourth that succeeds on, each
+            lets three more start while none has failed, and all start once half as many have succeeded; no more than the first batch are while merges
+            have just failed. 0 starts all immediately. A job that stopped for its failures begins
+            with a first batch again.
         max_failure_rate: The job stops when a sequence of its merges, in the order of their starts,
             is far likelier at twice this share of failures than at 0.6 of it: at half of it hardly
             ever, at three quarters of it sometimes, and at twice of it soon. A failure is a merge
@@ -26,9 +27,11 @@ class JobSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
             the lists lag for other merges of the run, at most three times as long in all. Records
             that do not show a merge yet, gateways that pass one on late and lists that are out of
             order must not be later than this.
-        poll_interval: Seconds from the start of a merge to its first poll; later polls back off.
-            No caller waits for a single merge of a job, so rare polls leave more of the rate limit
-            to merges.
+        poll_interval: Seconds from the start of a merge to its first poll while it is not known how
+            long merges take. Then intervals follow their median, at most four times as long or as
+            short; later polls back off to three intervals. No caller waits for a single merge of a
+            job, so rare polls leave more of the rate limit to merges; only the last ten are polled
+            more often.
 
     Raises:
         ConfigurationError: when a setting is out of its range.

@@ -81,8 +81,8 @@ class TestRun:
         assert server.posted("company") == {
             (merge.primary_id, merge.duplicate_id): 1 for merge in plan.merges
         }
-        # The preview asked for the newest tasks and the records.
-        assert result.calls == server.requests - 2
+        # The preview asked for the newest tasks and merges, and for the records.
+        assert result.calls == server.requests - 3
         assert result.seconds == pytest.approx(now(), abs=1.0)
 
     async def test_persons_too(self, server: Server, job: Path) -> None:
@@ -98,6 +98,7 @@ class TestRun:
         assert [asked.path.partition("?")[0] for asked in server.log[:first]] == [
             "/v2/tasks/company-merges",
             *["/v2/companies"] * 2,
+            "/v2/company-merges",
             "/v2/auth/whoami",
             *["/v2/tasks/company-merges"] * 2,
         ]
@@ -812,12 +813,13 @@ class TestMergeIds:
             _ = server.start_merge("company", 2 * n - 1, 2 * n, duration=0.0)
         before = server.calls["merges"]
         _ = await go(server, job, plan_of(150))
-        assert server.calls["merges"] == before + 2
+        # One more is the preview's.
+        assert server.calls["merges"] == before + 3
         ids = {(merge.primary_id, merge.duplicate_id): merge.id for merge in server.merges}
         for pair in await read(job):
             assert pair.merge_id == ids[pair.primary_id, pair.duplicate_id]
         _ = await go(server, job)
-        assert server.calls["merges"] == before + 2
+        assert server.calls["merges"] == before + 3
 
     async def test_a_failure_to_read_them_is_ignored(self, server: Server, job: Path) -> None:
         """If the list cannot be read, the ids are recorded by the next run."""

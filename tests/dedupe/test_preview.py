@@ -42,7 +42,7 @@ class TestRecords:
         preview = await seen(server, plan_of(120, *star(1, *range(301, 361))))
         assert preview.records.keys() == {*range(1, 241), *range(301, 361)}
         assert (preview.gone, preview.findings(1.0)) == ({}, [])
-        assert server.calls == {"tasks": 1, "records": 3}
+        assert server.calls == {"tasks": 1, "records": 3, "merges": 1}
         assert json.loads(preview.records[301])["id"] == 301
 
     @pytest.mark.parametrize("kind", ["company", "person"])

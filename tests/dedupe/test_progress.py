@@ -101,7 +101,7 @@ class TestNotes:
         points = await curve(job)
         assert 25 <= len(points) <= 31
         assert {point.ended for point in points} == {0}
-        assert all(890 <= (point.minute_left or 0) <= 900 for point in points[1:])
+        assert all(880 <= (point.minute_left or 0) <= 900 for point in points[1:])
         _ = await running
         points = await curve(job)
         assert points[-1].ended == 12

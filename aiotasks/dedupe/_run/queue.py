@@ -13,9 +13,14 @@ from .failure_stop import FailureStop
 
 
 # By simulation: with a first batch of 20, a job whose merges fail at 60 % from the first on sends at
-# most 48 before it stops, in 99 of 100 cases, and one of 1,000 merges that fail at 5 % takes 2 s longer
+# most 50 before it stops, in 99 of 100 cases, and one of 1,000 merges that fail at 5 % takes 2 s longer
 # than it would without this.
 _CAREFUL_FROM: Final = 0.1
+# By the same simulation: while nothing has failed, each success from the fourth on lets three more start
+# in advance. A job of 100 merges ends 2 % sooner than if all waited for half of the first batch, and no
+# more are sent to a server that fails.
+_MORE_FOR_EACH: Final = 3
+_FROM: Final = 3
 
 
 class MergeQueue:
@@ -70,6 +75,10 @@ class MergeQueue:
     def planned(self) -> list[Pair]:
         """Return the pairs that are still to be started."""
         return [pair for cluster in self._clusters.values() for pair in cluster]
+
+    def lengths(self) -> list[int]:
+        """Return how many merges each cluster has left to start."""
+        return [len(cluster) for cluster in self._clusters.values() if cluster]
 
     def withdraw(self, pair: Pair) -> bool:
         """Count a pair as open that is not to be started now; return False if it was taken."""
@@ -134,9 +143,19 @@ class MergeQueue:
         return self._failures.text() if self.stopped is StopReason.FAILURES else None
 
     @property
+    def wanted(self) -> int:
+        """How many merges have to succeed before all others may start: half of the first batch."""
+        return math.ceil(self._settings.canary / 2)
+
+    @property
     def is_opening(self) -> bool:
         """Whether half of the first batch still has to succeed."""
-        return 2 * self.succeeded < self._settings.canary
+        return self.succeeded < self.wanted
+
+    @property
+    def has_to_wait(self) -> bool:
+        """Whether no merge can start before an open one has ended, if one can at all."""
+        return not self._ready
 
     @property
     def obstacle(self) -> str | None:
@@ -144,9 +163,8 @@ class MergeQueue:
         canary, max_open = self._settings.canary, self._settings.max_open
         if not self._ready:
             return "the open merges of their clusters to end" if self.left else "nothing to start"
-        if self.is_opening and self.open >= self._careful_bound():
-            wanted = math.ceil(canary / 2)
-            return f"{wanted} of the first {canary} merges to succeed ({self.succeeded} have)"
+        if self.is_opening and self.open >= self._opening_bound():
+            return f"{self.wanted} of the first {canary} merges to succeed ({self.succeeded} have)"
         if canary and self._is_careful and self.open >= (bound := self._careful_bound()):
             return f"open merges to end (at most {bound} at once, as others have failed just now)"
         if max_open is not None and self.open >= max_open:
@@ -156,6 +174,11 @@ class MergeQueue:
     @property
     def _is_careful(self) -> bool:
         return self._failures.nearness >= _CAREFUL_FROM
+
+    def _opening_bound(self) -> int:
+        """Return how many merges may be open: the first batch, and more with each success."""
+        more = 0 if self._failures.nearness else _MORE_FOR_EACH * max(0, self.succeeded - _FROM)
+        return self._careful_bound() + more
 
     def _careful_bound(self) -> int:
         """Return how many merges may be open: the first batch, and fewer the nearer a stop is."""

@@ -5,6 +5,7 @@ from collections.abc import Callable, Collection, Mapping
 from typing import Final
 
 from aiotasks import Watch
+from aiotasks.dedupe._durations import Durations
 from aiotasks.dedupe._effects import is_global
 from aiotasks.dedupe._progress import (
     CanaryPassed,
@@ -53,6 +54,7 @@ class PairTracker:
         totals: dict[PairState, int],
         seq: int,
         history: TaskHistory,
+        durations: Durations,
         settings: JobSettings,
         clock: Callable[[], float],
         on_event: OnEvent | None,
@@ -63,6 +65,7 @@ class PairTracker:
         self.totals = totals
         self.seq = seq
         self.history = history
+        self.durations = durations
         self.settings = settings
         self.clock = clock
         self.error: AffinityError | None = None
@@ -110,7 +113,8 @@ class PairTracker:
     async def start(self, pair: Pair, task_url: str) -> None:
         """Record that a merge was started, and watch its task."""
         self._answered_at = self._loop.time()
-        self.history.add_own(task_id_of(task_url), self._loop.time())
+        self.durations.start(pair.number, self._answered_at)
+        self.history.add_own(task_id_of(task_url), self._answered_at)
         self.watch_task(await self.record(pair, PairState.STARTED, task_url=task_url))
         self.notify()
 
@@ -137,7 +141,10 @@ class PairTracker:
     def unwatch_task(self, task_url: str) -> list[Pair]:
         """Return the pairs of a task that has an outcome."""
         self._answered_at = self._loop.time()
-        return self._watched.pop(task_url)
+        pairs = self._watched.pop(task_url)
+        for pair in pairs:
+            self.durations.end(pair.number, self._answered_at)
+        return pairs
 
     async def end(
         self,

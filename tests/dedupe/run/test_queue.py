@@ -122,7 +122,7 @@ class TestTurns:
 class TestOpening:
     def test_half_of_the_first_have_to_succeed(self) -> None:
         """The others start when half as many merges as the first batch has have succeeded."""
-        queue = queue_of(*range(1, 9), canary=3)
+        queue = queue_of(*range(1, 20), canary=3)
         assert taken(queue) == [1, 2, 3]
         assert queue.obstacle == "2 of the first 3 merges to succeed (0 have)"
         queue.end(pair(2, of=2), PairState.SUCCEEDED)
@@ -130,7 +130,26 @@ class TestOpening:
         assert queue.obstacle == "2 of the first 3 merges to succeed (1 have)"
         queue.end(pair(3, of=3), PairState.SUCCEEDED)
         assert not queue.is_opening
-        assert taken(queue) == [5, 6, 7, 8]
+        assert taken(queue) == [*range(5, 20)]
+
+    def test_successes_let_more_start(self) -> None:
+        """From the fourth success on, each lets three more start in advance, if nothing has failed."""
+        queue = queue_of(*range(1, 60), canary=20)
+        opened = [len(taken(queue))]
+        for number in range(1, 6):
+            queue.end(pair(number, of=number), PairState.SUCCEEDED)
+            opened.append(len(taken(queue)))
+        assert opened == [20, 1, 1, 1, 4, 4]
+
+    def test_a_failure_lets_none_start_in_advance(self) -> None:
+        """While a failure weighs, no more than the first batch are open."""
+        queue = queue_of(*range(1, 60), canary=20, max_failure_rate=0.2)
+        _ = taken(queue)
+        queue.end(pair(1, of=1), PairState.FAILED)
+        for number in range(2, 5):
+            queue.end(pair(number, of=number), PairState.SUCCEEDED)
+        _ = taken(queue)
+        assert queue.open <= 20
 
     def test_what_has_not_succeeded_does_not_count(self) -> None:
         """A merge that has no success starts another one, and is none of the half."""

@@ -401,14 +401,14 @@ class TestTasksThatCannotBeRead:
     @pytest.mark.plain
     async def test_by_the_record(self, server: Server, job: Path, is_its_own: bool) -> None:
         """If the list does not have it, the record shows what it was merged into."""
+        async with connect(server) as client:
+            await begin(client, job, plan_of(1))
         forget(server)
         server.inject(Fault.status(503), on="merges", times=None)
         server.duration = 5.0 if is_its_own else 1e6
         if not is_its_own:
             merge = partial(server.start_merge, "company", 9, 2, duration=0.0)
             _ = asyncio.get_running_loop().call_later(20.0, merge)
-        async with connect(server) as client:
-            await begin(client, job, plan_of(1))
         _ = await go(server, job)
         (pair,) = await read(job)
         assert pair.state is (SUCCEEDED if is_its_own else FAILED)
