@@ -28,6 +28,14 @@ def counted(count: int, noun: str) -> str:
     return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
 
 
+def duration_range(low: float, high: float) -> str:
+    """Return two numbers of seconds in the unit that suits the higher one."""
+    for unit, size in (("h", 3600.0), ("min", 60.0)):
+        if high >= 2 * size:
+            return f"{low / size:.1f} to {high / size:.1f} {unit}"
+    return f"{low:.0f} to {high:.0f} s"
+
+
 def iso_time(seconds: float | None) -> str | None:
     """Return seconds since the epoch as an ISO 8601 time in UTC."""
     if seconds is None:

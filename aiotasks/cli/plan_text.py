@@ -5,8 +5,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Final
 
 from aiotasks import _text
-from aiotasks._text import PLURAL, duration, printable
-from aiotasks.dedupe import Cost, Effect, Plan, Preview, Transition
+from aiotasks._text import PLURAL, printable
+from aiotasks.dedupe import Cost, Effect, JobSettings, Plan, Preview, Transition
 from aiotasks.dedupe._effects import EFFECT_SENTENCES, undo_sentences
 from aiotasks.models import DEFAULT_LIMIT, Kind, Quota
 
@@ -48,7 +48,7 @@ def whole(preview: Preview, quota: Quota, *, most: int | None = None) -> Iterato
         [_finding(plan, transition) for transition in preview.findings(0.0)],
     )
     yield ""
-    yield _cost(plan, quota)
+    yield from _cost(preview, quota)
     yield f"Fingerprint: {plan.fingerprint[:SHOWN]}"
 
 
@@ -67,7 +67,7 @@ def short(preview: Preview, quota: Quota, *, whole_by: str | None = None) -> Ite
     yield from (f"{what}: {count:,}" for what, count in counts.items() if count)
     if whole_by is not None and (len(plan.merges) > _FEW or any(counts.values())):
         yield f"All of it: {whole_by}"
-    yield _cost(plan, quota)
+    yield from _cost(preview, quota)
     yield f"Fingerprint: {plan.fingerprint[:SHOWN]}"
 
 
@@ -136,13 +136,20 @@ def _finding(plan: Plan, transition: Transition) -> str:
     return f"{plan.unit} {merge.row.line}: {pair}: {transition.reason}"
 
 
-def _cost(plan: Plan, quota: Quota) -> str:
+def _cost(preview: Preview, quota: Quota) -> Iterator[str]:
     limit = quota.limit or DEFAULT_LIMIT
-    cost = plan.cost(limit=limit, month_limit=quota.org_limit)
-    takes = f"It takes about {_text.counted(cost.calls, 'call')}{_share(cost)}, and {duration(cost.minutes * 60)}"
-    if cost.minutes > cost.calls / limit:
-        return f"{takes}, as merges into one record run one after the other."
-    return f"{takes} at {_text.counted(limit, 'call')} a minute."
+    cost = preview.cost(limit=limit, month_limit=quota.org_limit)
+    yield " ".join(
+        [
+            f"It takes about {_text.counted(cost.calls, 'call')}{_share(cost)} and {cost.time}.",
+            *cost.notes,
+        ]
+    )
+    if cost.merges > JobSettings().canary:
+        yield (
+            f"It begins with {JobSettings().canary} merges. When half as many have succeeded, up to "
+            f"{limit:,} a minute are sent before one that fails can show; --max-open bounds that."
+        )
 
 
 def _share(cost: Cost) -> str:

@@ -7,6 +7,7 @@ from functools import cached_property
 from typing import Any, Final, TypeVar
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from aiotasks.client import Client
 from aiotasks.errors import AffinityError, MergedEntityError, NotFoundError
@@ -15,7 +16,7 @@ from aiotasks.models import Kind, Record, TaskStatus
 from ._effects import Effect, Merge, Outlook, foresee, profile_of, traits_of
 from ._exception_groups import unwrap_errors
 from .models import PairState, PlannedMerge, Transition
-from .plan import RECORDS_PER_CALL, Plan
+from .plan import RECORDS_PER_CALL, Cost, Plan
 
 
 T = TypeVar("T")
@@ -70,6 +71,16 @@ class Preview(Struct, frozen=True, kw_only=True, dict=True):
         return {
             number: effect for number, effect in self.outlook.effects.items() if number not in idle
         }
+
+    def cost(self, *, limit: int, month_limit: int | None) -> Cost:
+        """Estimate what the merges cost that can run; see ``Plan.cost``.
+
+        Raises:
+            ConfigurationError: when ``limit`` is not 1 or more.
+        """
+        merges = tuple(self.plan.merges[number - 1] for number in self.effects)
+        left = replace(self.plan, merges=merges)
+        return left.cost(limit=limit, month_limit=month_limit, durations=self.durations)
 
     def findings(self, at: float) -> list[Transition]:
         """Return the transitions of merges that cannot run, or need not.

@@ -28,7 +28,8 @@ class JobProgress(Value, frozen=True, kw_only=True):
 
     ``totals`` counts the pairs of the ledger in each state. ``waiting_for`` is what keeps the next
     merge from starting. ``per_minute`` is how many pairs ended a minute recently, and
-    ``seconds_left`` how long the rest takes at that rate. ``calls`` counts those of this run, and
+    ``seconds_left`` how long the rest takes with even odds, by the merges that have ended and the rate
+    limit, or ``None`` while too little is known. ``calls`` counts those of this run, and
     ``month_used`` those of the organization's month, if the API reports them; ``minute_left`` of
     ``minute_limit`` calls are left in the rate-limit window. ``is_cut_off`` is true while the API
     does not answer: the job waits, and continues by itself.

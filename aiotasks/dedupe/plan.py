@@ -3,7 +3,7 @@
 import math
 import os
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from hashlib import sha256
 from itertools import chain
 from pathlib import Path
@@ -12,36 +12,75 @@ from typing import Final, Self, Unpack
 from msgspec import Struct
 
 from aiotasks._checks import reject, shorten
+from aiotasks._text import duration, duration_range
 from aiotasks.errors import PlanError
 from aiotasks.models import Kind
 
+from . import _forecast
+from ._durations import TYPICAL, Lognormal, fit
 from ._input.columns import InputOptions, check_options
 from ._input.ids import flaw_of_size
 from ._input.pairs import ParsedPairs, read_pairs
 from ._input.places import Problem, Source, sentences
 from ._planner import Planner, PlanRules, plan_rules
 from .models import OnConflict, PlannedMerge, Rewrite, Row, SkippedRow
+from .settings import JobSettings
 
 
 _ID_NAMES = ("primary_id", "duplicate_id")
 RECORDS_PER_CALL: Final = 100
-# Measured by the benchmark of bulk jobs: a merge with all polls of its task.
-CALLS_PER_MERGE: Final = 1.10
-# Seconds of a merge, of which those into one record run one after the other. A choice: the median
-# of the benchmarks' servers, as the API documents none.
-TYPICAL_MERGE_SECONDS: Final = 20.0
+# The preview reads the newest tasks and merges, and a run whose key it is, the open and the newest
+# tasks.
+_CALLS_BEFORE: Final = 5
+# By simulation of default jobs: half of the first batch has succeeded a little after the median.
+_OPENS_AFTER: Final = 1.15
+# Measured with default jobs: the share of the median after which the end of a merge is known.
+_KNOWN_AFTER: Final = 0.35
+# The chance that a job is over within the fewest, the typical and the most minutes.
+_SHARES: Final = (0.1, 0.5, 0.9)
+# Choices: from how many merges on the time is shown as one number, and what clusters may add to it.
+_MANY: Final = 1000
+_LONGER: Final = 1.1
 
 
 class Cost(Struct, frozen=True, kw_only=True):
-    """An estimate of what a plan will cost.
+    """An estimate of what a plan will cost with default settings, while nobody else uses the key.
 
-    ``month_share`` is the share of the organization's monthly quota, 1.0 for all of it; ``None`` if
-    the quota is not known.
+    How long the last merge takes decides when a job is over, and nobody knows that before: half of
+    all such jobs take ``minutes`` or less, and eight of ten between ``fewest_minutes`` and
+    ``most_minutes``. ``month_share`` is the share of the organization's monthly quota, 1.0 for all
+    of it; ``None`` if the quota is not known. ``in_a_row`` is how many merges into one record run one
+    after the other, if that makes the job longer. ``is_assumed`` means that nothing was known of
+    how long merges take.
     """
 
+    merges: int
     calls: int
     minutes: float
+    fewest_minutes: float
+    most_minutes: float
     month_share: float | None
+    in_a_row: int | None
+    is_assumed: bool
+
+    @property
+    def time(self) -> str:
+        """How long the job takes, as text: below 1,000 merges a range."""
+        if self.merges >= _MANY:
+            return f"about {duration(self.minutes * 60)}"
+        return duration_range(self.fewest_minutes * 60, self.most_minutes * 60)
+
+    @property
+    def notes(self) -> list[str]:
+        """What the estimate rests on, and what the defaults mean, in sentences."""
+        notes: list[str] = []
+        if self.merges and self.is_assumed:
+            notes.append(
+                f"Nothing is known of the server: {TYPICAL.median:.0f} s a merge are assumed."
+            )
+        if self.in_a_row is not None:
+            notes.append(f"Up to {self.in_a_row:,} merges into one record run one after the other.")
+        return notes
 
 
 class Plan(Struct, frozen=True, kw_only=True):
@@ -205,27 +244,55 @@ class Plan(Struct, frozen=True, kw_only=True):
         ids = ((merge.primary_id, merge.duplicate_id) for merge in self.merges)
         return tuple(dict.fromkeys(chain.from_iterable(ids)))
 
-    def cost(self, *, limit: int, month_limit: int | None) -> Cost:
+    def cost(self, *, limit: int, month_limit: int | None, durations: Sequence[float] = ()) -> Cost:
         """Estimate the calls and minutes of the plan: preview, merges and polls of their tasks.
 
         Args:
             limit: The calls that the rate limit allows a minute.
             month_limit: The organization's monthly quota of calls, or ``None`` if not known.
+            durations: The seconds that merges took lately, as a preview has them. With fewer than
+                five, merges are assumed to take 20 s in the median.
 
         Raises:
             ConfigurationError: when ``limit`` is not 1 or more.
         """
         if limit < 1:
             reject(f"limit must be 1 or more, not {shorten(limit)}")
-        pages = math.ceil(len(self.record_ids) / RECORDS_PER_CALL)
-        # Rounded first, since 1.1 times 10 is a little more than 11.
-        calls = pages + math.ceil(round(len(self.merges) * CALLS_PER_MERGE, 6))
-        in_a_row = max(Counter(merge.primary_id for merge in self.merges).values(), default=0)
+        lengths = Counter(Counter(merge.primary_id for merge in self.merges).values())
+        durations_of = fit(durations) or TYPICAL
+        fewest, typical, most = _minutes(lengths, durations_of, limit)
+        calls = self._calls(lengths, durations_of) if lengths else 0
+        apart = _minutes({1: len(self.merges)}, durations_of, limit)[1]
         return Cost(
+            merges=len(self.merges),
             calls=calls,
-            minutes=max(calls / limit, in_a_row * TYPICAL_MERGE_SECONDS / 60),
+            fewest_minutes=fewest,
+            minutes=typical,
+            most_minutes=most,
             month_share=calls / month_limit if month_limit else None,
+            in_a_row=max(lengths) if typical > _LONGER * apart else None,
+            is_assumed=fit(durations) is None,
         )
+
+    def _calls(self, lengths: Mapping[int, int], durations: Lognormal) -> int:
+        merges, records = len(self.merges), len(self.record_ids)
+        # The ids of the merges are read at the end, and records before, a hundred a call.
+        pages = math.ceil(records / RECORDS_PER_CALL) + math.ceil(merges / RECORDS_PER_CALL)
+        return _CALLS_BEFORE + pages + merges + _forecast.polls(lengths, durations)
+
+
+def _minutes(lengths: Mapping[int, int], durations: Lognormal, limit: int) -> tuple[float, ...]:
+    """Return by when a default job is over, with a small, an even and a high chance."""
+    if not any(lengths.values()):
+        return (0.0, 0.0, 0.0)
+    batches = _forecast.batches(
+        lengths,
+        _forecast.Limits.of(limit),
+        first=JobSettings().canary,
+        opens_at=_OPENS_AFTER * durations.median,
+    )
+    pause = _KNOWN_AFTER * durations.median
+    return tuple(_forecast.ends_by(batches, durations, pause, each) / 60.0 for each in _SHARES)
 
 
 def _numbered(pairs: Iterable[tuple[int, int]]) -> ParsedPairs:

@@ -16,7 +16,7 @@ from importlib.resources import files
 from string import Template
 from typing import Any, Final
 
-from aiotasks._text import PLURAL, duration
+from aiotasks._text import PLURAL
 from aiotasks.dedupe._effects import EFFECT_SENTENCES
 
 from . import _labels
@@ -162,7 +162,7 @@ def _controls(job: Mapping[str, Any]) -> str:
 def _cost(job: Mapping[str, Any]) -> Iterator[str]:
     cost = job["cost"]
     yield _measure("Calls", f"about {cost['calls']:,}")
-    yield _measure("Time", f"about {duration(cost['minutes'] * 60)}")
+    yield _measure("Time", " ".join([f"{cost['time']}.", *cost["notes"]]))
     if cost["month_share"] is not None:
         yield _measure("Share of the month's calls", f"{cost['month_share']:.1%}")
     yield _measure("Fingerprint", _code(job["fingerprint"]))

@@ -7,6 +7,7 @@ from typing import Any, Final, TypeAlias
 import msgspec
 
 from aiotasks._text import iso_time
+from aiotasks.dedupe._durations import noted_durations
 from aiotasks.dedupe._effects import Outlook, count_effects, effect_of_pair, undo_sentences
 from aiotasks.dedupe._progress import JobProgress
 from aiotasks.dedupe._progress_curve import Curve
@@ -84,7 +85,7 @@ def details(
         "fingerprint": job.fingerprint,
         "origin": job.origin,
         "merges": job.merges,
-        "cost": cost(job, pairs, quota),
+        "cost": cost(job, pairs, notes, quota),
         "understood": notes.get("understood", "").splitlines(),
         "rewrites": _list(notes.get("rewrites")),
         "left_out": [_left_out(pair) for pair in pairs if not pair.is_planned][:MOST],
@@ -146,7 +147,7 @@ def progress_view(progress: JobProgress | None) -> Json | None:
     return {"open": progress.open, **{name: getattr(progress, name) for name in sorted(names)}}
 
 
-def cost(job: JobInfo, pairs: Iterable[Pair], quota: Quota) -> Json:
+def cost(job: JobInfo, pairs: Iterable[Pair], notes: Mapping[str, str], quota: Quota) -> Json:
     """Return the cost of the whole plan, under the limits that are known so far."""
     merges = tuple(_merge(pair) for pair in pairs if pair.is_planned)
     plan = Plan(
@@ -159,8 +160,12 @@ def cost(job: JobInfo, pairs: Iterable[Pair], quota: Quota) -> Json:
         rewrites=(),
         rows=len(merges),
     )
-    found: Cost = plan.cost(limit=quota.limit or DEFAULT_LIMIT, month_limit=quota.org_limit)
-    return msgspec.structs.asdict(found)
+    found: Cost = plan.cost(
+        limit=quota.limit or DEFAULT_LIMIT,
+        month_limit=quota.org_limit,
+        durations=noted_durations(notes),
+    )
+    return msgspec.structs.asdict(found) | {"time": found.time, "notes": found.notes}
 
 
 def rewrites_text(plan: Plan) -> str:

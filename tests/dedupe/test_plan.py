@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from aiotasks import ConfigurationError, Kind
 from aiotasks.dedupe.models import OnConflict
-from aiotasks.dedupe.plan import Cost, Plan
+from aiotasks.dedupe.plan import Plan
 from aiotasks.errors import PlanError
 
 
@@ -264,19 +264,51 @@ class TestRead:
             _ = Plan.read(tmp_path / "none.csv", kind="company")
 
 
+def apart(merges: int) -> list[tuple[int, int]]:
+    """Return pairs that share no record."""
+    return [(2 * number, 2 * number + 1) for number in range(1, merges + 1)]
+
+
 class TestCost:
     def test_calls(self) -> None:
-        """A plan costs a call for each hundred records, and 1.1 calls for each merge."""
-        pairs = [(2 * number, 2 * number + 1) for number in range(1, 1001)]
-        cost = plan(*pairs).cost(limit=900, month_limit=100_000)
-        assert cost == Cost(calls=20 + 1100, minutes=1120 / 900, month_share=0.0112)
+        """A plan costs a call for each merge, for each hundred records and ids, and the polls."""
+        cost = plan(*apart(1000)).cost(limit=900, month_limit=100_000)
+        assert 20 + 1000 + 10 < cost.calls < 1000 + 200
+        assert cost.month_share == cost.calls / 100_000
         assert plan((A, B)).cost(limit=900, month_limit=None).month_share is None
-        assert plan(*pairs[:10]).cost(limit=900, month_limit=0).calls == 1 + 11
+
+    @pytest.mark.parametrize(
+        ("merges", "seconds"), [(10, 67), (100, 150), (1000, 240), (5000, 525)]
+    )
+    def test_time(self, merges: int, seconds: int) -> None:
+        """The estimate is what default jobs took in the median, with merges of 20 s."""
+        cost = plan(*apart(merges)).cost(limit=900, month_limit=None)
+        assert 60 * cost.minutes == pytest.approx(seconds, rel=0.1)
+        assert cost.fewest_minutes < cost.minutes < cost.most_minutes
+        assert (cost.is_assumed, cost.in_a_row) == (True, None)
+
+    def test_known_durations(self) -> None:
+        """With merges that are known to take a second, a job takes that much less time."""
+        known = plan(*apart(100)).cost(limit=900, month_limit=None, durations=[0.9, 1.0, 1.1] * 4)
+        assert not known.is_assumed
+        assert known.minutes * 60 < 5
+        assert known.notes == []
 
     def test_a_long_row(self) -> None:
-        """Merges into one record run one after the other, at 20 seconds each."""
-        pairs = [(1, number) for number in range(2, 302)]
-        assert plan(*pairs).cost(limit=900, month_limit=None).minutes == 100.0
+        """Merges into one record run one after the other, which is said if it takes longer."""
+        pairs = [(1, number) for number in range(2, 52)]
+        cost = plan(*pairs).cost(limit=900, month_limit=None)
+        assert 50 * 25 < cost.minutes * 60 < 50 * 40
+        assert cost.in_a_row == 50
+        assert "Up to 50 merges into one record run one after the other." in cost.notes
+        assert plan(*apart(20), (1000, 1001)).cost(limit=900, month_limit=None).in_a_row is None
+
+    def test_time_as_text(self) -> None:
+        """Below a thousand merges nobody can know how long the slowest takes: a range is shown."""
+        assert plan(*apart(100)).cost(limit=900, month_limit=None).time == "1.9 to 3.4 min"
+        assert plan(*apart(5000)).cost(limit=900, month_limit=None).time == "about 8.6 min"
+        assert plan((A, B)).cost(limit=900, month_limit=None).time == "12 to 61 s"
+        assert plan(*apart(900)).cost(limit=2, month_limit=None).time.endswith(" h")
 
     def test_nothing(self) -> None:
         """A plan without merges costs nothing."""

@@ -76,7 +76,7 @@ def job(
         "fingerprint": FINGERPRINT,
         "origin": info.origin,
         "merges": info.merges,
-        "cost": {"calls": 1234, "minutes": 6.25, "month_share": 0.056},
+        "cost": {"calls": 1234, "time": "6.2 min", "notes": ["So it is."], "month_share": 0.056},
         "effects": {},
         "undo": "",
         "seq": 0,
@@ -412,13 +412,12 @@ class TestJob:
     def test_the_cost_is_shown(self) -> None:
         """The cost is shown in calls, time, and the share of the monthly quota if that is known."""
         assert (
-            "Calls about 1,234 Time about 6.2 min Share of the month's calls 5.6% "
+            "Calls about 1,234 Time 6.2 min. So it is. Share of the month's calls 5.6% "
             "Fingerprint 0123456789ab"
         ) in read().text
-        cost = {"calls": 1, "minutes": 0.5, "month_share": None}
+        cost = {"calls": 1, "time": "10 to 30 s", "notes": [], "month_share": None}
         text = read(cost=cost).text
-        assert "Time about 30 s Fingerprint" in text
-        assert "2.5 h" in read(cost={**cost, "minutes": 150}).text
+        assert "Time 10 to 30 s. Fingerprint" in text
 
     def test_what_differs_from_the_file_is_shown(self) -> None:
         """Rows that are rewritten or left out are named by line."""

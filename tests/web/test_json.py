@@ -84,8 +84,9 @@ class TestPairs:
             {"line": 3, "primary_id": 3, "duplicate_id": 4, "reason": "contradicts"}
         ]
         assert found["failures"] == []
-        assert found["cost"]["calls"] == 3
-        assert found["cost"]["month_share"] == 0.003
+        alone = _json.details(JOB, pairs[:1], {}, {}, Quota(limit=60, org_limit=1000))
+        assert found["cost"] == alone["cost"]
+        assert found["cost"]["month_share"] == found["cost"]["calls"] / 1000
 
     def test_rewrites(self) -> None:
         """The first 200 rewritten rows are kept with the job."""

@@ -31,6 +31,7 @@ from .opening import Opening
 from .outages import Outages
 from .progress_recorder import ProgressRecorder
 from .reconciler import MAX_INDETERMINATE, Reconciler
+from .time_left import TimeLeft
 from .tracker import PairTracker
 
 
@@ -75,6 +76,7 @@ class JobRun:
         self._on_progress = on_progress
         kind = tracker.ledger.require_job().kind
         self._service = client.merges_of(kind)
+        self._time_left = TimeLeft(self._queue, tracker.durations)
         self._outages = Outages(client, kind, tracker)
         self._curve = ProgressRecorder(tracker.ledger, tracker.clock, self.progress)
         self._calls_before = client.quota.sent
@@ -111,18 +113,15 @@ class JobRun:
 
     def progress(self) -> JobProgress:
         """Return how far the job is."""
-        tracker, queue, quota = self._tracker, self._queue, self._client.quota
-        per_minute = tracker.per_minute
-        # A rate says how long the rest takes only while merges start as they can.
-        is_steady = not (queue.is_opening or queue.stopped or self._outages.is_on)
-        left = queue.left + queue.open
+        tracker, quota = self._tracker, self._client.quota
+        seconds_left = self._time_left.seconds(self._loop.time(), quota)
         is_month_known = quota.org_limit is not None and quota.org_remaining is not None
         month_used = (quota.org_limit or 0) - (quota.org_remaining or 0)
         return JobProgress(
             totals=dict(tracker.totals),
             waiting_for=self._obstacle(),
-            per_minute=per_minute,
-            seconds_left=left / per_minute * 60.0 if per_minute > 0 and is_steady else None,
+            per_minute=tracker.per_minute,
+            seconds_left=None if self._outages.is_on else seconds_left,
             calls=quota.sent - self._calls_before,
             month_used=month_used if is_month_known else None,
             month_limit=quota.org_limit,
