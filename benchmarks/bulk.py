@@ -4,8 +4,9 @@ import asyncio
 import multiprocessing
 import os
 from collections import deque
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from random import Random
 from typing import Any
 
@@ -13,12 +14,41 @@ from aiotasks.sandbox import PLAIN, Sandbox
 from benchmarks import virtual
 from benchmarks.contenders import CONTENDERS
 from benchmarks.contenders.job import Job
-from benchmarks.figures import quantile
-from benchmarks.workload import LATENCY, QUOTA, SIGMA, WINDOW, durations, earliest_end
+from benchmarks.figures import median, quantile
+from benchmarks.workload import (
+    LATENCY,
+    MEDIAN_DURATION,
+    QUOTA,
+    SIGMA,
+    WINDOW,
+    durations,
+    earliest_end,
+)
 
 
 SIZES = (100, 1_000, 5_000)
 SIGMAS = (0.5, 0.75, 1.0)
+SEEDS = (1, 2, 3, 4, 5)
+DEFAULT = "aiotasks, dedupe job by default"
+VARIANTS: tuple[dict[str, Any], ...] = (
+    {"has_habits": True},
+    {"failure_rate": 0.05},
+    {"median": 120.0},
+    {"median": 1.0},
+)
+"""What is different at the server for the default job, one thing at a time."""
+FIGURES = (
+    "finished",
+    "calls",
+    "calls_per_finished_merge",
+    "refused",
+    "seconds",
+    "earliest_seconds",
+    "seconds_to_earliest",
+    "delay_p50",
+    "delay_p95",
+    "delay_max",
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,7 +58,10 @@ class Case:
     Attributes:
         contender: its name.
         merges: how many pairs the job has.
-        sigma: spread of the lognormal durations; their median is 20 s.
+        sigma: spread of the lognormal durations.
+        median: their median, in seconds.
+        failure_rate: the share of the merges that fail.
+        has_habits: whether the sandbox has its habits: tasks that show late, global companies.
         seed: of all random numbers.
         sends_retry_after: whether a 429 has ``Retry-After``, which the API does not document.
     """
@@ -36,6 +69,9 @@ class Case:
     contender: str
     merges: int
     sigma: float = SIGMA
+    median: float = MEDIAN_DURATION
+    failure_rate: float = 0.0
+    has_habits: bool = False
     seed: int = 1
     sends_retry_after: bool = False
 
@@ -55,6 +91,11 @@ def cases(*, quick: bool = False) -> list[Case]:
         if name != "affinity-sdk" or merges < SIZES[-1]
     ]
     listed += [
+        Case(contender=DEFAULT, merges=merges, **variant)
+        for variant in VARIANTS
+        for merges in sizes
+    ]
+    listed += [
         Case(contender="affinity-sdk, helped", merges=merges, sends_retry_after=True)
         for merges in sizes
     ]
@@ -67,14 +108,39 @@ def cases(*, quick: bool = False) -> list[Case]:
 
 
 def measure(*, quick: bool = False) -> list[dict[str, Any]]:
-    """Measure all cases on all processors, which has no effect on virtual time."""
+    """Measure all cases on all processors, which has no effect on virtual time.
+
+    Ours are measured with five seeds, the others with one: some take minutes of CPU.
+    """
     listed = cases(quick=quick)
     # The longest first, so that all processors end at about the same time.
     order = sorted(listed, key=lambda case: (case.merges, "sdk" in case.contender), reverse=True)
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(os.cpu_count(), mp_context=context) as pool:
-        measured = {case: pool.submit(measure_case, case) for case in order}
-        return [measured[case].result() for case in listed]
+        measured = {
+            case: [
+                pool.submit(measure_case, replace(case, seed=seed))
+                for seed in (SEEDS if "aiotasks" in case.contender and not quick else SEEDS[:1])
+            ]
+            for case in order
+        }
+        return [summary([run.result() for run in measured[case]]) for case in listed]
+
+
+def summary(runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Return the median of each figure over the seeds, and from the least to the most under ``ranges``.
+
+    Nothing is said of a figure that a run does not have because it learned of no merge.
+    """
+    figures = {name: [run[name] for run in runs] for name in FIGURES}
+    known = {name: values for name, values in figures.items() if None not in values}
+    return {
+        **runs[0],
+        "seed": [run["seed"] for run in runs],
+        **dict.fromkeys(FIGURES),
+        **{name: median(values) for name, values in known.items()},
+        "ranges": {name: [min(values), max(values)] for name, values in known.items()},
+    }
 
 
 def measure_case(case: Case) -> dict[str, Any]:
@@ -84,7 +150,7 @@ def measure_case(case: Case) -> dict[str, Any]:
 
 async def _measure(case: Case) -> dict[str, Any]:
     loop = asyncio.get_running_loop()
-    drawn = durations(case.merges, seed=case.seed, sigma=case.sigma)
+    drawn = durations(case.merges, seed=case.seed, sigma=case.sigma, median=case.median)
     to_come = deque(drawn)
     ends: list[float] = []
 
@@ -94,7 +160,8 @@ async def _measure(case: Case) -> dict[str, Any]:
         return seconds
 
     async with Sandbox(
-        **PLAIN,
+        **({} if case.has_habits else PLAIN),
+        failure_rate=case.failure_rate,
         quota=QUOTA,
         window=WINDOW,
         month_quota=0,
@@ -112,6 +179,9 @@ async def _measure(case: Case) -> dict[str, Any]:
             "contender": case.contender,
             "merges": case.merges,
             "sigma": case.sigma,
+            "median": case.median,
+            "failure_rate": case.failure_rate,
+            "has_habits": case.has_habits,
             "seed": case.seed,
             "retry_after": case.sends_retry_after,
             **_costs(sandbox, job),

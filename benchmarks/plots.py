@@ -9,7 +9,7 @@ from xml.sax.saxutils import escape
 
 from benchmarks.bulk import SIZES
 from benchmarks.figures import RESULTS, load
-from benchmarks.tables import BULK_SIGMA, tables, title_of
+from benchmarks.tables import is_usual, tables, title_of
 
 
 WIDTH, HEIGHT = 740, 360
@@ -98,7 +98,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.plots", description=__doc__)
     _ = parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the results")
     folder = parser.parse_args().out
-    results = [run for run in load(folder, "bulk") if run["sigma"] == BULK_SIGMA]
+    results = [run for run in load(folder, "bulk") if is_usual(run)]
     for plot in PLOTS:
         _ = (folder / f"{plot.name}.svg").write_text(draw(plot, results), "utf-8")
     _ = (folder / "README.md").write_text(tables(folder), "utf-8")

@@ -11,11 +11,12 @@ LATENCY = (0.05, 0.25)
 SIGMA = 0.75
 
 
-def durations(merges: int, *, seed: int, sigma: float = SIGMA) -> list[float]:
+def durations(
+    merges: int, *, seed: int, sigma: float = SIGMA, median: float = MEDIAN_DURATION
+) -> list[float]:
     """Draw how many seconds each merge takes, in the order in which the server accepts them."""
     random = Random(seed)  # noqa: S311 - a seed has to bring the same again
-    median = math.log(MEDIAN_DURATION)
-    return [random.lognormvariate(median, sigma) for _ in range(merges)]
+    return [random.lognormvariate(math.log(median), sigma) for _ in range(merges)]
 
 
 def earliest_end(seconds: Sequence[float], *, quota: int = QUOTA) -> float:

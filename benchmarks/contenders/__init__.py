@@ -7,9 +7,9 @@ from benchmarks.contenders.job import Job
 
 
 CONTENDERS: Mapping[str, Callable[[Job], Awaitable[None]]] = {
-    "aiotasks": ours.run,
-    "aiotasks, dedupe job": dedupe_job.run,
     "aiotasks, dedupe job by default": dedupe_job.run_by_default,
+    "aiotasks, dedupe job without a first batch": dedupe_job.run,
+    "aiotasks": ours.run,
     "hand-written": hand_written.run,
     "hand-written, shared pause": hand_written.run_with_shared_pause,
     "affinity-sdk": sdk.run,

@@ -10,7 +10,7 @@ from benchmarks.contenders.job import Job
 
 
 async def run(job: Job) -> None:
-    """Run a job without a canary."""
+    """Run a job without a first batch."""
     await _run(job, dedupe.JobSettings(canary=0))
 
 
@@ -22,8 +22,10 @@ async def run_by_default(job: Job) -> None:
 async def _run(job: Job, settings: dedupe.JobSettings) -> None:
     def report(event: dedupe.JobEvent) -> None:
         match event:
-            case dedupe.PairChanged(pair=dedupe.Pair(state="succeeded", task_url=str(task_url))):
-                job.succeed(task_url)
+            case dedupe.PairChanged(
+                pair=dedupe.Pair(state="succeeded" | "failed", task_url=str(task_url))
+            ):
+                job.end(task_url)
             case _:
                 pass
 

@@ -137,6 +137,6 @@ async def _follow(job: Job, client: HandWritten, pair: tuple[int, int]) -> None:
         job.fail(verb, error)
         return
     if status == "success":
-        job.succeed(task_url)
+        job.end(task_url)
     else:
         job.fail(verb, status)

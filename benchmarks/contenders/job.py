@@ -45,8 +45,8 @@ class Job:
         await asyncio.sleep(self.window - (now - self.started) % self.window)
         self.started = asyncio.get_running_loop().time()
 
-    def succeed(self, task_url: str) -> None:
-        """Record that a contender has just learned of a success."""
+    def end(self, task_url: str) -> None:
+        """Record that a contender has just learned of the end of a merge."""
         self.last = asyncio.get_running_loop().time()
         self.learned[task_url] = self.last
 

@@ -20,7 +20,7 @@ async def run(job: Job) -> None:
         _ = group.create_task(_merge(job, client, watch))
         async for outcome in watch:
             if outcome.state is aiotasks.OutcomeState.SUCCESS:
-                job.succeed(outcome.url)
+                job.end(outcome.url)
             else:
                 job.fail("wait", outcome.error or outcome.state)
 

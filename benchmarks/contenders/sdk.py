@@ -94,7 +94,7 @@ async def _follow(
     except affinity.AffinityError as error:
         job.fail(verb, error)
     else:
-        job.succeed(task_url)
+        job.end(task_url)
 
 
 async def _merge_until_accepted(client: affinity.AsyncAffinity, pair: tuple[int, int]) -> str:

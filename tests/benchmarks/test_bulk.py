@@ -2,7 +2,7 @@
 
 import pytest
 
-from benchmarks.bulk import Case, cases, measure_case
+from benchmarks.bulk import DEFAULT, Case, cases, measure_case, summary
 from benchmarks.contenders import CONTENDERS
 from benchmarks.workload import durations, earliest_end
 
@@ -47,3 +47,18 @@ def test_failures_are_counted_and_not_hidden() -> None:
     assert run["finished"] + run["waits_failed"] + run["merges_failed"] == 150
     assert run["waits_failed"] > 0
     assert run["refused"] > 0
+
+
+def test_a_row_is_the_median_of_its_seeds() -> None:
+    """A row has the median over the seeds, and from the least to the most."""
+    runs = [measure_case(Case(contender=DEFAULT, merges=5, seed=seed)) for seed in (1, 2, 3)]
+    row = summary(runs)
+    seconds = sorted(run["seconds"] for run in runs)
+    assert (row["seconds"], row["ranges"]["seconds"]) == (seconds[1], [seconds[0], seconds[2]])
+    assert row["seed"] == [1, 2, 3]
+
+
+def test_merges_that_fail_end_too() -> None:
+    """A merge that failed has ended, and counts as learned."""
+    run = measure_case(Case(contender=DEFAULT, merges=5, failure_rate=1.0, has_habits=True))
+    assert run["finished"] == 5

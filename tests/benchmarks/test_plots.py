@@ -18,6 +18,9 @@ def run(contender: str, merges: int, *, finished: int | None = None) -> dict[str
         "merges": merges,
         "finished": merges if finished is None else finished,
         "sigma": 0.75,
+        "median": 20.0,
+        "failure_rate": 0.0,
+        "has_habits": False,
         "retry_after": False,
         "calls_per_finished_merge": 1.5,
         "seconds": 90.0,
@@ -27,6 +30,7 @@ def run(contender: str, merges: int, *, finished: int | None = None) -> dict[str
         "delay_p50": 1.0,
         "delay_p95": 2.0,
         "delay_max": 3.0,
+        "ranges": {"calls_per_finished_merge": [1.5, 1.5], "seconds_to_earliest": [1.4, 1.6]},
     }
 
 
@@ -35,13 +39,14 @@ RUNS = [
     run("good", 5_000),
     run("bad & sad", 100),
     run("bad & sad", 5_000, finished=7),
+    run("good", 100) | {"median": 1.0, "failure_rate": 0.05},
 ]
 
 
 @pytest.mark.parametrize("plot", PLOTS, ids=[plot.name for plot in PLOTS])
 def test_a_plot_is_small_and_describes_its_numbers(plot: Plot) -> None:
     """Each plot is valid SVG with title and description, and without contenders that failed."""
-    text = draw(plot, RUNS)
+    text = draw(plot, RUNS[:-1])
     assert len(text) < 40_000
     names = {"svg": "http://www.w3.org/2000/svg"}
     svg = ET.fromstring(text)
@@ -56,7 +61,8 @@ def test_the_table_shows_what_was_not_learned(tmp_path: Path) -> None:
     """A run that lost merges shows how many, and no averages over the others."""
     save(tmp_path, "bulk", RUNS)
     text = tables(tmp_path)
-    assert "| 5,000 | good | 1.50 | 1.5 | 1.50 | 3 | 1.0 / 2.0 / 3.0 | 0 |" in text
+    assert "| 5,000 | good | 1.50 | 1.5 | 1.50 (1.40-1.60) | 3 | 1.0 / 2.0 / 3.0 | 0 |" in text
+    assert "| 100 | good, merges of 1 s, 5% fail |" in text
     assert "| 5,000 | bad & sad | - | - | - | 3 | - | 4,993 |" in text
 
 
