@@ -107,7 +107,8 @@ class TaskService:
     ) -> MergeTask:
         """Wait until a task has succeeded, with exponential backoff between the polls.
 
-        The first poll is immediate, the next follows after ``poll_interval``, then 1.5 times as
+        The first poll is immediate, or not needed if a list page has shown within the last minute
+        that the task has ended; the next follows after ``poll_interval``, then 1.5 times as
         long each time up to ``max_poll_interval``, each with up to 10 % of jitter. The last one
         leaves so early that it is answered by the deadline if the API is as fast as it is then, and
         asks for the task itself, as lists may be stale. Tasks started by this client are first

@@ -27,7 +27,7 @@ from aiotasks.outcomes import OutcomeState
 
 from .failure_reasons import TRANSIENT, FailureReasons
 from .final_polls import GRACE, MAX_LEAD
-from .pending import ListPage, PendingTask
+from .pending import ListPage, PendingTask, Phase
 from .schedule import PollTarget, Schedule
 from .webhooks import WebhookHint
 
@@ -80,6 +80,9 @@ class Poller:
         if self._is_closed:
             raise ClosedError
         self._schedule.add(pending, lead=self._lead)
+        if pending.phase is Phase.FETCHING_REASON:
+            self._reasons.add([pending.ref])
+            self._reasons.recheck()
         self._update_pacer()
         self._arm()
 

@@ -14,6 +14,7 @@ from aiotasks.models import Kind, MergeTask, ResultsSummary
 from aiotasks.outcomes import Outcome, OutcomeState
 
 from .due_queue import DueQueue
+from .ended_tasks import EndedTasks
 from .final_polls import GRACE, MIN_GAP, FinalPolls
 from .missing import MissingTasks
 from .pending import ListPage, PendingTask, Phase, intern_summary
@@ -35,6 +36,7 @@ class Schedule:
         self.count = 0
         self.waiters = Waiters()
         self.started = StartedTasks()
+        self.ended = EndedTasks()
         self.missing = MissingTasks(self.started)
         self.finals = FinalPolls(self.waiters)
         self.timers = WakeQueue()
@@ -46,14 +48,20 @@ class Schedule:
         self._summaries: dict[ResultsSummary, ResultsSummary] = {}
 
     def add(self, pending: PendingTask, *, lead: float = 0.0) -> None:
-        """Add a task. It is due immediately, unless this client started it just now."""
+        """Add a task. It is due immediately, unless this client started it just now.
+
+        If a page has shown its end within the last minute, that is its answer.
+        """
         self.waiters.add(pending)
         self.count += 1
         self.lists[pending.kind].scan.join(pending)
         self.timers.put(pending.deadline + GRACE, pending)
         options, now = pending.options, pending.added_at
         may_wait = options.timeout > 0 and not options.is_once
-        if may_wait and self.started.is_recent(pending.ref, now):
+        shown = self.ended.find(pending.ref, now)
+        if shown is not None:
+            self._apply(pending, shown, now, lead)
+        elif may_wait and self.started.is_recent(pending.ref, now):
             self._delay_first_poll(pending, lead)
         else:
             self.make_due(pending, now)
@@ -242,7 +250,10 @@ class Schedule:
         failures = []
         for task in shown.data:
             has_failed = False
-            for pending in self.waiters.of(page.kind, task.id):
+            waits = self.waiters.of(page.kind, task.id)
+            if not waits:
+                self.ended.note(page.kind, task, now)
+            for pending in waits:
                 answered += pending.phase is not Phase.FETCHING_REASON
                 self.missing.note_seen(pending.ref, now)
                 self._apply(pending, task, now, lead, is_list=True)
