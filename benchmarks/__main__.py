@@ -9,7 +9,18 @@ from pathlib import Path
 from benchmarks.figures import RESULTS, save
 
 
-BENCHMARKS = ("bulk", "ablation", "cpu", "memory", "decode", "plan", "ledger", "load", "shared_key")
+BENCHMARKS = (
+    "bulk",
+    "timeline",
+    "ablation",
+    "cpu",
+    "memory",
+    "decode",
+    "plan",
+    "ledger",
+    "load",
+    "shared_key",
+)
 
 
 def main() -> None:

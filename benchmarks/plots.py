@@ -101,6 +101,7 @@ def main() -> None:
     results = [run for run in load(folder, "bulk") if is_usual(run)]
     for plot in PLOTS:
         _ = (folder / f"{plot.name}.svg").write_text(draw(plot, results), "utf-8")
+    _ = (folder / "job.svg").write_text(draw_timeline(load(folder, "timeline")), "utf-8")
     _ = (folder / "README.md").write_text(tables(folder), "utf-8")
 
 
@@ -123,6 +124,50 @@ def draw(plot: Plot, results: Sequence[dict[str, Any]]) -> str:
         "</svg>\n",
     ]
     return "\n".join(parts)
+
+
+def draw_timeline(timeline: dict[str, Any]) -> str:
+    """Return the plot of one job over time."""
+    samples, merges = timeline["samples"], timeline["merges"]
+    ends = samples[-1][0]
+    title = f"A default job of {merges:,} merges"
+    parts = [
+        HEAD,
+        f'<title id="title">{title}</title>',
+        f'<desc id="desc">{_story(samples)}</desc>',
+        f"<style>{STYLE}</style>",
+        f'<rect class="card" x=".5" y=".5" width="{WIDTH - 1}" height="{HEIGHT - 1}" rx="8"/>',
+        f'<text class="text" x="16" y="28" font-size="16" font-weight="700">{title}</text>',
+        '<text class="f4" x="16" y="47">merges, and calls left in the minute, by minutes</text>',
+        *_scale(float(merges)),
+        *(
+            f'<text class="f4" x="{_at(60.0 * minute, ends):.1f}" y="{BOTTOM + 22}" '
+            f'text-anchor="middle">{minute}</text>'
+            for minute in range(int(ends // 60) + 1)
+        ),
+    ]
+    names = ("started", "open", "ended", "calls left")
+    for style, name in enumerate(names):
+        points = [(each[0], each[style + 1]) for each in samples if each[style + 1] is not None]
+        path = "L".join(f"{_at(at, ends):.1f} {_y(value, merges):.1f}" for at, value in points)
+        y = TOP + 40 + GAP * style
+        parts += [
+            f'<path class="line l{style}" d="M{path}"/>',
+            f'<text class="f{style}" x="{RIGHT + 6}" y="{y}">{name}</text>',
+        ]
+    return "\n".join([*parts, "</svg>\n"])
+
+
+def _story(samples: Sequence[Sequence[float]]) -> str:
+    most = max(sample[2] for sample in samples)
+    return (
+        f"At most {most:,} merges are open; the last is known to have ended after "
+        f"{samples[-1][0] / 60:.1f} minutes."
+    )
+
+
+def _at(seconds: float, ends: float) -> float:
+    return LEFT + seconds / ends * (RIGHT - LEFT)
 
 
 def _lines(plot: Plot, results: Sequence[dict[str, Any]]) -> list[Line]:
@@ -170,6 +215,13 @@ def _y(value: float, ceiling: float) -> float:
 
 
 def _axes(ceiling: float) -> list[str]:
+    return _scale(ceiling) + [
+        f'<text class="f4" x="{_x(merges):.1f}" y="{BOTTOM + 22}" text-anchor="middle">{merges:,}</text>'
+        for merges in SIZES
+    ]
+
+
+def _scale(ceiling: float) -> list[str]:
     parts = []
     for number in range(5):
         value = ceiling * number / 4
@@ -178,10 +230,6 @@ def _axes(ceiling: float) -> list[str]:
             f'<path class="grid" d="M{LEFT} {y:.1f}H{RIGHT}"/>',
             f'<text class="f4" x="{LEFT - 8}" y="{y + 4:.1f}" text-anchor="end">{value:g}</text>',
         ]
-    parts += [
-        f'<text class="f4" x="{_x(merges):.1f}" y="{BOTTOM + 22}" text-anchor="middle">{merges:,}</text>'
-        for merges in SIZES
-    ]
     return parts
 
 

@@ -1,6 +1,7 @@
 """The bulk job as a dedupe job: with a plan, a preview and a ledger."""
 
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 import aiotasks
@@ -14,12 +15,18 @@ async def run(job: Job) -> None:
     await _run(job, dedupe.JobSettings(canary=0))
 
 
-async def run_by_default(job: Job) -> None:
+async def run_by_default(
+    job: Job, on_progress: Callable[[dedupe.JobProgress], object] | None = None
+) -> None:
     """Run a job as the command line does without options."""
-    await _run(job, dedupe.JobSettings())
+    await _run(job, dedupe.JobSettings(), on_progress)
 
 
-async def _run(job: Job, settings: dedupe.JobSettings) -> None:
+async def _run(
+    job: Job,
+    settings: dedupe.JobSettings,
+    on_progress: Callable[[dedupe.JobProgress], object] | None = None,
+) -> None:
     def report(event: dedupe.JobEvent) -> None:
         match event:
             case dedupe.PairChanged(
@@ -45,4 +52,5 @@ async def _run(job: Job, settings: dedupe.JobSettings) -> None:
                 settings=settings,
                 preview=preview,
                 on_event=report,
+                on_progress=on_progress,
             )

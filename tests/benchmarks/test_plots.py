@@ -6,8 +6,9 @@ from xml.etree import ElementTree as ET
 
 import pytest
 
+from benchmarks import timeline
 from benchmarks.figures import median, quantile, save
-from benchmarks.plots import PLOTS, Plot, draw
+from benchmarks.plots import PLOTS, Plot, draw, draw_timeline
 from benchmarks.tables import tables
 
 
@@ -71,3 +72,12 @@ def test_quantiles_are_numbers_that_were_measured() -> None:
     assert quantile([1.0, 2.0, 3.0, 4.0], 0.5) == 2.0
     assert quantile([1.0, 2.0, 3.0, 4.0], 0.95) == 4.0
     assert median([3.0, 1.0, 2.0]) == 2.0
+
+
+def test_a_job_over_time() -> None:
+    """The plot of a job shows what was started, open and ended, to its end."""
+    measured = timeline.measure(quick=True)
+    assert measured["samples"][-1][1:4] == [100, 0, 100]
+    text = draw_timeline(measured)
+    assert ET.fromstring(text).tag.endswith("svg")
+    assert text.count('class="line') == 4

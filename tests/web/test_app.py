@@ -366,7 +366,7 @@ class TestStart:
 
     async def test_stop_and_go_on(self, site: Site, sandbox: Sandbox) -> None:
         """A stopped job waits for its open merges, starts no more, and can be resumed."""
-        sandbox.duration = 0.3
+        sandbox.duration = 1.0
         job = await site.upload(30)
         path = f"jobs/{job['id']}"
         assert (await site.send(f"{path}/stop")).status == 409
