@@ -1,9 +1,15 @@
 """What a preview finds out about a plan's records before anything is merged."""
 
+import asyncio
 import json
+from collections.abc import AsyncGenerator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from aiotasks import (
     AffinityError,
@@ -14,7 +20,8 @@ from aiotasks import (
     dedupe,
 )
 from aiotasks.dedupe import Effect, PairState, Plan, Preview, Transition
-from aiotasks.dedupe._preview import label_of
+from aiotasks.dedupe._preview import _durations, label_of
+from aiotasks.models import CompanyMergeState, TaskStatus
 from aiotasks.sandbox import Fault
 from tests.dedupe.conftest import Server, connect, plan_of, star
 
@@ -194,3 +201,28 @@ class TestEffects:
         assert findings(preview)[2][1] == "4 had been merged into 5 before this job"
         persons = Plan.of([(1, 2)], kind="person", no_new_company=no_new_company)
         assert Preview(plan=persons, records=records, gone={}).effects == {1: Effect.KEPT}
+
+
+class TestDurations:
+    """How long merges took lately, as the server's history shows it."""
+
+    async def test_the_newest(self, server: Server) -> None:
+        """A preview has the seconds that the newest merges took which succeeded."""
+        _ = server.start_merge("company", 301, 302, duration=7.0)
+        _ = server.start_merge("company", 303, 304, duration=3.0, outcome="failed")
+        await asyncio.sleep(10.0)
+        assert (await seen(server, plan_of(1))).durations == (pytest.approx(7.0, abs=0.01),)
+
+    async def test_rows_without_times(self) -> None:
+        """Rows whose times the server does not name are left out."""
+        at = datetime(2026, 1, 1, tzinfo=UTC)
+        row = CompanyMergeState(
+            id=1, status=TaskStatus.SUCCESS, task_id="1", primary_id=1, duplicate_id=2
+        )
+
+        async def merges(**_: object) -> AsyncGenerator[CompanyMergeState]:
+            yield row
+            yield replace(row, started_at=at, completed_at=at + timedelta(seconds=5))
+
+        client: Any = SimpleNamespace(merges_of=lambda _: SimpleNamespace(merges=merges))
+        assert await _durations(client, "company") == (5.0,)
