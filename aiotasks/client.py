@@ -67,7 +67,7 @@ class Client:
         reserve: Calls of the organization's monthly quota to leave to others: with no more than
             these remaining, requests raise ``MonthlyQuotaError``.
         allow_http: Whether plain http may be used for any host. The key can then be read by
-            whoever can see the traffic: it is meant for a sandbox in another container.
+            everybody who can see the traffic: it is meant for a sandbox in another container.
         calls_per_minute: The most calls that this client sends in any minute, also where the API
             would take more; what is left is for others with the key.
         proxy: The URL of a proxy to go through, such as ``"http://proxy.example.com:3128"``. It

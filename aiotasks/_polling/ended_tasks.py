@@ -1,4 +1,4 @@
-"""Tasks that pages have shown as ended, and that nobody has waited for yet."""
+"""Tasks without a wait that list pages have shown as ended."""
 
 from typing import Final
 
@@ -6,7 +6,7 @@ from aiotasks._http.urls import TaskRef
 from aiotasks.models import Kind, MergeTask
 
 
-# A choice: whoever starts a task, or hands its URL on, waits for it soon.
+# A choice: a task that was just started, or whose URL was handed on, is soon waited for.
 REMEMBERED: Final = 60.0
 """For how many seconds the end of a task is remembered."""
 

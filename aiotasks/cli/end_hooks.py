@@ -1,4 +1,4 @@
-"""What is told that a job has ended: a command, a URL, or both. Neither gets the API key."""
+"""What is called when a job has ended: a command, a URL, or both. Neither gets the API key."""
 
 import os
 import shlex
@@ -37,13 +37,13 @@ _OPTIONS: Final[Mapping[str, Any]] = {
 
 
 class EndHooks(NamedTuple):
-    """The command and the URL that are told that a job has ended."""
+    """The command and the URL that are called when a job has ended."""
 
     command: tuple[str, ...] = ()
     url: URL | None = None
 
-    async def tell(self, end: Mapping[str, Any]) -> None:
-        """Tell both of them; what goes wrong there is said, and changes nothing of the job."""
+    async def call(self, end: Mapping[str, Any]) -> None:
+        """Call both of them; what goes wrong there is printed, and changes nothing of the job."""
         body = msgspec.json.encode(end)
         if self.command:
             # Nothing else is left to do, so that it may hold the loop up.
@@ -118,4 +118,4 @@ def _proxy_to(url: URL) -> str | None:
 
 
 with_end_hooks = with_group("hooks", _OPTIONS, None, _hooks)
-"""Replace the parameter ``hooks`` of a command, which gets what is told when its job ends."""
+"""Replace the parameter ``hooks`` of a command, which gets what is called when its job ends."""

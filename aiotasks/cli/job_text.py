@@ -57,7 +57,7 @@ def counted(totals: Mapping[PairState, int]) -> str:
 
 
 def ended(path: Path, source: str, result: JobResult) -> dict[str, Any]:
-    """Return what is told to programs when a job has ended."""
+    """Return what programs get when a job has ended."""
     return {
         "text": f"{source}: {counted(result.totals)}",
         "ledger": str(path),

@@ -73,7 +73,7 @@ JsonLines = Annotated[
 
 
 class JobView(NamedTuple):
-    """How a job is shown while it runs, and who is told of its end."""
+    """How a job is shown while it runs, and what is called at its end."""
 
     as_json: bool
     is_page: bool
@@ -246,7 +246,7 @@ async def _work(
     _summarise(path, result, reasons, before=len(before))
     end = job_text.ended(path, source, result)
     bar.end(end)
-    await view.hooks.tell(end)
+    await view.hooks.call(end)
     return job_text.exit_of(result.totals, result.stopped)
 
 

@@ -36,9 +36,9 @@ def with_group(
             parameters += _parameters(options, defaults) if is_group else [parameter]
         if name not in signature.parameters:
             parameters += _parameters(options, defaults)
-        with_options.__signature__ = signature.replace(  # type: ignore[attr-defined]
-            parameters=parameters
-        )
+        replaced = signature.replace(parameters=parameters)
+        # What `inspect` reads in place of a function's own signature; stubs of functions lack it.
+        with_options.__signature__ = replaced  # type: ignore[attr-defined]
         return with_options
 
     return decorate

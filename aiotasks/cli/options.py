@@ -52,7 +52,7 @@ _INPUT_OPTIONS: Mapping[str, str] = {
     "sheet": "The sheet of a workbook; its first by default.",
     "primary_column": "The column of the records that survive.",
     "duplicate_column": "The column of those that are merged into them.",
-    "cluster_column": "The column that tells which rows are of one cluster.",
+    "cluster_column": "The column that names the cluster of a row.",
     "id_column": "The column of the records of clusters.",
     "keep": "Who survives of a cluster: first in the file, lowest id, or the record that the column of this name ranks highest, marks or names.",
 }

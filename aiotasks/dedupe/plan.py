@@ -44,9 +44,9 @@ _LONGER: Final = 1.1
 
 
 class Cost(Struct, frozen=True, kw_only=True):
-    """An estimate of what a plan will cost with default settings, while nobody else uses the key.
+    """An estimate of what a plan will cost with default settings, if no other program uses the key.
 
-    How long the last merge takes decides when a job is over, and nobody knows that before: half of
+    How long the last merge takes decides when a job is over, and is not known before: half of
     all such jobs take ``minutes`` or less, and eight of ten between ``fewest_minutes`` and
     ``most_minutes``. ``month_share`` is the share of the organization's monthly quota, 1.0 for all
     of it; ``None`` if the quota is not known. ``in_a_row`` is how many merges into one record run one
@@ -156,7 +156,7 @@ class Plan(Struct, frozen=True, kw_only=True):
             sheet: The name of a workbook's sheet; its first by default.
             primary_column: The name of the column with the records that survive.
             duplicate_column: The name of the column with those that are merged into them.
-            cluster_column: The name of the column that tells which rows are of one cluster.
+            cluster_column: The name of the column that says which rows are of one cluster.
             id_column: The name of the column with the records of clusters.
             keep: Who survives of a cluster: ``"first"`` in the input, ``"lowest"`` id, or the
                 record with the highest number, or the only mark (``x``, ``yes``, ``true``) in the

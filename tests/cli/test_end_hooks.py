@@ -71,8 +71,8 @@ async def test_commands_that_cannot_run(
 ) -> None:
     """A command that is gone by then, or does not end, is said to be."""
     monkeypatch.setattr(end_hooks, "_PATIENCE", 0.1)
-    await EndHooks((str(tmp_path / "gone"),)).tell(END)
-    await EndHooks((sys.executable, "-c", "import time; time.sleep(10)")).tell(END)
+    await EndHooks((str(tmp_path / "gone"),)).call(END)
+    await EndHooks((sys.executable, "-c", "import time; time.sleep(10)")).call(END)
     shown = capsys.readouterr().err
     assert "gone: No such file or directory." in shown
     assert "had not ended after 0.1 s, and was stopped" in shown
@@ -104,13 +104,13 @@ async def test_a_url(
     """A URL gets the totals as JSON, without the key; what it refuses is said without its path."""
     monkeypatch.setenv("AFFINITY_API_KEY", "sandbox-key")
     url, told = endpoint
-    await EndHooks(url=url / "200").tell(END)
+    await EndHooks(url=url / "200").call(END)
     [(headers, body)] = told
     assert body == END
     assert "Authorization" not in headers
     assert capsys.readouterr().err == ""
-    await EndHooks(url=url / "404").tell(END)
-    await EndHooks(url=URL("http://127.0.0.1:9/secret")).tell(END)
+    await EndHooks(url=url / "404").call(END)
+    await EndHooks(url=URL("http://127.0.0.1:9/secret")).call(END)
     shown = capsys.readouterr().err.splitlines()
     assert shown == [
         "--end-url: 127.0.0.1 answers 404 to the end of the job.",

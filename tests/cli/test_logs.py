@@ -69,7 +69,8 @@ def test_what_is_shown(
     write_records()
     shown = capsys.readouterr().err.splitlines()
     pattern = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\+00:00 aiotasks\.http: (.*)")
-    assert [pattern.fullmatch(line) and pattern.fullmatch(line)[1] for line in shown] == levels  # type: ignore[index]
+    found = map(pattern.fullmatch, shown)
+    assert [match and match[1] for match in found] == levels
 
 
 def test_json_lines(capsys: pytest.CaptureFixture[str]) -> None:

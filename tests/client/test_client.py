@@ -415,10 +415,13 @@ async def test_a_client_belongs_to_its_loop(
 ) -> None:
     """Using the client on another event loop raises a clear error and does not hang."""
 
+    async def use() -> None:
+        _ = await call(client)
+
     def elsewhere() -> None:
         with asyncio.Runner(loop_factory=async_solipsism.EventLoop) as runner:
             with pytest.raises(ClosedError, match="another event loop"):
-                runner.run(call(client))  # type: ignore[arg-type]
+                runner.run(use())
             with pytest.raises(ClosedError, match="another event loop"):
                 runner.run(client.__aexit__(None, None, None))
 

@@ -75,7 +75,7 @@ class Columns(NamedTuple):
     """The columns of a table: those of the ids by their roles, and the others by their names.
 
     ``understood`` has those roles that neither an option nor a name of our own gave to a column,
-    and ``told`` those for which there is an option.
+    and ``named`` those for which there is an option.
     """
 
     names: Sequence[str]
@@ -84,7 +84,7 @@ class Columns(NamedTuple):
     further: Sequence[tuple[int, str]]
     flaws: Sequence[str]
     understood: Mapping[str, str]
-    told: frozenset[str]
+    named: frozenset[str]
 
     @property
     def missing(self) -> list[str]:
@@ -117,10 +117,10 @@ def understand(
     header = Header(names, kind)
     layout = layout or _layout_of(header, options)
     choice = _Choice(header)
-    told = {role: name for role, option in _OPTION_OF.items() if (name := options.get(option))}
+    named = {role: name for role, option in _OPTION_OF.items() if (name := options.get(option))}
     for role in ROLES[layout]:
-        if role in told:
-            choice.take_named(role, str(told[role]))
+        if role in named:
+            choice.take_named(role, str(named[role]))
         elif own := header.own.get(role):
             choice.take(role, own)
         else:
@@ -130,7 +130,7 @@ def understand(
     used = {*ids, *chain.from_iterable(header.own.values())}
     further = list(_further(names, used))
     return Columns(
-        names, layout, choice.roles, further, choice.flaws, choice.understood, frozenset(told)
+        names, layout, choice.roles, further, choice.flaws, choice.understood, frozenset(named)
     )
 
 

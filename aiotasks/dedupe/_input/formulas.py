@@ -30,6 +30,7 @@ def links_of(content: bytes, sheet: str) -> Mapping[tuple[int, int], str]:
             # The whole sheet is read again only if it is worth it.
             return dict(_links(data)) if _FORMULA.encode() in data else {}
     except (KeyError, ET.ParseError, NotImplementedError, zipfile.BadZipFile, zlib.error):
+        # `zipfile` raises NotImplementedError for a compression that it does not know.
         return {}
 
 

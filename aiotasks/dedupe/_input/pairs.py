@@ -156,7 +156,7 @@ class _PairParser:
             self._understood[_sentence(columns)] = None
 
     def _flaws_of_names(self, columns: Columns) -> list[str]:
-        missing = [_LABELS[role] for role in columns.missing if role not in columns.told]
+        missing = [_LABELS[role] for role in columns.missing if role not in columns.named]
         if not missing:
             return []
         separator = (self._table.separator or ",").replace("\t", "<tab>")

@@ -94,12 +94,12 @@ def _of_workbook(content: bytes, source: str, sheet: str | None, digest: str) ->
 def _of_csv(
     text: str, place: Source, digest: str, problems: list[Problem], fitness: Fitness
 ) -> Table:
-    told = _SEPARATOR_LINE.match(text)
-    separator = told[1] if told else _separator(text, fitness)
+    declared = _SEPARATOR_LINE.match(text)
+    separator = declared[1] if declared else _separator(text, fitness)
     table = Table(place, "csv", digest, None, (), problems, separator)
     known = len(problems)
     table = _with_header(
-        table, _csv_rows(table, text, separator, 0 if told is None else told.end())
+        table, _csv_rows(table, text, separator, 0 if declared is None else declared.end())
     )
     # The row after a header that cannot be read is no header.
     return table if len(problems) == known else table._replace(header=None, rows=())
