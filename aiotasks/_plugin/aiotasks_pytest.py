@@ -1,7 +1,7 @@
 """Fixtures for tests of programs that use ``aiotasks``: a sandbox of the API, and a client of it.
 
 pytest imports this at each of its starts, so nothing of ``aiotasks`` is imported before a fixture
-is used.
+is used. For that, this module is installed beside the package and not in it (``pyproject.toml``).
 """
 
 from collections.abc import AsyncIterator, Iterator
@@ -55,6 +55,7 @@ def affinity_sandbox(
         yield sandbox
 
 
+# Of pytest-asyncio or of pytest, whichever is there, so that it has no one type.
 @async_fixture  # type: ignore[untyped-decorator]
 async def affinity_client(affinity_sandbox: "Sandbox") -> "AsyncIterator[Client]":
     """An open client of the test's sandbox, for tests by pytest-asyncio or AnyIO."""
