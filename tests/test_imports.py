@@ -51,6 +51,8 @@ def test_what_must_be_installed(file: Path) -> None:
         "dedupe": DEDUPE,
         "web": {"prometheus_client"},
         "_spans.py": {"opentelemetry"},
+        # Where pytest imports it, pytest is there.
+        "_plugin": {"pytest", "pytest_asyncio"},
     }
     assert foreign(file) <= CORE | extras.get(top, set())
 
